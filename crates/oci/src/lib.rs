@@ -1,0 +1,3 @@
+//! The nouns of container images, as plain data.
+mod digest;
+pub use digest::{Digest, DiffId, Hasher, ParseDigestError};
