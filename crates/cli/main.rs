@@ -1,1 +1,2 @@
+//! The `tierce` binary: all of it is in `tierce-cli`.
 fn main() {}

@@ -31,7 +31,17 @@ impl Digest {
 
     /// The 64 lower-case hex digits, without the algorithm: a blob's file name in an OCI layout.
     pub fn hex(&self) -> String {
-        self.0.iter().map(|byte| format!("{byte:02x}")).collect()
+        const DIGITS: &[u8; 16] = b"0123456789abcdef";
+        self.0
+            .iter()
+            .flat_map(|byte| {
+                [
+                    DIGITS[usize::from(byte >> 4)],
+                    DIGITS[usize::from(byte & 15)],
+                ]
+            })
+            .map(char::from)
+            .collect()
     }
 
     /// The first twelve hex digits, for people.
@@ -183,7 +193,15 @@ mod tests {
     #[test]
     fn refuses_what_is_not_a_lower_case_sha256() {
         let upper = EMPTY.to_uppercase().replace("SHA256", "sha256");
-        for text in ["", "sha256", "sha256:", "sha512:00", &EMPTY[1..], &EMPTY[..70], &upper] {
+        for text in [
+            "",
+            "sha256",
+            "sha256:",
+            "sha512:00",
+            &EMPTY[1..],
+            &EMPTY[..70],
+            &upper,
+        ] {
             assert!(text.parse::<Digest>().is_err(), "{text}");
         }
     }
