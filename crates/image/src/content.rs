@@ -1,0 +1,29 @@
+//! Where the bytes of a blob are.
+
+use std::path::PathBuf;
+
+use bytes::Bytes;
+use tierce_oci::Repository;
+
+/// Where the bytes of a blob are, as a value: nothing is open, and nothing has been read.
+///
+/// It tells a sink the cheapest move: mount from a repository of the same registry, link a file of
+/// the same disk, else send.
+#[derive(Debug, Clone, PartialEq, Eq)]
+pub enum Content {
+    /// Here.
+    Memory(Bytes),
+    /// In a file of somebody else's, from `offset` on: a blob of an OCI layout, or a member of an
+    /// archive. To be verified whenever it is read.
+    File {
+        /// The file.
+        path: PathBuf,
+        /// Where in the file the blob begins.
+        offset: u64,
+    },
+    /// A whole file that this process has just written and hashed, and that nobody will change: a
+    /// sink on the same file system may link it.
+    Sealed(PathBuf),
+    /// In a repository of a registry.
+    Origin(Repository),
+}

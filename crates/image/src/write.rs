@@ -1,0 +1,237 @@
+//! The one walk that moves images.
+//!
+//! Whatever the two ends are, the order is the same, and each step may end the work:
+//!
+//! 1. ask the target for the manifest under the tag: the same digest means that all is there;
+//! 2. for each manifest, children first: ask for it by digest; then for each of its blobs: is it
+//!    there, can it be taken over without moving bytes, else send it;
+//! 3. put the manifest; the root one last, under the tag.
+//!
+//! Blobs precede the manifest that names them because registries refuse a manifest with missing
+//! blobs, and because a reader must never find a name whose content is not there yet.
+
+use std::collections::BTreeSet;
+use std::num::NonZeroUsize;
+
+use futures_util::{StreamExt, TryStreamExt, stream};
+use tierce_oci::{Descriptor, Digest, Selector, Tag};
+
+use crate::artifact::{Artifact, BlobAt};
+use crate::blob::{Blob, BlobSource, BoxError};
+use crate::sink::{ImageSink, Placed};
+
+/// How many things may go on at once.
+#[derive(Debug, Clone, Copy, PartialEq, Eq)]
+pub struct Jobs(pub NonZeroUsize);
+
+impl Jobs {
+    /// One after the other.
+    pub const ONE: Self = Self(NonZeroUsize::MIN);
+
+    /// The number.
+    pub fn get(self) -> usize {
+        self.0.get()
+    }
+}
+
+/// What happens to a blob during a walk, for progress displays.
+#[derive(Debug, Clone, Copy)]
+pub enum Progress<'a> {
+    /// The blob's bytes are about to be sent.
+    Sending(&'a Descriptor),
+    /// So many more bytes of it were handed to the target. After a retry they are counted again.
+    Bytes(&'a Descriptor, u64),
+    /// The blob is at the target.
+    Done(&'a Descriptor),
+}
+
+/// How many blobs, and how many bytes they have.
+#[derive(Debug, Clone, Copy, PartialEq, Eq, Default)]
+pub struct Tally {
+    /// Number of blobs.
+    pub blobs: usize,
+    /// The sum of their sizes.
+    pub bytes: u64,
+}
+
+impl Tally {
+    fn add(&mut self, descriptor: &Descriptor) {
+        self.blobs += 1;
+        self.bytes += descriptor.size;
+    }
+}
+
+/// What a walk did.
+#[derive(Debug, Clone, Copy, PartialEq, Eq, Default)]
+pub struct WriteReport {
+    /// The tag already stood for this very digest; nothing was sent.
+    pub up_to_date: bool,
+    /// Blobs that were there before.
+    pub already_there: Tally,
+    /// Blobs that the registry took over from another repository.
+    pub mounted: Tally,
+    /// Blobs that were linked from a file.
+    pub linked: Tally,
+    /// Blobs of which only the origin was noted.
+    pub noted: Tally,
+    /// Blobs whose bytes were sent.
+    pub sent: Tally,
+    /// Manifests and indexes that were put.
+    pub manifests: usize,
+}
+
+/// Where a walk ended early. The target's tag is as it was before.
+#[derive(Debug, thiserror::Error)]
+pub enum WriteError {
+    /// Asking the target for a manifest.
+    #[error("could not ask the target for the manifest `{selector}`")]
+    Current {
+        /// Which one.
+        selector: Selector,
+        /// What the target said.
+        #[source]
+        source: BoxError,
+    },
+    /// Getting a blob to the target.
+    #[error("could not write blob {digest} ({size} bytes)")]
+    Blob {
+        /// Which blob.
+        digest: Digest,
+        /// Its size in bytes.
+        size: u64,
+        /// What the target, or the blob's own place, said.
+        #[source]
+        source: BoxError,
+    },
+    /// Putting a manifest.
+    #[error("could not write the manifest {digest}")]
+    Manifest {
+        /// Which one.
+        digest: Digest,
+        /// What the target said.
+        #[source]
+        source: BoxError,
+    },
+    /// Making it all visible.
+    #[error("could not finish writing")]
+    Finish(#[source] BoxError),
+}
+
+/// Brings `artifact` to `sink`, under `tag` if there is one.
+///
+/// At most `jobs` blobs are on their way at once, each digest once. Dropping the future ends the
+/// transfers; the target then has some blobs more than before, and no new name.
+pub async fn write<B: BlobSource, K: ImageSink>(
+    artifact: &Artifact,
+    tag: Option<&Tag>,
+    blobs: &B,
+    sink: &K,
+    jobs: Jobs,
+    progress: &(dyn Fn(Progress<'_>) + Sync),
+) -> Result<WriteReport, WriteError> {
+    let mut report = WriteReport::default();
+    let root = artifact.document.digest();
+    let name = tag.map_or(Selector::Digest(root), |tag| Selector::Tag(tag.clone()));
+    if current(sink, &name).await? == Some(root) {
+        report.up_to_date = true;
+        return Ok(report);
+    }
+    let mut walked = BTreeSet::new();
+    for node in artifact.bottom_up() {
+        let digest = node.document.digest();
+        let is_root = digest == root;
+        if !is_root && !walked.insert(digest) {
+            continue;
+        }
+        // The root under a tag that stands for something else may be there under its digest: then
+        // only the tag moves. Without a tag the question has just been asked.
+        let known = (tag.is_some() || !is_root)
+            && current(sink, &Selector::Digest(digest)).await? == Some(digest);
+        if !known {
+            move_blobs(node, &mut walked, blobs, sink, jobs, progress, &mut report).await?;
+        }
+        if !known || is_root {
+            sink.put_manifest(&node.document, tag.filter(|_| is_root))
+                .await
+                .map_err(|source| WriteError::Manifest {
+                    digest,
+                    source: Box::new(source),
+                })?;
+            report.manifests += 1;
+        }
+    }
+    sink.finish()
+        .await
+        .map_err(|source| WriteError::Finish(Box::new(source)))?;
+    Ok(report)
+}
+
+async fn current<K: ImageSink>(
+    sink: &K,
+    selector: &Selector,
+) -> Result<Option<Digest>, WriteError> {
+    sink.current(selector)
+        .await
+        .map_err(|source| WriteError::Current {
+            selector: selector.clone(),
+            source: Box::new(source),
+        })
+}
+
+async fn move_blobs<B: BlobSource, K: ImageSink>(
+    node: &Artifact,
+    walked: &mut BTreeSet<Digest>,
+    blobs: &B,
+    sink: &K,
+    jobs: Jobs,
+    progress: &(dyn Fn(Progress<'_>) + Sync),
+    report: &mut WriteReport,
+) -> Result<(), WriteError> {
+    let wanted: Vec<&BlobAt> = node
+        .blobs
+        .iter()
+        .filter(|blob| walked.insert(blob.descriptor.digest))
+        .collect();
+    // Unordered is right here: what comes out is only counted.
+    let mut moved = stream::iter(wanted)
+        .map(|blob| async move {
+            let placed = move_blob(blob, blobs, sink, progress)
+                .await
+                .map_err(|source| WriteError::Blob {
+                    digest: blob.descriptor.digest,
+                    size: blob.descriptor.size,
+                    source,
+                })?;
+            Ok((blob, placed))
+        })
+        .buffer_unordered(sink.jobs(jobs).get());
+    while let Some((blob, placed)) = moved.try_next().await? {
+        let tally = match placed {
+            Some(Placed::AlreadyThere) => &mut report.already_there,
+            Some(Placed::Mounted) => &mut report.mounted,
+            Some(Placed::Linked) => &mut report.linked,
+            Some(Placed::Noted) => &mut report.noted,
+            None => &mut report.sent,
+        };
+        tally.add(&blob.descriptor);
+    }
+    Ok(())
+}
+
+async fn move_blob<B: BlobSource, K: ImageSink>(
+    blob: &BlobAt,
+    blobs: &B,
+    sink: &K,
+    progress: &(dyn Fn(Progress<'_>) + Sync),
+) -> Result<Option<Placed>, BoxError> {
+    let descriptor = &blob.descriptor;
+    let placed = sink.place(blob).await?;
+    if placed.is_none() {
+        progress(Progress::Sending(descriptor));
+        let on_bytes = |count| progress(Progress::Bytes(descriptor, count));
+        sink.send(&Blob::new(descriptor, &blob.content, blobs, &on_bytes))
+            .await?;
+    }
+    progress(Progress::Done(descriptor));
+    Ok(placed)
+}
