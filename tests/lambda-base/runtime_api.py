@@ -1,7 +1,7 @@
 #!/usr/bin/env python3
 """A Lambda Runtime API for one invocation.
 
-    tests/lambda-base/runtime_api.py --port-file FILE [--event JSON] [--timeout SECONDS]
+    tests/lambda-base/runtime_api.py --port-file FILE [--event JSON] [--timeout SECONDS] [--hold]
 
 Listens on a free port of 127.0.0.1 and writes the port's number to FILE once it does. The first
 `next` gets the event; later ones wait, as in an idle Lambda. When the runtime has posted a response
@@ -11,7 +11,8 @@ or an error, one JSON document is printed and the program ends:
 
 `outcome` is `response`, `error`, `init-error` or `timeout`; `body` is the posted JSON, or its text
 where it is none; `error_type` is the header with which a runtime names its error. The status is 0
-for a response, 1 for an error of either kind, 2 when nothing came in time.
+for a response, 1 for an error of either kind, 2 when nothing came in time. With `--hold` the program
+goes on until its standard input ends, so that the runtime's next `next` waits instead of failing.
 """
 
 import argparse
@@ -143,6 +144,7 @@ def main():
     parser.add_argument("--port-file", type=pathlib.Path, required=True)
     parser.add_argument("--event", default="{}", help="the event, as JSON")
     parser.add_argument("--timeout", type=float, default=60, help="in seconds")
+    parser.add_argument("--hold", action="store_true", help="stay until standard input ends")
     options = parser.parse_args()
 
     invocation = Invocation(options.event.encode(), options.timeout)
@@ -158,8 +160,9 @@ def main():
     invocation.settle("timeout", {}, b"null")
     print(json.dumps(invocation.result), flush=True)
     status = {"response": 0, "timeout": 2}.get(invocation.result["outcome"], 1)
+    if options.hold:
+        sys.stdin.read()
     # Threads that hold a waiting `next` do not keep the program.
-    sys.stdout.flush()
     os._exit(status)
 
 
