@@ -1,0 +1,507 @@
+//! A stateful registry in the test's own process.
+
+mod routes;
+mod state;
+
+use std::collections::BTreeSet;
+use std::fmt;
+use std::path::PathBuf;
+use std::sync::Arc;
+
+use bytes::Bytes;
+use tierce_oci::Digest;
+
+use crate::fault::{Fault, LocationStyle};
+use crate::front::{self, Front};
+use crate::log::{Endpoint, RequestLog};
+use crate::server::{Bound, Server};
+use crate::tls::{self, Authority};
+use crate::token::{self, Issuer, TokenSettings};
+use routes::Core;
+use state::Shared;
+
+/// Where the registry redirects those who ask for a blob's bytes.
+#[derive(Debug, Clone, Copy, PartialEq, Eq)]
+pub enum Redirect {
+    /// To `127.0.0.1` on another port.
+    OtherPort,
+    /// To `localhost` on another port.
+    OtherName,
+    /// To `localhost` on the same port: another name for the same server.
+    OtherNameSamePort,
+}
+
+/// Whom the registry lets in.
+#[derive(Debug, Clone, Default)]
+enum Auth {
+    #[default]
+    None,
+    Basic {
+        user: String,
+        password: Secret,
+    },
+    Bearer(TokenSettings),
+}
+
+/// A password that `Debug` does not show.
+#[derive(Clone)]
+struct Secret(String);
+
+impl fmt::Debug for Secret {
+    fn fmt(&self, formatter: &mut fmt::Formatter<'_>) -> fmt::Result {
+        formatter.write_str("…")
+    }
+}
+
+/// What the registry does and does not do: the switches of one instance.
+#[derive(Debug, Clone)]
+#[expect(
+    clippy::struct_excessive_bools,
+    reason = "each is an independent switch of the builder"
+)]
+struct Rules {
+    auth: Auth,
+    redirect: Option<Redirect>,
+    location: LocationStyle,
+    create_on_push: bool,
+    read_only: bool,
+    single_post: bool,
+    ignore_ranges: bool,
+    require_length: bool,
+    mount: bool,
+    referrers: bool,
+    patch_status: u16,
+    minimum_chunk: Option<u64>,
+    page_size: Option<usize>,
+}
+
+/// Chooses how a [`FakeRegistry`] behaves.
+#[derive(Debug, Clone)]
+#[must_use]
+pub struct FakeRegistryBuilder {
+    rules: Rules,
+    https: bool,
+    repositories: BTreeSet<String>,
+}
+
+impl FakeRegistryBuilder {
+    fn new() -> Self {
+        Self {
+            rules: Rules {
+                auth: Auth::None,
+                redirect: None,
+                location: LocationStyle::AbsoluteWithQuery,
+                create_on_push: true,
+                read_only: false,
+                single_post: false,
+                ignore_ranges: false,
+                require_length: false,
+                mount: true,
+                referrers: false,
+                patch_status: 202,
+                minimum_chunk: None,
+                page_size: None,
+            },
+            https: false,
+            repositories: BTreeSet::new(),
+        }
+    }
+
+    /// Demands this user and password with every request.
+    pub fn basic(mut self, user: &str, password: &str) -> Self {
+        self.rules.auth = Auth::Basic {
+            user: user.to_owned(),
+            password: Secret(password.to_owned()),
+        };
+        self
+    }
+
+    /// Demands tokens of a token server on a port of its own, which is started too.
+    pub fn bearer(mut self, settings: TokenSettings) -> Self {
+        self.rules.auth = Auth::Bearer(settings);
+        self
+    }
+
+    /// Serves HTTPS with a certificate of an authority made for this registry; see
+    /// [`FakeRegistry::ca_certificate`]. The token server and the second host do likewise.
+    pub fn https(mut self) -> Self {
+        self.https = true;
+        self
+    }
+
+    /// Answers a `GET` of a blob with 307 to a second host, which refuses `Authorization`.
+    pub fn redirect_blobs(mut self, redirect: Redirect) -> Self {
+        self.rules.redirect = Some(redirect);
+        self
+    }
+
+    /// Gives every upload's `Location` in this shape.
+    pub fn location(mut self, style: LocationStyle) -> Self {
+        self.rules.location = style;
+        self
+    }
+
+    /// Makes an empty repository.
+    pub fn repository(mut self, name: &str) -> Self {
+        self.repositories.insert(name.to_owned());
+        self
+    }
+
+    /// Refuses pushes to repositories that were not made before, with `NAME_UNKNOWN`.
+    pub fn without_create_on_push(mut self) -> Self {
+        self.rules.create_on_push = false;
+        self
+    }
+
+    /// Refuses everything that writes, with 405.
+    pub fn read_only(mut self) -> Self {
+        self.rules.read_only = true;
+        self
+    }
+
+    /// Takes a whole blob with the first `POST`, which most registries answer with 202 instead.
+    pub fn single_post_uploads(mut self) -> Self {
+        self.rules.single_post = true;
+        self
+    }
+
+    /// Answers every range request with 200 and all bytes.
+    pub fn ignore_ranges(mut self) -> Self {
+        self.rules.ignore_ranges = true;
+        self
+    }
+
+    /// Refuses uploads of unknown length with 411.
+    pub fn require_content_length(mut self) -> Self {
+        self.rules.require_length = true;
+        self
+    }
+
+    /// Never mounts: every attempt begins an upload.
+    pub fn without_mounts(mut self) -> Self {
+        self.rules.mount = false;
+        self
+    }
+
+    /// Answers the referrers API, and `OCI-Subject` to manifests that have a subject.
+    pub fn referrers(mut self) -> Self {
+        self.rules.referrers = true;
+        self
+    }
+
+    /// Tells `OCI-Chunk-Min-Length`, and refuses smaller chunks that are followed by another.
+    pub fn minimum_chunk(mut self, bytes: u64) -> Self {
+        self.rules.minimum_chunk = Some(bytes);
+        self
+    }
+
+    /// Answers a chunk with this status in place of 202.
+    pub fn chunk_status(mut self, status: u16) -> Self {
+        self.rules.patch_status = status;
+        self
+    }
+
+    /// Lists at most this many tags at once, whatever is asked for.
+    pub fn page_size(mut self, tags: usize) -> Self {
+        self.rules.page_size = Some(tags);
+        self
+    }
+
+    /// Starts the servers.
+    ///
+    /// # Panics
+    /// When no port can be bound or no certificate be made.
+    #[must_use]
+    pub fn start(self) -> FakeRegistry {
+        FakeRegistry::launch(self)
+    }
+}
+
+/// A stateful OCI registry on a loopback port, for tests.
+///
+/// It keeps the distribution specification more strictly than registries do: every digest, size,
+/// media type and child is verified. Dropping it stops its servers. All methods may be called
+/// from code without an async runtime.
+///
+/// ```
+/// use tierce_testkit::FakeRegistry;
+/// let registry = FakeRegistry::start();
+/// let digest = registry.put_blob("team/app", b"bytes".as_slice());
+/// assert_eq!(registry.blob("team/app", &digest).as_deref(), Some(b"bytes".as_slice()));
+/// assert!(registry.log().is_empty());
+/// ```
+pub struct FakeRegistry {
+    front: Front,
+    state: Shared,
+    issuer: Option<Arc<Issuer>>,
+    authority: Option<Authority>,
+    registry: Server,
+    token: Option<Server>,
+    storage: Server,
+}
+
+impl FakeRegistry {
+    /// Starts an open registry over plain HTTP that creates repositories on push.
+    ///
+    /// # Panics
+    /// When no port can be bound.
+    pub fn start() -> Self {
+        Self::builder().start()
+    }
+
+    /// Begins to choose how a registry behaves.
+    pub fn builder() -> FakeRegistryBuilder {
+        FakeRegistryBuilder::new()
+    }
+
+    fn launch(builder: FakeRegistryBuilder) -> Self {
+        let authority = builder
+            .https
+            .then(|| Authority::new().expect("certificates can be made"));
+        let tls = authority
+            .as_ref()
+            .map(|authority| Arc::clone(&authority.server));
+        let scheme = if builder.https { "https" } else { "http" };
+        let front = Front::default();
+        let state = Shared::new(&builder.repositories);
+        let bind = || Bound::new().expect("a loopback port is free");
+
+        let (registry_port, storage_port) = (bind(), bind());
+        let mut issuer = None;
+        let mut token = None;
+        let mut realm = String::new();
+        if let Auth::Bearer(settings) = &builder.rules.auth {
+            let made = Arc::new(Issuer::new(settings.clone()).expect("a key can be made"));
+            let bound = bind();
+            realm = format!("{scheme}://127.0.0.1:{}/token", bound.port());
+            token = Some(token::serve(bound, tls.clone(), &made, &front));
+            issuer = Some(made);
+        }
+        let core = Arc::new(Core {
+            rules: builder.rules,
+            state: state.clone(),
+            issuer: issuer.clone(),
+            realm,
+            scheme,
+            registry_port: registry_port.port(),
+            storage_port: storage_port.port(),
+        });
+        let serve = |bound: Bound, endpoint| {
+            let core = Arc::clone(&core);
+            let inner: front::Inner = Arc::new(move |exchange| {
+                let core = Arc::clone(&core);
+                Box::pin(async move { core.answer(endpoint, exchange).await })
+            });
+            bound.serve(tls.clone(), front.handler(endpoint, inner))
+        };
+        let registry = serve(registry_port, Endpoint::Registry);
+        let storage = serve(storage_port, Endpoint::Storage);
+        Self {
+            front,
+            state,
+            issuer,
+            authority,
+            registry,
+            token,
+            storage,
+        }
+    }
+
+    /// The registry part of references: `127.0.0.1:PORT`.
+    pub fn host(&self) -> String {
+        format!("127.0.0.1:{}", self.registry.port())
+    }
+
+    /// The same registry by name: `localhost:PORT`.
+    pub fn localhost(&self) -> String {
+        format!("localhost:{}", self.registry.port())
+    }
+
+    /// Scheme and host, without a slash at the end.
+    pub fn url(&self) -> String {
+        let scheme = if self.authority.is_some() {
+            "https"
+        } else {
+            "http"
+        };
+        format!("{scheme}://{}", self.host())
+    }
+
+    /// Host of the second server, which redirects point to.
+    pub fn storage_host(&self) -> String {
+        format!("127.0.0.1:{}", self.storage.port())
+    }
+
+    /// Host of the token server, when there is one.
+    pub fn token_host(&self) -> Option<String> {
+        let token = self.token.as_ref()?;
+        Some(format!("127.0.0.1:{}", token.port()))
+    }
+
+    /// A reference to a tag or, when `reference` is a digest, to a manifest.
+    pub fn reference(&self, repository: &str, reference: &str) -> String {
+        let separator = if reference.contains(':') { '@' } else { ':' };
+        format!("{}/{repository}{separator}{reference}", self.host())
+    }
+
+    /// The PEM file of the authority that signed the registry's certificate, when it serves HTTPS.
+    pub fn ca_certificate(&self) -> Option<PathBuf> {
+        self.authority.as_ref().map(Authority::path)
+    }
+
+    /// The bytes of [`Self::ca_certificate`].
+    pub fn ca_certificate_pem(&self) -> Option<Vec<u8>> {
+        self.ca_certificate().map(|path| tls::read_pem(&path))
+    }
+
+    /// The requests so far, those of the token server and the second host included.
+    pub fn log(&self) -> RequestLog {
+        self.front.journal.snapshot()
+    }
+
+    /// Forgets the requests so far.
+    pub fn clear_log(&self) {
+        self.front.journal.clear();
+    }
+
+    /// Plants a fault; faults planted earlier stay.
+    pub fn inject(&self, fault: Fault) {
+        self.front.faults.plant(fault);
+    }
+
+    /// Removes all faults.
+    pub fn clear_faults(&self) {
+        self.front.faults.clear();
+    }
+
+    /// The faults that have not happened as often as scripted; a test ends well when it is empty.
+    pub fn pending_faults(&self) -> Vec<String> {
+        self.front.faults.pending()
+    }
+
+    /// Makes every token issued so far invalid, as if time had passed.
+    pub fn expire_tokens(&self) {
+        if let Some(issuer) = &self.issuer {
+            issuer.expire();
+        }
+    }
+
+    /// Makes a repository if there is none of that name.
+    pub fn create_repository(&self, repository: &str) {
+        self.state.lock().repository(repository);
+    }
+
+    /// Puts a blob into a repository, without a request.
+    pub fn put_blob(&self, repository: &str, bytes: impl Into<Bytes>) -> Digest {
+        self.state.lock().put_blob(repository, bytes.into())
+    }
+
+    /// Puts a manifest into a repository as it is, unverified, and tags it when `tag` is given.
+    pub fn put_manifest(
+        &self,
+        repository: &str,
+        tag: Option<&str>,
+        media_type: &str,
+        bytes: impl Into<Bytes>,
+    ) -> Digest {
+        let mut state = self.state.lock();
+        let digest = state.put_manifest(repository, media_type, bytes.into());
+        if let Some(tag) = tag {
+            state
+                .repository(repository)
+                .tags
+                .insert(tag.to_owned(), digest);
+        }
+        digest
+    }
+
+    /// Points a tag at a digest.
+    pub fn tag(&self, repository: &str, tag: &str, digest: Digest) {
+        let mut state = self.state.lock();
+        state
+            .repository(repository)
+            .tags
+            .insert(tag.to_owned(), digest);
+    }
+
+    /// Removes a tag; the manifest stays.
+    pub fn untag(&self, repository: &str, tag: &str) {
+        self.state.lock().repository(repository).tags.remove(tag);
+    }
+
+    /// Removes a blob from a repository, as a garbage collector might.
+    pub fn delete_blob(&self, repository: &str, digest: &Digest) {
+        self.state
+            .lock()
+            .repository(repository)
+            .blobs
+            .remove(digest);
+    }
+
+    /// The blob's bytes, if the repository has it.
+    ///
+    /// # Panics
+    /// When a large blob cannot be read back from its temporary file.
+    pub fn blob(&self, repository: &str, digest: &Digest) -> Option<Bytes> {
+        let blob = self.state.lock().find_blob(repository, digest)?;
+        Some(
+            blob.read(0, blob.len())
+                .expect("a spooled blob can be read back"),
+        )
+    }
+
+    /// Media type and bytes of a manifest, by tag or digest.
+    pub fn manifest(&self, repository: &str, reference: &str) -> Option<(String, Bytes)> {
+        let (_, manifest) = self.state.lock().find_manifest(repository, reference)?;
+        Some((manifest.media_type, manifest.bytes))
+    }
+
+    /// The digest that a tag points at.
+    pub fn resolve(&self, repository: &str, tag: &str) -> Option<Digest> {
+        let state = self.state.lock();
+        state.repositories.get(repository)?.tags.get(tag).copied()
+    }
+
+    /// The tags of a repository, sorted.
+    pub fn tags(&self, repository: &str) -> Vec<String> {
+        let state = self.state.lock();
+        let found = state.repositories.get(repository);
+        found.map_or_else(Vec::new, |repository| {
+            repository.tags.keys().cloned().collect()
+        })
+    }
+
+    /// The blobs of a repository, sorted by digest.
+    pub fn blobs(&self, repository: &str) -> Vec<Digest> {
+        let state = self.state.lock();
+        let found = state.repositories.get(repository);
+        found.map_or_else(Vec::new, |repository| {
+            repository.blobs.iter().copied().collect()
+        })
+    }
+
+    /// The digests of a repository's manifests, sorted.
+    pub fn manifests(&self, repository: &str) -> Vec<Digest> {
+        let state = self.state.lock();
+        let found = state.repositories.get(repository);
+        found.map_or_else(Vec::new, |repository| {
+            repository.manifests.keys().copied().collect()
+        })
+    }
+
+    /// The names of all repositories, sorted.
+    pub fn repositories(&self) -> Vec<String> {
+        self.state.lock().repositories.keys().cloned().collect()
+    }
+
+    /// How many uploads were begun and neither finished nor cancelled.
+    pub fn open_uploads(&self) -> usize {
+        self.state.lock().uploads.len()
+    }
+}
+
+impl fmt::Debug for FakeRegistry {
+    fn fmt(&self, formatter: &mut fmt::Formatter<'_>) -> fmt::Result {
+        write!(formatter, "FakeRegistry({})", self.url())
+    }
+}
