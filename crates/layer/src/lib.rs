@@ -1,1 +1,73 @@
-//! placeholder
+//! Files in, one deterministic layer out.
+//!
+//! ```text
+//! directories, files ── scan ──┐
+//! tar, tar.gz, tar.zst ────────┼→ Tree ── settle ──→ Plan ── seal ──→ SealedLayer
+//! entries made up ── insert ───┘    ↑
+//!                              BaseLinks ← read_links ← layers of the base
+//! ```
+//!
+//! What the bytes of a layer are is specified apart from this code, as *layer-format 1*. Here is
+//! where each of its rules lives: [`Tree`] what a layer may hold, [`scan`](mod@scan) and
+//! [`archive`] how sources are normalised, [`links`] where entries go, [`bytecode`] the fate of
+//! `.pyc` files, [`Plan`] the order, and `header`, `segment` and [`codec`] the bytes.
+//!
+//! ```
+//! use std::num::NonZeroUsize;
+//! use tierce_layer::{BaseLinks, Content, Entry, EntryPath, SealSettings, Tree, ZlibRs, seal};
+//!
+//! let mut notices = Vec::new();
+//! let mut tree = Tree::new();
+//! let handler = Entry::file(Content::bytes(*b"def handler(event, context): ...\n"), 0o644);
+//! tree.insert(EntryPath::new("var/task/app.py")?, handler, &mut notices)?;
+//!
+//! let plan = tree.settle(Some(&BaseLinks::none()), &mut notices)?;
+//! let directory = std::env::temp_dir();
+//! let layer = seal(&plan, &SealSettings {
+//!     codec: &ZlibRs::default(),
+//!     directory: &directory,
+//!     jobs: NonZeroUsize::MIN,
+//!     progress: None,
+//!     cancel: None,
+//! })?;
+//! assert_eq!(layer.entries.directories, 2);
+//! assert_eq!(layer.uncompressed_size, 3 * 512 + 512 + 1024);
+//! # Ok::<(), Box<dyn std::error::Error>>(())
+//! ```
+
+pub mod archive;
+pub mod bytecode;
+pub mod codec;
+mod compression;
+mod content;
+mod entry;
+mod header;
+pub mod links;
+mod member;
+mod notice;
+mod path;
+mod pattern;
+mod plan;
+pub mod scan;
+mod seal;
+mod segment;
+mod tree;
+mod whiteout;
+
+pub use archive::{
+    ArchiveAdd, ArchiveError, ReadLinksError, add_archive, add_archive_stream, read_links,
+};
+pub use codec::{Codec, EncodeError, Encoder, Stored, ZlibRs};
+pub use compression::Compression;
+pub use content::{Content, ContentError, DiskFile, Range, Spool, Stamp};
+pub use entry::{Attributes, Entry, EntryKind, FileEntry, Keep, LinkGroup, Treatment};
+pub use header::MODIFIED;
+pub use links::{BaseLinks, LinkChange, LinkLoop, LinkRecord, needs_base_links};
+pub use member::{Limits, TarError};
+pub use notice::Notice;
+pub use path::{BadPath, Destination, EntryPath};
+pub use pattern::{BadPattern, Matched, Matcher};
+pub use plan::{Plan, Record, RecordKind, SettleError};
+pub use scan::{Anchored, ScanAdd, ScanError, scan};
+pub use seal::{EntryCounts, SealError, SealSettings, SealedLayer, TarCheck, seal, seal_tar};
+pub use tree::{DirectoryDefaults, ReservedName, Tree};

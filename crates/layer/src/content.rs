@@ -1,0 +1,359 @@
+//! Where the bytes of a file come from.
+//!
+//! A tree is built from metadata alone and its files are read once, while the layer is sealed. What
+//! the tree promised (size above all, which stands in the header before the content) is therefore
+//! checked while reading: a file that changed in between is an error and never a corrupt archive.
+
+use std::fs::{File, Metadata, OpenOptions};
+use std::io::{self, Read};
+use std::os::unix::fs::{FileExt, MetadataExt, OpenOptionsExt};
+use std::path::{Path, PathBuf};
+use std::sync::Arc;
+
+use rustix::fs::OFlags;
+use tierce_oci::Hasher;
+
+/// What tells one state of a file on disk from another.
+#[derive(Debug, Clone, Copy, PartialEq, Eq)]
+pub struct Stamp {
+    /// Device that holds the file.
+    pub device: u64,
+    /// Inode on that device.
+    pub inode: u64,
+    /// Length in bytes.
+    pub size: u64,
+    /// Seconds of the modification time.
+    pub modified: i64,
+    /// Nanoseconds of the modification time.
+    pub modified_nanoseconds: i64,
+}
+
+impl Stamp {
+    /// The stamp in `metadata`.
+    pub fn of(metadata: &Metadata) -> Self {
+        Self {
+            device: metadata.dev(),
+            inode: metadata.ino(),
+            size: metadata.size(),
+            modified: metadata.mtime(),
+            modified_nanoseconds: metadata.mtime_nsec(),
+        }
+    }
+}
+
+/// A file on disk, as it was when it was scanned.
+#[derive(Debug, Clone, PartialEq, Eq)]
+pub struct DiskFile {
+    /// Where it is.
+    pub path: PathBuf,
+    /// What it was; reading something else is an error.
+    pub stamp: Stamp,
+}
+
+/// An open file that holds the contents of many archive members.
+#[derive(Debug)]
+pub struct Spool {
+    file: File,
+    path: PathBuf,
+    stamp: Option<Stamp>,
+}
+
+impl Spool {
+    /// Takes a file that only this process can see, with the path to name in errors.
+    pub(crate) fn private(file: File, path: PathBuf) -> Arc<Self> {
+        Arc::new(Self {
+            file,
+            path,
+            stamp: None,
+        })
+    }
+
+    /// Takes a file that others may write to; it is checked after each read.
+    pub(crate) fn shared(file: File, path: PathBuf, stamp: Stamp) -> Arc<Self> {
+        Arc::new(Self {
+            file,
+            path,
+            stamp: Some(stamp),
+        })
+    }
+}
+
+/// A part of a [`Spool`].
+#[derive(Debug, Clone)]
+pub struct Range {
+    /// The file.
+    pub spool: Arc<Spool>,
+    /// Where the part begins.
+    pub offset: u64,
+    /// How long it is.
+    pub length: u64,
+}
+
+/// The bytes of a file in a tree, not read yet. Cheap to clone.
+#[derive(Debug, Clone)]
+pub enum Content {
+    /// A file on disk.
+    Disk(Arc<DiskFile>),
+    /// A part of a file on disk: the content of an archive's member.
+    Range(Range),
+    /// Bytes in memory, for the few small files that are made up.
+    Bytes(Arc<[u8]>),
+    /// A `.pyc` in its unchecked-hash form: see [`crate::bytecode`].
+    UncheckedBytecode {
+        /// The `.pyc` as it was compiled, with a modification time in its header.
+        compiled: Box<Content>,
+        /// The source it was compiled from.
+        source: Box<Content>,
+    },
+}
+
+/// Why the bytes of a file could not be had.
+#[derive(Debug, thiserror::Error)]
+pub enum ContentError {
+    /// The file could not be opened.
+    #[error("could not open `{path}`", path = path.display())]
+    Open {
+        /// The file.
+        path: PathBuf,
+        /// What the system said.
+        source: io::Error,
+    },
+    /// The file could not be read.
+    #[error("could not read `{path}`", path = path.display())]
+    Read {
+        /// The file.
+        path: PathBuf,
+        /// What the system said.
+        source: io::Error,
+    },
+    /// The file is not what it was when it was scanned.
+    #[error("`{path}` changed while it was read", path = path.display())]
+    Changed {
+        /// The file.
+        path: PathBuf,
+    },
+}
+
+/// Length of the header of a `.pyc` since Python 3.7.
+pub(crate) const BYTECODE_HEADER: usize = 16;
+
+impl Content {
+    /// The file at `path`, as `metadata` describes it.
+    pub fn on_disk(path: impl Into<PathBuf>, metadata: &Metadata) -> Self {
+        Self::Disk(Arc::new(DiskFile {
+            path: path.into(),
+            stamp: Stamp::of(metadata),
+        }))
+    }
+
+    /// The given bytes.
+    pub fn bytes(bytes: impl Into<Arc<[u8]>>) -> Self {
+        Self::Bytes(bytes.into())
+    }
+
+    /// The exact number of bytes.
+    pub fn size(&self) -> u64 {
+        match self {
+            Self::Disk(file) => file.stamp.size,
+            Self::Range(range) => range.length,
+            Self::Bytes(bytes) => bytes.len() as u64,
+            Self::UncheckedBytecode { compiled, .. } => compiled.size(),
+        }
+    }
+
+    /// Opens the content and calls `take` with its bytes, in order, in pieces of at most `piece`
+    /// bytes that are full except for the last. Nothing is called for an empty content.
+    ///
+    /// When this returns `Ok`, exactly [`Content::size`] bytes were given. After an error the bytes
+    /// already given are worth nothing.
+    pub fn read_pieces<E: From<ContentError>>(
+        &self,
+        piece: usize,
+        mut take: impl FnMut(&[u8]) -> Result<(), E>,
+    ) -> Result<(), E> {
+        let mut reader = self.open()?;
+        let mut buffer = Vec::new();
+        while reader.remaining > 0 {
+            buffer.clear();
+            reader.append(&mut buffer, piece)?;
+            take(&buffer)?;
+        }
+        Ok(reader.finish()?)
+    }
+
+    /// The first `length` bytes, or fewer when there are no more.
+    pub(crate) fn head(&self, length: usize) -> Result<Vec<u8>, ContentError> {
+        let mut reader = self.open()?;
+        let mut head = Vec::with_capacity(length);
+        reader.append(&mut head, length)?;
+        Ok(head)
+    }
+
+    pub(crate) fn open(&self) -> Result<ContentReader<'_>, ContentError> {
+        let source = match self {
+            Self::Disk(file) => Source::Disk {
+                file: open_unchanged(file)?,
+                disk: file,
+            },
+            Self::Range(range) => Source::Range {
+                spool: &range.spool,
+                offset: range.offset,
+            },
+            Self::Bytes(bytes) => Source::Bytes(bytes),
+            Self::UncheckedBytecode { compiled, source } => {
+                let mut head = compiled.head(BYTECODE_HEADER)?;
+                let mut hasher = Hasher::new();
+                source.read_pieces::<ContentError>(1 << 16, |bytes| {
+                    hasher.update(bytes);
+                    Ok(())
+                })?;
+                let digest = hasher.finish();
+                if let Some(fields) = head.get_mut(4..BYTECODE_HEADER) {
+                    fields[..4].copy_from_slice(&1_u32.to_le_bytes());
+                    fields[4..].copy_from_slice(&digest.as_bytes()[..8]);
+                }
+                let mut rest = compiled.open()?;
+                rest.append(&mut Vec::new(), BYTECODE_HEADER)?;
+                Source::Replaced {
+                    head,
+                    taken: 0,
+                    rest: Box::new(rest),
+                }
+            }
+        };
+        Ok(ContentReader {
+            source,
+            remaining: self.size(),
+        })
+    }
+}
+
+fn open_unchanged(disk: &DiskFile) -> Result<File, ContentError> {
+    // A link or FIFO that took the file's place must neither be followed nor waited for.
+    let flags = (OFlags::NOFOLLOW | OFlags::NONBLOCK).bits().cast_signed();
+    let file = OpenOptions::new()
+        .read(true)
+        .custom_flags(flags)
+        .open(&disk.path)
+        .map_err(|source| ContentError::Open {
+            path: disk.path.clone(),
+            source,
+        })?;
+    require_stamp(&file, &disk.path, &disk.stamp)?;
+    Ok(file)
+}
+
+fn require_stamp(file: &File, path: &Path, stamp: &Stamp) -> Result<(), ContentError> {
+    let metadata = file.metadata().map_err(|source| ContentError::Read {
+        path: path.to_owned(),
+        source,
+    })?;
+    if metadata.is_file() && Stamp::of(&metadata) == *stamp {
+        Ok(())
+    } else {
+        Err(ContentError::Changed {
+            path: path.to_owned(),
+        })
+    }
+}
+
+/// A content that is being read.
+#[derive(Debug)]
+pub(crate) struct ContentReader<'content> {
+    source: Source<'content>,
+    remaining: u64,
+}
+
+#[derive(Debug)]
+enum Source<'content> {
+    Disk {
+        file: File,
+        disk: &'content DiskFile,
+    },
+    Range {
+        spool: &'content Spool,
+        offset: u64,
+    },
+    Bytes(&'content [u8]),
+    Replaced {
+        head: Vec<u8>,
+        taken: usize,
+        rest: Box<ContentReader<'content>>,
+    },
+}
+
+impl ContentReader<'_> {
+    /// How many bytes are still to be read.
+    pub(crate) fn remaining(&self) -> u64 {
+        self.remaining
+    }
+
+    /// Appends the next `length` bytes, or as many as are left.
+    pub(crate) fn append(
+        &mut self,
+        buffer: &mut Vec<u8>,
+        length: usize,
+    ) -> Result<(), ContentError> {
+        let length = usize::try_from(self.remaining).map_or(length, |left| left.min(length));
+        self.remaining -= length as u64;
+        match &mut self.source {
+            Source::Disk { file, disk } => {
+                buffer.reserve(length);
+                let read = file
+                    .take(length as u64)
+                    .read_to_end(buffer)
+                    .map_err(|source| ContentError::Read {
+                        path: disk.path.clone(),
+                        source,
+                    })?;
+                if read < length {
+                    return Err(ContentError::Changed {
+                        path: disk.path.clone(),
+                    });
+                }
+            }
+            Source::Range { spool, offset } => {
+                let start = buffer.len();
+                buffer.resize(start + length, 0);
+                spool
+                    .file
+                    .read_exact_at(&mut buffer[start..], *offset)
+                    .map_err(|source| {
+                        let path = spool.path.clone();
+                        match source.kind() {
+                            io::ErrorKind::UnexpectedEof => ContentError::Changed { path },
+                            _ => ContentError::Read { path, source },
+                        }
+                    })?;
+                *offset += length as u64;
+            }
+            Source::Bytes(bytes) => {
+                let (now, later) = bytes.split_at(length);
+                buffer.extend_from_slice(now);
+                *bytes = later;
+            }
+            Source::Replaced { head, taken, rest } => {
+                let now = (head.len() - *taken).min(length);
+                buffer.extend_from_slice(&head[*taken..*taken + now]);
+                *taken += now;
+                rest.append(buffer, length - now)?;
+            }
+        }
+        Ok(())
+    }
+
+    /// Checks that everything was read and that it was still the promised file.
+    pub(crate) fn finish(self) -> Result<(), ContentError> {
+        debug_assert_eq!(self.remaining, 0, "a content is read whole");
+        match self.source {
+            // The size is part of the stamp, so bytes appended meanwhile show here as well.
+            Source::Disk { file, disk } => require_stamp(&file, &disk.path, &disk.stamp),
+            Source::Range { spool, .. } => match &spool.stamp {
+                Some(stamp) => require_stamp(&spool.file, &spool.path, stamp),
+                None => Ok(()),
+            },
+            Source::Bytes(_) => Ok(()),
+            Source::Replaced { rest, .. } => rest.finish(),
+        }
+    }
+}
