@@ -1,0 +1,1 @@
+//! Real programs for the tests with real parts.
