@@ -1,5 +1,7 @@
 //! What an assembled image says, given a base and edits.
 
+#![expect(clippy::unwrap_used, reason = "tests")]
+
 use bytes::Bytes;
 use serde_json::{Value, json};
 use tierce_image::{
@@ -22,7 +24,7 @@ fn layer(name: &str) -> Layer {
 }
 
 /// A base with one layer; `config` is what its config says besides what every config must.
-fn base(format: ImageFormat, media_type: &str, config: Value) -> BaseImage {
+fn base(format: ImageFormat, media_type: &str, config: &Value) -> BaseImage {
     let below = layer("base");
     let mut document = json!({
         "architecture": "arm64",
@@ -79,7 +81,7 @@ fn unknown_members_of_the_base_survive() {
     let base = base(
         ImageFormat::Oci,
         OCI_GZIP,
-        json!({
+        &json!({
             "docker_version": "20.10",
             "container_config": {"Cmd": ["x"]},
             "vendor.example/key": {"b": [1, 2.5, null], "a": true},
@@ -99,7 +101,7 @@ fn unknown_members_of_the_base_survive() {
 #[test]
 fn env_is_appended_or_replaced_in_place() {
     let config = json!({"config": {"Env": ["PATH=/bin", "LANG=C", "A=1"]}});
-    let base = base(ImageFormat::Oci, OCI_GZIP, config);
+    let base = base(ImageFormat::Oci, OCI_GZIP, &config);
     let set = |text: &str| EnvEdit::Set(text.to_owned());
     let edits = ConfigEdits {
         env: vec![
@@ -120,7 +122,7 @@ fn env_is_appended_or_replaced_in_place() {
 #[test]
 fn a_new_entrypoint_takes_the_old_cmd_with_it() {
     let config = json!({"config": {"Entrypoint": ["/old"], "Cmd": ["old"]}});
-    let base = base(ImageFormat::Oci, OCI_GZIP, config);
+    let base = base(ImageFormat::Oci, OCI_GZIP, &config);
     let made = |edits: ConfigEdits| {
         let image = build(Some(&base), &edits, ImageFormat::Oci).unwrap();
         (
@@ -161,7 +163,7 @@ fn every_media_type_is_of_the_chosen_format() {
         (ImageFormat::DockerV2S2, ImageFormat::Oci),
     ] {
         let gzip = MediaType::Layer(from, Compression::Gzip);
-        let base = base(from, gzip.as_str(), json!({}));
+        let base = base(from, gzip.as_str(), &json!({}));
         let image = build(Some(&base), &ConfigEdits::default(), to).unwrap();
         let Document::Manifest(manifest) =
             Document::parse(image.manifest().bytes().clone(), None).unwrap()
@@ -193,7 +195,7 @@ fn layers_that_v2s2_cannot_hold_are_refused() {
         "application/vnd.oci.image.layer.v1.tar",
         "application/vnd.docker.image.rootfs.foreign.diff.tar.gzip",
     ] {
-        let base = base(ImageFormat::Oci, media_type, json!({}));
+        let base = base(ImageFormat::Oci, media_type, &json!({}));
         let error = build(
             Some(&base),
             &ConfigEdits::default(),
@@ -224,7 +226,7 @@ fn history_tells_of_every_layer_whatever_the_base_says() {
         (json!([step(false)]), 3),
         (json!([step(true), step(true)]), 2),
     ] {
-        let base = base(ImageFormat::Oci, OCI_GZIP, json!({"history": history}));
+        let base = base(ImageFormat::Oci, OCI_GZIP, &json!({"history": history}));
         let image = build(Some(&base), &ConfigEdits::default(), ImageFormat::Oci).unwrap();
         assert_eq!(image.config().history.len(), entries, "{history}");
         let told = image
@@ -240,7 +242,7 @@ fn the_base_is_recorded() {
     let base = base(
         ImageFormat::Oci,
         OCI_GZIP,
-        json!({"config": {"Labels": {"x": "y"}}}),
+        &json!({"config": {"Labels": {"x": "y"}}}),
     );
     for format in [ImageFormat::Oci, ImageFormat::DockerV2S2] {
         let image = build(Some(&base), &ConfigEdits::default(), format).unwrap();
@@ -303,7 +305,7 @@ fn the_bytes_are_those_of_yesterday() {
     let base = base(
         ImageFormat::Oci,
         OCI_GZIP,
-        json!({"config": {"Env": ["PATH=/bin"]}}),
+        &json!({"config": {"Env": ["PATH=/bin"]}}),
     );
     let edits = ConfigEdits {
         cmd: Some(vec!["app.handler".into()]),
@@ -344,7 +346,7 @@ fn an_index_names_each_platform() {
 #[test]
 fn manifest_and_config_must_belong_together() {
     let image = build(None, &ConfigEdits::default(), ImageFormat::Oci).unwrap();
-    let other = base(ImageFormat::Oci, OCI_GZIP, json!({}));
+    let other = base(ImageFormat::Oci, OCI_GZIP, &json!({}));
     let content = |_: &Descriptor| Content::Memory(Bytes::new());
     let swapped = Image::new(
         image.manifest().clone(),
