@@ -1,0 +1,417 @@
+//! The client: what all requests to all registries share.
+
+use std::collections::BTreeMap;
+use std::fmt;
+use std::sync::atomic::{AtomicBool, Ordering};
+use std::sync::{Arc, Mutex, PoisonError, RwLock};
+
+use bytes::Bytes;
+use reqwest::header::HeaderMap;
+use reqwest::{Method, StatusCode};
+use tierce_image::{BlobStream, Content, ImageSource};
+use tierce_oci::{Descriptor, Digest, Document, Repository, Selector};
+use url::Url;
+
+use crate::auth::{Authenticator, Authorization, Context};
+use crate::challenge::Access;
+use crate::credentials::CredentialSource;
+use crate::endpoint::{Endpoint, PlainHttp, Scheme};
+use crate::error::{ConnectionFailure, RegistryError, Step};
+use crate::retry::{Attempts, RetryPolicy};
+use crate::settings::{ClientSettings, SettingsError};
+use crate::transport::{Reply, Transport, Wire, WireBody};
+
+/// Speaks to registries. Clones are cheap and share connections, credentials and tokens.
+///
+/// No request is made, and no credentials are looked up, before they are needed.
+#[derive(Clone)]
+pub struct Client {
+    inner: Arc<Inner>,
+}
+
+struct Inner {
+    transport: Transport,
+    credentials: Arc<dyn CredentialSource>,
+    plain_http: PlainHttp,
+    trusts_given_authorities: bool,
+    retry: RetryPolicy,
+    registries: Mutex<BTreeMap<String, Arc<Registry>>>,
+}
+
+impl fmt::Debug for Client {
+    fn fmt(&self, formatter: &mut fmt::Formatter<'_>) -> fmt::Result {
+        formatter
+            .debug_struct("Client")
+            .field("credentials", &self.inner.credentials)
+            .field("plain_http", &self.inner.plain_http)
+            .field("retry", &self.inner.retry)
+            .finish_non_exhaustive()
+    }
+}
+
+/// What is known of one registry.
+#[derive(Debug)]
+pub(crate) struct Registry {
+    name: String,
+    endpoint: RwLock<Endpoint>,
+    /// Whether the registry has ever answered, so that the scheme is known to be right.
+    answered: AtomicBool,
+    authenticator: Authenticator,
+}
+
+/// One request to a registry, which can be sent again.
+pub(crate) struct Call<'a> {
+    pub(crate) method: Method,
+    pub(crate) target: Target<'a>,
+    pub(crate) headers: HeaderMap,
+    pub(crate) body: Option<Bytes>,
+    pub(crate) access: Access<'a>,
+}
+
+/// Where a request goes.
+#[derive(Clone, Copy)]
+pub(crate) enum Target<'a> {
+    /// To a path, and perhaps query, of the registry.
+    Path(&'a str),
+    /// To where the registry said.
+    Url(&'a Url),
+}
+
+impl<'a> Call<'a> {
+    pub(crate) fn new(method: Method, target: Target<'a>, access: Access<'a>) -> Self {
+        Self {
+            method,
+            target,
+            headers: HeaderMap::new(),
+            body: None,
+            access,
+        }
+    }
+}
+
+impl Registry {
+    pub(crate) fn endpoint(&self) -> Endpoint {
+        let endpoint = self.endpoint.read();
+        endpoint.unwrap_or_else(PoisonError::into_inner).clone()
+    }
+
+    fn use_endpoint(&self, endpoint: Endpoint) {
+        *self
+            .endpoint
+            .write()
+            .unwrap_or_else(PoisonError::into_inner) = endpoint;
+    }
+}
+
+impl Client {
+    /// Makes a client. Reads the files of certificate authorities, and nothing else.
+    pub fn new(settings: ClientSettings) -> Result<Self, SettingsError> {
+        let transport = Transport::new(&settings)?;
+        Ok(Self {
+            inner: Arc::new(Inner {
+                transport,
+                credentials: settings.credentials,
+                plain_http: settings.plain_http,
+                trusts_given_authorities: !settings.ca_files.is_empty(),
+                retry: settings.retry,
+                registries: Mutex::new(BTreeMap::new()),
+            }),
+        })
+    }
+
+    /// A repository as a place for images, to read from and to write to.
+    pub fn repository(&self, repository: &Repository) -> RepositoryClient {
+        RepositoryClient {
+            client: self.clone(),
+            repository: repository.clone(),
+            uploads: Arc::default(),
+        }
+    }
+
+    /// How the registry of that name is reached, as far as it is known yet.
+    pub fn endpoint(&self, registry: &str) -> Result<Endpoint, RegistryError> {
+        Ok(self.registry(registry)?.endpoint())
+    }
+
+    /// Opens the bytes of a blob in `repository` from offset `from` on, unverified.
+    ///
+    /// When the connection breaks, the stream goes on where it was, on a new connection, as often as
+    /// the [`RetryPolicy`] allows without progress. It ends after the descriptor's size. Dropping it
+    /// ends the transfer.
+    pub async fn open_blob(
+        &self,
+        repository: &Repository,
+        blob: &Descriptor,
+        from: u64,
+    ) -> Result<BlobStream, RegistryError> {
+        crate::pull::open_blob(self, repository, blob, from).await
+    }
+
+    pub(crate) fn registry(&self, name: &str) -> Result<Arc<Registry>, RegistryError> {
+        let registries = self.inner.registries.lock();
+        let mut registries = registries.unwrap_or_else(PoisonError::into_inner);
+        if let Some(registry) = registries.get(name) {
+            return Ok(Arc::clone(registry));
+        }
+        let inner = &self.inner;
+        let endpoint = Endpoint::new(name, &inner.plain_http, inner.trusts_given_authorities)?;
+        let registry = Arc::new(Registry {
+            name: name.to_owned(),
+            endpoint: RwLock::new(endpoint),
+            answered: AtomicBool::new(false),
+            authenticator: Authenticator::default(),
+        });
+        registries.insert(name.to_owned(), Arc::clone(&registry));
+        Ok(registry)
+    }
+
+    pub(crate) fn attempts(&self) -> Attempts {
+        Attempts::new(&self.inner.retry)
+    }
+
+    pub(crate) fn transport(&self) -> &Transport {
+        &self.inner.transport
+    }
+
+    /// Sends `call` until it has an answer that trying again would not change.
+    ///
+    /// Statuses that are no success but not transient either are the caller's to judge.
+    pub(crate) async fn call(
+        &self,
+        registry: &Registry,
+        call: &Call<'_>,
+        attempts: &mut Attempts,
+    ) -> Result<Reply, RegistryError> {
+        loop {
+            let error = match self.call_once(registry, call).await {
+                Ok(reply) if !is_transient(reply.status()) => return Ok(reply),
+                Ok(reply) => reply.into_error().await,
+                Err(error) => error,
+            };
+            attempts.after(error).await?;
+        }
+    }
+
+    /// Like [`Client::call`], with every status but a success as an error.
+    pub(crate) async fn call_for_success(
+        &self,
+        registry: &Registry,
+        call: &Call<'_>,
+        attempts: &mut Attempts,
+    ) -> Result<Reply, RegistryError> {
+        success(self.call(registry, call, attempts).await?).await
+    }
+
+    /// Sends `call`, authenticated. A first 401 is answered; a second one is an error.
+    pub(crate) async fn call_once(
+        &self,
+        registry: &Registry,
+        call: &Call<'_>,
+    ) -> Result<Reply, RegistryError> {
+        let mut shown = self.authorize(registry, &call.access).await?;
+        let reply = self.send(registry, call, &shown).await?;
+        if !is_challenge(&reply) {
+            return Ok(reply);
+        }
+        let endpoint = registry.endpoint();
+        let context = self.context(registry, &endpoint);
+        shown = registry
+            .authenticator
+            .answer(context, &call.access, &shown, reply)
+            .await?;
+        let reply = self.send(registry, call, &shown).await?;
+        if is_challenge(&reply) {
+            return Err(registry.authenticator.refusal(context, &shown, reply).await);
+        }
+        Ok(reply)
+    }
+
+    /// Sends a body that can be read only once. A 401 is the caller's to deal with, by
+    /// [`Client::reauthorize`] and another body.
+    pub(crate) async fn put_stream(
+        &self,
+        registry: &Registry,
+        url: &Url,
+        access: &Access<'_>,
+        headers: HeaderMap,
+        body: reqwest::Body,
+        length: u64,
+    ) -> Result<(Reply, Authorization), RegistryError> {
+        let shown = self.authorize(registry, access).await?;
+        let endpoint = registry.endpoint();
+        let wire = Wire {
+            registry: Some(&registry.name),
+            endpoint: &endpoint,
+            method: Method::PUT,
+            url: url.clone(),
+            headers,
+            authorization: shown.header.clone(),
+            body: WireBody::Stream(body, length),
+        };
+        Ok((self.inner.transport.send(wire).await?, shown))
+    }
+
+    /// Answers the 401 to a request that cannot be sent again as it was.
+    pub(crate) async fn reauthorize(
+        &self,
+        registry: &Registry,
+        access: &Access<'_>,
+        shown: &Authorization,
+        refused: Reply,
+    ) -> Result<(), RegistryError> {
+        let endpoint = registry.endpoint();
+        let context = self.context(registry, &endpoint);
+        let answered = registry
+            .authenticator
+            .answer(context, access, shown, refused);
+        answered.await.map(|_| ())
+    }
+
+    async fn authorize(
+        &self,
+        registry: &Registry,
+        access: &Access<'_>,
+    ) -> Result<Authorization, RegistryError> {
+        let endpoint = registry.endpoint();
+        let context = self.context(registry, &endpoint);
+        registry.authenticator.prepare(context, access).await
+    }
+
+    fn context<'a>(&'a self, registry: &'a Registry, endpoint: &'a Endpoint) -> Context<'a> {
+        Context {
+            registry: &registry.name,
+            endpoint,
+            transport: &self.inner.transport,
+            source: self.inner.credentials.as_ref(),
+        }
+    }
+
+    /// Sends `call` as it is. The first answer of a registry on this machine settles whether TLS is
+    /// spoken there.
+    async fn send(
+        &self,
+        registry: &Registry,
+        call: &Call<'_>,
+        shown: &Authorization,
+    ) -> Result<Reply, RegistryError> {
+        let endpoint = registry.endpoint();
+        let first = self.send_to(registry, &endpoint, call, shown).await;
+        if registry.answered.load(Ordering::Relaxed) {
+            return first;
+        }
+        let other = endpoint.other_scheme().filter(|_| endpoint.is_loopback());
+        if let Some(other) = other
+            && matches!(call.target, Target::Path(_))
+            && hints_at_other_scheme(&first, endpoint.scheme())
+            // Some servers of TLS say in the clear, by 400, that they are such.
+            && let Ok(reply) = self.send_to(registry, &other, call, shown).await
+        {
+            tracing::debug!(registry = registry.name, endpoint = %other, "the other scheme works");
+            registry.use_endpoint(other);
+            registry.answered.store(true, Ordering::Relaxed);
+            return Ok(reply);
+        }
+        if first.is_ok() {
+            registry.answered.store(true, Ordering::Relaxed);
+        }
+        first
+    }
+
+    async fn send_to(
+        &self,
+        registry: &Registry,
+        endpoint: &Endpoint,
+        call: &Call<'_>,
+        shown: &Authorization,
+    ) -> Result<Reply, RegistryError> {
+        let url = match call.target {
+            Target::Path(path) => endpoint.url(path),
+            Target::Url(url) => url.clone(),
+        };
+        let wire = Wire {
+            registry: Some(&registry.name),
+            endpoint,
+            method: call.method.clone(),
+            url,
+            headers: call.headers.clone(),
+            authorization: shown.header.clone(),
+            body: call.body.clone().map_or(WireBody::None, WireBody::Bytes),
+        };
+        self.inner.transport.send(wire).await
+    }
+}
+
+/// Whether the outcome is what a client sees who speaks TLS to a plain server or the reverse.
+fn hints_at_other_scheme(outcome: &Result<Reply, RegistryError>, scheme: Scheme) -> bool {
+    match (outcome, scheme) {
+        (Ok(reply), Scheme::Http) => reply.status() == StatusCode::BAD_REQUEST,
+        (Err(RegistryError::Connection(failure)), scheme) => {
+            let ConnectionFailure { step, cause, .. } = failure.as_ref();
+            match scheme {
+                Scheme::Http => *step == Step::Transfer,
+                Scheme::Https => *step == Step::Tls && !cause.is_about_certificate(),
+            }
+        }
+        _ => false,
+    }
+}
+
+/// The statuses of [`RegistryError::is_transient`].
+fn is_transient(status: StatusCode) -> bool {
+    matches!(status.as_u16(), 408 | 425 | 429 | 500 | 502 | 503 | 504)
+}
+
+/// Whether the registry itself asks who we are; storage behind it is none of our business.
+pub(crate) fn is_challenge(reply: &Reply) -> bool {
+    reply.status() == StatusCode::UNAUTHORIZED && reply.from_registry
+}
+
+pub(crate) async fn success(reply: Reply) -> Result<Reply, RegistryError> {
+    if reply.status().is_success() {
+        Ok(reply)
+    } else {
+        Err(reply.into_error().await)
+    }
+}
+
+/// A repository of a registry, as a place that images come from and go to.
+///
+/// Clones share the uploads that a refused mount has begun.
+#[derive(Debug, Clone)]
+pub struct RepositoryClient {
+    pub(crate) client: Client,
+    pub(crate) repository: Repository,
+    /// Where uploads go on that the registry began instead of mounting.
+    pub(crate) uploads: Arc<Mutex<BTreeMap<Digest, Url>>>,
+}
+
+impl RepositoryClient {
+    /// Which repository it is.
+    pub fn repository(&self) -> &Repository {
+        &self.repository
+    }
+
+    pub(crate) fn registry(&self) -> Result<Arc<Registry>, RegistryError> {
+        self.client.registry(&self.repository.registry)
+    }
+
+    pub(crate) fn access(&self, push: bool) -> Access<'_> {
+        Access {
+            path: &self.repository.path,
+            push,
+            mount_from: None,
+        }
+    }
+}
+
+impl ImageSource for RepositoryClient {
+    type Error = RegistryError;
+
+    async fn manifest(&self, selector: &Selector) -> Result<Document, RegistryError> {
+        crate::pull::fetch_manifest(self, selector).await
+    }
+
+    fn content(&self, _: &Descriptor) -> Content {
+        Content::Origin(self.repository.clone())
+    }
+}

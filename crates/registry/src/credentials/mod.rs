@@ -1,0 +1,67 @@
+//! Who we are to a registry.
+
+mod config;
+mod files;
+mod helper;
+
+use std::fmt;
+
+use futures_util::future::BoxFuture;
+use tierce_image::BoxError;
+use tierce_oci::Repository;
+
+use crate::secret::Secret;
+
+pub use config::BadConfig;
+pub use files::{ConfigFiles, CredentialFilesError};
+pub use helper::HelperError;
+
+/// Knows who we are to each registry.
+///
+/// It is asked when a registry first demands authentication for a repository, and its answer is
+/// kept for as long as the client lives.
+pub trait CredentialSource: fmt::Debug + Send + Sync {
+    /// The credentials for `repository`; `None` when there are none.
+    fn credentials<'a>(
+        &'a self,
+        repository: &'a Repository,
+    ) -> BoxFuture<'a, Result<Option<Credentials>, BoxError>>;
+}
+
+/// What is shown to a registry or its token server.
+#[derive(Debug, Clone, PartialEq, Eq)]
+pub struct Credentials {
+    /// The secret, and how it is to be used.
+    pub kind: CredentialKind,
+    /// Where they came from, for people: a file, a helper, a service.
+    pub origin: String,
+}
+
+/// The forms in which credentials come.
+#[derive(Debug, Clone, PartialEq, Eq)]
+pub enum CredentialKind {
+    /// A user name and a password, or a password-like token.
+    Password {
+        /// Who.
+        username: String,
+        /// The proof.
+        password: Secret,
+    },
+    /// An OAuth2 refresh token, to be exchanged at the token server.
+    IdentityToken(Secret),
+    /// A bearer token for the registry itself.
+    RegistryToken(Secret),
+}
+
+/// Never has credentials.
+#[derive(Debug, Clone, Copy, PartialEq, Eq)]
+pub struct Anonymous;
+
+impl CredentialSource for Anonymous {
+    fn credentials<'a>(
+        &'a self,
+        _: &'a Repository,
+    ) -> BoxFuture<'a, Result<Option<Credentials>, BoxError>> {
+        Box::pin(async { Ok(None) })
+    }
+}

@@ -1,0 +1,94 @@
+//! What a client is told when it is made.
+
+use std::path::PathBuf;
+use std::sync::Arc;
+use std::time::Duration;
+
+use crate::credentials::{Anonymous, CredentialSource};
+use crate::endpoint::PlainHttp;
+use crate::error::Cause;
+use crate::retry::RetryPolicy;
+
+/// All that a [`Client`](crate::Client) needs to know.
+#[derive(Debug, Clone)]
+pub struct ClientSettings {
+    /// PEM files with certificate authorities to trust besides the system's.
+    pub ca_files: Vec<PathBuf>,
+    /// Which registries are spoken to without TLS.
+    pub plain_http: PlainHttp,
+    /// How the client introduces itself.
+    pub user_agent: String,
+    /// When to try again.
+    pub retry: RetryPolicy,
+    /// How long to wait.
+    pub timeouts: Timeouts,
+    /// Who we are. Asked only when a registry demands it.
+    pub credentials: Arc<dyn CredentialSource>,
+}
+
+impl Default for ClientSettings {
+    fn default() -> Self {
+        Self {
+            ca_files: Vec::new(),
+            plain_http: PlainHttp::default(),
+            user_agent: concat!("tierce/", env!("CARGO_PKG_VERSION")).to_owned(),
+            retry: RetryPolicy::default(),
+            timeouts: Timeouts::default(),
+            credentials: Arc::new(Anonymous),
+        }
+    }
+}
+
+/// How long to wait before a connection counts as broken. No transfer as a whole has a limit.
+#[derive(Debug, Clone, Copy, PartialEq, Eq)]
+pub struct Timeouts {
+    /// For a connection, TLS included.
+    pub connect: Duration,
+    /// For the beginning of an answer, and for each next piece in either direction.
+    pub read: Duration,
+    /// For the answer to a whole blob, which registries check before they answer.
+    pub upload_answer: Duration,
+}
+
+impl Default for Timeouts {
+    fn default() -> Self {
+        Self {
+            connect: Duration::from_secs(30),
+            read: Duration::from_secs(60),
+            // buildkit had to go from half a minute to this (moby/buildkit#3995).
+            upload_answer: Duration::from_secs(600),
+        }
+    }
+}
+
+/// Why a client cannot be made of its settings.
+#[derive(Debug, thiserror::Error)]
+pub enum SettingsError {
+    /// A file of certificate authorities cannot be read.
+    #[error("could not read the certificate authorities in {}", path.display())]
+    ReadAuthorities {
+        /// The file.
+        path: PathBuf,
+        /// Why.
+        #[source]
+        source: std::io::Error,
+    },
+    /// A file of certificate authorities holds none.
+    #[error("{} has no certificate in PEM form", path.display())]
+    NoAuthorities {
+        /// The file.
+        path: PathBuf,
+    },
+    /// A certificate in it is broken.
+    #[error("{} has a certificate that cannot be used", path.display())]
+    BadAuthority {
+        /// The file.
+        path: PathBuf,
+        /// Why.
+        #[source]
+        source: Cause,
+    },
+    /// The user agent cannot stand in a header.
+    #[error("`{0}` cannot be a user agent")]
+    UserAgent(String),
+}

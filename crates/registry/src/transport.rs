@@ -1,0 +1,422 @@
+//! One request and its answer, redirects included.
+//!
+//! Redirects are followed here and not by the HTTP client: credentials must stay with the registry
+//! (storage behind it answers 400 when it sees them), TLS must not be left on the way, and a body
+//! that streams cannot be sent twice.
+
+use std::path::PathBuf;
+use std::sync::OnceLock;
+use std::time::{Duration, SystemTime};
+
+use bytes::{Bytes, BytesMut};
+use jiff::Timestamp;
+use jiff::fmt::rfc2822;
+use reqwest::header::{
+    AUTHORIZATION, CONTENT_LENGTH, HeaderMap, HeaderName, HeaderValue, LOCATION, RETRY_AFTER,
+};
+use reqwest::{Certificate, Method, StatusCode};
+use url::Url;
+
+use crate::endpoint::{Endpoint, Scheme, is_loopback};
+use crate::error::{
+    Answer, Cause, ConnectionFailure, Problem, RegistryError, RequestLine, Step, read_error_body,
+};
+use crate::retry::Tally;
+use crate::settings::{ClientSettings, SettingsError, Timeouts};
+
+/// Real chains have one or two; ten is what browsers and curl allow at least.
+const MAX_REDIRECTS: usize = 10;
+
+/// How much of an error's body is read: what registries write fits many times over.
+const MAX_ERROR_BODY: usize = 64 * 1024;
+
+/// The HTTP client, made when it is first needed: loading the system's certificates takes longer
+/// than a whole push that finds nothing to do on a registry of this machine.
+#[derive(Debug)]
+pub(crate) struct Transport {
+    authorities: Vec<Certificate>,
+    user_agent: HeaderValue,
+    timeouts: Timeouts,
+    /// For registries of this machine, which no proxy could reach.
+    direct: OnceLock<reqwest::Client>,
+    outward: OnceLock<reqwest::Client>,
+}
+
+/// One request, ready but for its connection.
+pub(crate) struct Wire<'a> {
+    /// The registry's name, for people; `None` when a token server is asked.
+    pub(crate) registry: Option<&'a str>,
+    /// The server that is meant, wherever `url` leads: it alone sees `authorization`.
+    pub(crate) endpoint: &'a Endpoint,
+    pub(crate) method: Method,
+    pub(crate) url: Url,
+    pub(crate) headers: HeaderMap,
+    pub(crate) authorization: Option<HeaderValue>,
+    pub(crate) body: WireBody,
+}
+
+pub(crate) enum WireBody {
+    None,
+    Bytes(Bytes),
+    /// A body of known length that can be sent once. Its sender watches over its progress.
+    Stream(reqwest::Body, u64),
+}
+
+/// An answer of which only status and headers have been read.
+#[derive(Debug)]
+pub(crate) struct Reply {
+    response: reqwest::Response,
+    pub(crate) host: String,
+    pub(crate) request: RequestLine,
+    /// Whether the registry itself answered.
+    pub(crate) from_registry: bool,
+    patience: Duration,
+}
+
+impl Transport {
+    pub(crate) fn new(settings: &ClientSettings) -> Result<Self, SettingsError> {
+        let mut authorities = Vec::new();
+        for path in &settings.ca_files {
+            authorities.extend(read_authorities(path)?);
+        }
+        let user_agent = HeaderValue::from_str(&settings.user_agent)
+            .map_err(|_| SettingsError::UserAgent(settings.user_agent.clone()))?;
+        Ok(Self {
+            authorities,
+            user_agent,
+            timeouts: settings.timeouts,
+            direct: OnceLock::new(),
+            outward: OnceLock::new(),
+        })
+    }
+
+    pub(crate) fn timeouts(&self) -> &Timeouts {
+        &self.timeouts
+    }
+
+    fn client(&self, is_loopback: bool) -> Result<&reqwest::Client, RegistryError> {
+        let cell = if is_loopback {
+            &self.direct
+        } else {
+            &self.outward
+        };
+        if let Some(client) = cell.get() {
+            return Ok(client);
+        }
+        let client = self.build(is_loopback)?;
+        Ok(cell.get_or_init(|| client))
+    }
+
+    fn build(&self, is_loopback: bool) -> Result<reqwest::Client, RegistryError> {
+        let builder = || {
+            let builder = reqwest::Client::builder()
+                .user_agent(self.user_agent.clone())
+                .redirect(reqwest::redirect::Policy::none())
+                .connect_timeout(self.timeouts.connect)
+                .tls_certs_merge(self.authorities.iter().cloned());
+            if is_loopback {
+                builder.no_proxy()
+            } else {
+                builder
+            }
+        };
+        // Where the system has no authorities at all (a bare container) no client can be made of
+        // them, not even to speak plain HTTP.
+        builder()
+            .build()
+            .or_else(|_| {
+                let bundled = webpki_root_certs::TLS_SERVER_ROOT_CERTS
+                    .iter()
+                    .filter_map(|certificate| Certificate::from_der(certificate).ok());
+                builder().tls_certs_only(bundled).build()
+            })
+            .map_err(|error| RegistryError::Setup(Cause::of(&error)))
+    }
+
+    /// Sends a request and waits for the head of the answer.
+    pub(crate) async fn send(&self, wire: Wire<'_>) -> Result<Reply, RegistryError> {
+        let Wire {
+            registry,
+            endpoint,
+            mut method,
+            mut url,
+            headers,
+            authorization,
+            body,
+        } = wire;
+        let mut stream = None;
+        let mut bytes = None;
+        match body {
+            WireBody::None => {}
+            WireBody::Bytes(whole) => bytes = Some(whole),
+            WireBody::Stream(body, length) => stream = Some((body, length)),
+        }
+        let streams = stream.is_some();
+        for hop in 0..=MAX_REDIRECTS {
+            let is_meant = endpoint.owns(&url);
+            let registry = registry.filter(|_| is_meant);
+            let host = registry.unwrap_or(url.authority()).to_owned();
+            let line = line(&method, &url, registry.is_some());
+            let mut request = self
+                .client(is_loopback(&url))?
+                .request(method.clone(), url.clone())
+                .headers(headers.clone());
+            if is_meant && let Some(authorization) = &authorization {
+                request = request.header(AUTHORIZATION, authorization);
+            }
+            if let Some(bytes) = &bytes {
+                request = request.body(bytes.clone());
+            } else if let Some((body, length)) = stream.take() {
+                // Without it the body would go in chunks, which storage behind registries refuses.
+                request = request.header(CONTENT_LENGTH, length).body(body);
+            } else if method == Method::POST || method == Method::PUT {
+                request = request.header(CONTENT_LENGTH, 0);
+            }
+            let fail = |step, cause| {
+                RegistryError::connection(ConnectionFailure::new(&host, &line, step, cause))
+            };
+            let answer = if streams {
+                request.send().await
+            } else {
+                match tokio::time::timeout(self.timeouts.read, request.send()).await {
+                    Ok(answer) => answer,
+                    Err(_) => return Err(fail(Step::Wait, waited(self.timeouts.read))),
+                }
+            };
+            let response = answer.map_err(|error| {
+                RegistryError::connection(ConnectionFailure::of(&host, &line, &error))
+            })?;
+            tracing::debug!(%host, request = %line, status = response.status().as_u16(), "answered");
+            let reply = Reply {
+                response,
+                host,
+                request: line,
+                from_registry: registry.is_some(),
+                patience: self.timeouts.read,
+            };
+            if !reply.asks_to_go_elsewhere(&method, streams) {
+                return Ok(reply);
+            }
+            if hop == MAX_REDIRECTS {
+                return Err(reply.unusable(Problem::TooManyRedirects));
+            }
+            let target = reply.location(endpoint)?;
+            if bytes.is_some() && !endpoint.owns(&target) {
+                // A body may hold a secret (a refresh token), so it stays with whom it is meant for.
+                return Ok(reply);
+            }
+            if let Err(source) = endpoint.check_scheme(&target) {
+                let host = target.authority().to_owned();
+                return Err(reply.unusable(Problem::Distrusted { host, source }));
+            }
+            if reply.status() == StatusCode::SEE_OTHER && method != Method::HEAD {
+                method = Method::GET;
+                bytes = None;
+            }
+            url = target;
+        }
+        unreachable!("the last round of the loop returns")
+    }
+}
+
+fn read_authorities(path: &PathBuf) -> Result<Vec<Certificate>, SettingsError> {
+    let pem = std::fs::read(path).map_err(|source| SettingsError::ReadAuthorities {
+        path: path.clone(),
+        source,
+    })?;
+    let bad = |error: &reqwest::Error| SettingsError::BadAuthority {
+        path: path.clone(),
+        source: Cause::of(error),
+    };
+    let certificates = Certificate::from_pem_bundle(&pem).map_err(|error| bad(&error))?;
+    if certificates.is_empty() {
+        return Err(SettingsError::NoAuthorities { path: path.clone() });
+    }
+    // They are only looked into when a client is made of them.
+    reqwest::Client::builder()
+        .tls_certs_only(certificates.iter().cloned())
+        .build()
+        .map_err(|error| bad(&error))?;
+    Ok(certificates)
+}
+
+fn line(method: &Method, url: &Url, from_registry: bool) -> RequestLine {
+    let path = if from_registry {
+        url.path().to_owned()
+    } else {
+        format!("{}://{}{}", url.scheme(), url.authority(), url.path())
+    };
+    RequestLine {
+        method: method.to_string(),
+        path,
+    }
+}
+
+fn waited(patience: Duration) -> Cause {
+    Cause::text(format!("nothing came for {} s", patience.as_secs()))
+}
+
+impl Reply {
+    pub(crate) fn status(&self) -> StatusCode {
+        self.response.status()
+    }
+
+    pub(crate) fn headers(&self) -> &HeaderMap {
+        self.response.headers()
+    }
+
+    /// A header that can be read as text.
+    pub(crate) fn header(&self, name: impl Into<HeaderName>) -> Option<&str> {
+        self.headers().get(name.into())?.to_str().ok()
+    }
+
+    /// The length that the answer promises.
+    pub(crate) fn promised_length(&self) -> Option<u64> {
+        self.header(CONTENT_LENGTH)?.trim().parse().ok()
+    }
+
+    fn asks_to_go_elsewhere(&self, method: &Method, streams: bool) -> bool {
+        let reads = method == Method::GET || method == Method::HEAD;
+        match self.status().as_u16() {
+            301..=303 => reads,
+            307 | 308 => !streams,
+            _ => false,
+        }
+    }
+
+    /// Where `Location` leads, resolved against the request's URL.
+    pub(crate) fn location(&self, endpoint: &Endpoint) -> Result<Url, RegistryError> {
+        let mut target = self
+            .header(LOCATION)
+            .and_then(|text| self.response.url().join(text).ok())
+            .filter(Url::has_host)
+            .ok_or_else(|| self.bad(Problem::NoLocation))?;
+        // Registries behind a proxy that ends TLS often name themselves with `http`.
+        if endpoint.scheme() == Scheme::Https
+            && target.scheme() == "http"
+            && target.authority() == endpoint.authority()
+        {
+            // Both schemes are special ones, between which the URL standard allows the change.
+            let _ = target.set_scheme("https");
+        }
+        Ok(target)
+    }
+
+    /// The next piece of the body.
+    pub(crate) async fn chunk(&mut self) -> Result<Option<Bytes>, RegistryError> {
+        match tokio::time::timeout(self.patience, self.response.chunk()).await {
+            Ok(Ok(piece)) => Ok(piece),
+            Ok(Err(error)) => Err(RegistryError::connection(ConnectionFailure::of(
+                &self.host,
+                &self.request,
+                &error,
+            ))),
+            Err(_) => Err(self.broken(Step::Wait, waited(self.patience))),
+        }
+    }
+
+    /// The whole body, when it has no more than `limit` bytes.
+    pub(crate) async fn bytes(&mut self, limit: usize) -> Result<Bytes, RegistryError> {
+        let limit_in_bytes = limit as u64;
+        let too_large = Problem::TooLarge {
+            limit: limit_in_bytes,
+        };
+        if self
+            .promised_length()
+            .is_some_and(|length| length > limit_in_bytes)
+        {
+            return Err(self.bad(too_large));
+        }
+        let mut bytes = BytesMut::new();
+        while let Some(piece) = self.chunk().await? {
+            if bytes.len() + piece.len() > limit {
+                return Err(self.bad(too_large));
+            }
+            bytes.extend_from_slice(&piece);
+        }
+        Ok(bytes.freeze())
+    }
+
+    pub(crate) fn broken(&self, step: Step, cause: Cause) -> RegistryError {
+        let failure = ConnectionFailure::new(&self.host, &self.request, step, cause);
+        RegistryError::connection(failure)
+    }
+
+    pub(crate) fn bad(&self, source: Problem) -> RegistryError {
+        RegistryError::BadAnswer {
+            host: self.host.clone(),
+            request: self.request.clone(),
+            source,
+        }
+    }
+
+    pub(crate) fn unusable(self, source: Problem) -> RegistryError {
+        self.bad(source)
+    }
+
+    /// Reads an answer that is no. What of its body cannot be read is left out.
+    pub(crate) async fn into_answer(mut self) -> Answer {
+        let retry_after = self.header(RETRY_AFTER).and_then(read_retry_after);
+        let mut body = BytesMut::new();
+        let reading = async {
+            while body.len() < MAX_ERROR_BODY
+                && let Ok(Some(piece)) = self.response.chunk().await
+            {
+                body.extend_from_slice(&piece);
+            }
+        };
+        // A body that trickles is left where the patience ends.
+        let _ = tokio::time::timeout(self.patience, reading).await;
+        body.truncate(MAX_ERROR_BODY);
+        let (errors, excerpt) = read_error_body(&body);
+        Answer {
+            status: self.status().as_u16(),
+            host: self.host,
+            from_registry: self.from_registry,
+            request: self.request,
+            errors,
+            excerpt,
+            retry_after,
+            tally: Tally::ONE,
+        }
+    }
+
+    pub(crate) async fn into_error(self) -> RegistryError {
+        RegistryError::Answer(Box::new(self.into_answer().await))
+    }
+}
+
+/// Seconds or a date (RFC 9110, section 10.2.3).
+fn read_retry_after(text: &str) -> Option<Duration> {
+    if let Ok(seconds) = text.trim().parse() {
+        return Some(Duration::from_secs(seconds));
+    }
+    let date = rfc2822::DateTimeParser::new()
+        .relaxed_weekday(true)
+        .parse_timestamp(text)
+        .ok()?;
+    Some(until(date, Timestamp::try_from(SystemTime::now()).ok()?))
+}
+
+fn until(date: Timestamp, now: Timestamp) -> Duration {
+    Duration::try_from(date.duration_since(now)).unwrap_or_default()
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+
+    #[test]
+    fn retry_after_comes_as_seconds_or_date() {
+        let seconds = |text: &str| read_retry_after(text).map(|wait| wait.as_secs());
+        assert_eq!(seconds("120"), Some(120));
+        assert_eq!(seconds(" 0 "), Some(0));
+        assert_eq!(seconds("Wed, 21 Oct 2015 07:28:00 GMT"), Some(0));
+        assert!(seconds("Fri, 31 Dec 2999 23:59:59 GMT").unwrap() > 1_000_000);
+        assert_eq!(seconds("soon"), None);
+        assert_eq!(seconds("-1"), None);
+        let date = Timestamp::from_second(100).unwrap();
+        let wait = until(date, Timestamp::from_second(40).unwrap());
+        assert_eq!(wait, Duration::from_secs(60));
+    }
+}
