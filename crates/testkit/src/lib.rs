@@ -1,4 +1,26 @@
 //! Stand-ins and assertions for tests of tierce; nothing here is part of the program.
+//!
+//! [`FakeRegistry`] is a registry in the test's own process that does everything right until a
+//! [`Fault`] tells it otherwise, and whose [`RequestLog`] shows what travelled. [`images`] makes
+//! bases to build on, [`check`] judges what came out, [`tree`] shows the files, [`sandbox`] runs
+//! the program away from the machine's own settings, and [`process`] starts the real programs that
+//! the tests with real parts need. Nothing shares code with the crates under test but the digest
+//! type.
+//!
+//! ```
+//! use tierce_testkit::check::{Checker, assert_clean};
+//! use tierce_testkit::images::{Format, merged_usr_base};
+//! use tierce_testkit::{FakeRegistry, Fault, Method};
+//!
+//! let registry = FakeRegistry::start();
+//! merged_usr_base(Format::Oci, "arm64").put(&registry, "bases/tiny", Some("1"));
+//! registry.inject(Fault::disconnect_after_receiving(100).on(Method::PUT, "/blobs/uploads/"));
+//!
+//! // Here the code under test pushes to `registry.host()`; then:
+//! assert_eq!(registry.log().blob_bytes_received(), 0);
+//! assert_eq!(registry.log().count(Method::HEAD, "/manifests/"), 0);
+//! assert_clean(&Checker::new().registry(&registry, "bases/tiny", "1"));
+//! ```
 
 pub mod check;
 mod fault;
