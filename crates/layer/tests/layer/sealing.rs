@@ -1,0 +1,280 @@
+//! What sealing promises beside the bytes.
+
+use std::cell::RefCell;
+use std::fs::{self, File};
+use std::io::{self, Read};
+use std::path::Path;
+use std::sync::atomic::{AtomicBool, Ordering};
+use std::time::{Duration, UNIX_EPOCH};
+
+use tempfile::tempdir;
+use tierce_layer::{
+    Codec, EncodeError, Encoder, EntryCounts, Limits, SealError, SealSettings, Stored, TarCheck,
+    Tree, ZlibRs, seal, seal_tar,
+};
+
+use crate::support::{
+    archive_of, chain, file, gzip, plan_of, scanned, sealed, settings, tree_of, unpacked, write,
+};
+
+fn seal_after(change: impl FnOnce(&Path)) -> String {
+    let source = tempdir().unwrap();
+    let output = tempdir().unwrap();
+    let victim = source.path().join("victim");
+    write(&victim, vec![1; 3 << 20]);
+    let (tree, _) = scanned(source.path(), "/opt");
+    let plan = plan_of(tree);
+    change(&victim);
+    let error = seal(&plan, &settings(&Stored, output.path(), 2)).unwrap_err();
+    assert_eq!(
+        fs::read_dir(output.path()).unwrap().count(),
+        0,
+        "nothing is left behind"
+    );
+    chain(&error).replace(&source.path().display().to_string(), "SOURCE")
+}
+
+#[test]
+fn a_file_that_changes_after_the_scan_is_an_error() {
+    let changed =
+        "could not write `opt/victim` into the layer: `SOURCE/victim` changed while it was read";
+    assert_eq!(seal_after(|victim| write(victim, "shorter")), changed);
+    assert_eq!(
+        seal_after(|victim| write(victim, vec![1; 4 << 20])),
+        changed
+    );
+    assert_eq!(
+        seal_after(|victim| {
+            let file = File::options().write(true).open(victim).unwrap();
+            file.set_modified(UNIX_EPOCH + Duration::from_secs(1))
+                .unwrap();
+        }),
+        changed
+    );
+    // Another file with the same size and time.
+    assert_eq!(
+        seal_after(|victim| {
+            let time = fs::metadata(victim).unwrap().modified().unwrap();
+            let other = victim.with_file_name("other");
+            write(&other, vec![2; 3 << 20]);
+            File::options()
+                .write(true)
+                .open(&other)
+                .unwrap()
+                .set_modified(time)
+                .unwrap();
+            fs::rename(other, victim).unwrap();
+        }),
+        changed
+    );
+    assert_eq!(
+        seal_after(|victim| {
+            fs::remove_file(victim).unwrap();
+            std::os::unix::fs::symlink("/etc/passwd", victim).unwrap();
+        }),
+        "could not write `opt/victim` into the layer: could not open `SOURCE/victim`: Too many \
+         levels of symbolic links (os error 40)"
+    );
+    assert_eq!(
+        seal_after(|victim| fs::remove_file(victim).unwrap()),
+        "could not write `opt/victim` into the layer: could not open `SOURCE/victim`: No such \
+         file or directory (os error 2)"
+    );
+    assert_eq!(
+        seal_after(|victim| {
+            fs::remove_file(victim).unwrap();
+            rustix::fs::mknodat(
+                rustix::fs::CWD,
+                victim,
+                rustix::fs::FileType::Fifo,
+                rustix::fs::Mode::RUSR,
+                0,
+            )
+            .unwrap();
+        }),
+        changed
+    );
+}
+
+#[test]
+fn a_directory_that_is_not_there_is_named() {
+    let plan = plan_of(Tree::new());
+    let error = seal(&plan, &settings(&Stored, Path::new("/nonexistent"), 1)).unwrap_err();
+    let text = chain(&error);
+    let expected = "could not create a file in `/nonexistent`: No such file or directory";
+    assert!(text.starts_with(expected), "{text}");
+}
+
+fn large() -> Tree {
+    tree_of((0..24).map(|index| {
+        (
+            format!("opt/{index:02}"),
+            file(vec![index; 1_000_000 + usize::from(index) * 10_000]),
+        )
+    }))
+}
+
+#[test]
+fn progress_is_told_in_order_and_to_the_end() {
+    let plan = plan_of(large());
+    let output = tempdir().unwrap();
+    let seen = RefCell::new(Vec::new());
+    let progress = |bytes| seen.borrow_mut().push(bytes);
+    let settings = SealSettings {
+        progress: Some(&progress),
+        ..settings(&Stored, output.path(), 3)
+    };
+    let layer = seal(&plan, &settings).unwrap();
+    let seen = seen.into_inner();
+    assert!(seen.is_sorted());
+    assert_eq!(seen.len() as u64, layer.segments);
+    assert_eq!(seen.last(), Some(&layer.uncompressed_size));
+    let counts = EntryCounts {
+        directories: 1,
+        files: 24,
+        ..EntryCounts::default()
+    };
+    assert_eq!(layer.entries, counts);
+}
+
+#[test]
+fn a_raised_flag_ends_sealing() {
+    let plan = plan_of(large());
+    let output = tempdir().unwrap();
+    let cancel = AtomicBool::new(false);
+    let progress = |_| cancel.store(true, Ordering::Relaxed);
+    let settings = SealSettings {
+        progress: Some(&progress),
+        cancel: Some(&cancel),
+        ..settings(&Stored, output.path(), 2)
+    };
+    assert!(matches!(seal(&plan, &settings), Err(SealError::Cancelled)));
+    assert_eq!(fs::read_dir(output.path()).unwrap().count(), 0);
+}
+
+/// Fails, or panics, at the first segment that begins with a byte.
+struct Broken {
+    panics: bool,
+}
+
+impl Codec for Broken {
+    fn id(&self) -> &'static str {
+        "broken"
+    }
+
+    fn encoder(&self) -> Box<dyn Encoder + '_> {
+        Box::new(Self {
+            panics: self.panics,
+        })
+    }
+}
+
+impl Encoder for Broken {
+    fn encode(&mut self, segment: &[u8], _: &mut Vec<u8>) -> Result<(), EncodeError> {
+        assert!(!self.panics, "the codec is broken");
+        Err(EncodeError {
+            codec: "broken",
+            length: segment.len(),
+        })
+    }
+}
+
+#[test]
+fn a_codec_that_fails_ends_sealing() {
+    let plan = plan_of(large());
+    let output = tempdir().unwrap();
+    for jobs in [1, 3] {
+        let error = seal(
+            &plan,
+            &settings(&Broken { panics: false }, output.path(), jobs),
+        );
+        assert!(chain(&error.unwrap_err()).starts_with(
+            "could not compress the layer: codec `broken` could not compress a segment of "
+        ));
+    }
+}
+
+#[test]
+fn a_codec_that_panics_does_not_hang() {
+    let plan = plan_of(large());
+    let output = tempdir().unwrap();
+    let result = std::panic::catch_unwind(|| {
+        drop(seal(
+            &plan,
+            &settings(&Broken { panics: true }, output.path(), 2),
+        ));
+    });
+    assert!(result.is_err());
+}
+
+fn seal_bytes(archive: &[u8], check: TarCheck) -> (tierce_layer::SealedLayer, tempfile::TempDir) {
+    let output = tempdir().unwrap();
+    let layer = seal_tar(
+        archive,
+        check,
+        &settings(&ZlibRs::default(), output.path(), 2),
+    )
+    .unwrap();
+    (layer, output)
+}
+
+#[test]
+fn an_archive_becomes_a_layer_byte_for_byte() {
+    let mut archive = archive_of(large());
+    for padding in [0, 512, 8192] {
+        archive.resize(archive.len() + padding, 0);
+        let (layer, _output) = seal_bytes(&archive, TarCheck::Strict(Limits::default()));
+        assert!(unpacked(&layer) == archive);
+        assert_eq!(layer.entries.files, 24);
+        assert_eq!(layer.segments, archive.len().div_ceil(1 << 20) as u64);
+    }
+    let (layer, _output) = seal_bytes(b"whatever it is", TarCheck::AsIs);
+    assert_eq!(unpacked(&layer), b"whatever it is");
+    let (layer, _output) = seal_bytes(b"", TarCheck::AsIs);
+    assert_eq!(unpacked(&layer), b"");
+}
+
+/// Gives a byte less than was asked for, and now and then says that it was interrupted.
+struct Slow<'a>(&'a [u8], usize);
+
+impl Read for Slow<'_> {
+    fn read(&mut self, buffer: &mut [u8]) -> io::Result<usize> {
+        self.1 += 1;
+        if self.1.is_multiple_of(7) {
+            return Err(io::ErrorKind::Interrupted.into());
+        }
+        let most = buffer.len().min(1 + self.1 * 37 % 5000);
+        self.0.read(&mut buffer[..most])
+    }
+}
+
+#[test]
+fn how_an_archive_arrives_does_not_show() {
+    let archive = archive_of(large());
+    let (expected, _output) = seal_bytes(&archive, TarCheck::AsIs);
+    for check in [TarCheck::AsIs, TarCheck::Strict(Limits::default())] {
+        let output = tempdir().unwrap();
+        let codec = ZlibRs::default();
+        let settings = settings(&codec, output.path(), 1);
+        let layer = seal_tar(Slow(&archive, 0), check, &settings).unwrap();
+        assert_eq!(layer.digest, expected.digest);
+    }
+}
+
+#[test]
+fn a_compressed_archive_is_no_layer_to_be() {
+    let output = tempdir().unwrap();
+    let archive = gzip(&archive_of(tree_of([("a", file("x"))])));
+    let check = TarCheck::Strict(Limits::default());
+    let error = seal_tar(&*archive, check, &settings(&Stored, output.path(), 1)).unwrap_err();
+    assert!(chain(&error).starts_with("could not make a layer of an archive: the archive is trun"));
+}
+
+#[test]
+fn persisting_keeps_the_blob() {
+    let (layer, directory) = sealed(&plan_of(large()), &Stored, 2);
+    let kept = directory.path().join("kept");
+    layer.file.persist(&kept).unwrap();
+    assert_eq!(fs::metadata(kept).unwrap().len(), layer.size);
+    assert_eq!(fs::read_dir(directory.path()).unwrap().count(), 1);
+}
