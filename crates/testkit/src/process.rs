@@ -15,6 +15,7 @@ use std::time::{Duration, Instant};
 
 use rustix::mount::{UnmountFlags, unmount};
 use rustix::process::{Pid, Signal, kill_process};
+use serde_json::Value;
 use tempfile::TempDir;
 
 use crate::TokenServer;
@@ -23,7 +24,7 @@ use crate::TokenServer;
 const POLL: Duration = Duration::from_millis(20);
 
 /// Packages of Debian that hold the programs that real tests use.
-const PACKAGES: [(&str, &str); 9] = [
+const PACKAGES: [(&str, &str); 10] = [
     ("docker-registry", "docker-registry"),
     ("skopeo", "skopeo"),
     ("umoci", "umoci"),
@@ -33,6 +34,7 @@ const PACKAGES: [(&str, &str); 9] = [
     ("containerd", "containerd"),
     ("htpasswd", "apache2-utils"),
     ("openssl", "openssl"),
+    ("unshare", "util-linux"),
 ];
 
 /// Finds a program on `PATH` or in the system's own directories.
@@ -275,6 +277,49 @@ fn wait_until(limit: Duration, mut done: impl FnMut() -> bool) -> bool {
         }
         std::thread::sleep(POLL);
     }
+}
+
+/// A `crun` command that leaves cgroups alone; its state lies in `state`.
+///
+/// crun refuses machines that have cgroups of version 1 and 2 side by side even when told not to
+/// use them, so it sees an empty directory in their place, in a mount namespace of its own. It
+/// needs root.
+///
+/// # Panics
+/// When `crun` or `unshare` is not installed.
+#[track_caller]
+pub fn crun(state: &Path) -> Command {
+    let mut command = Command::new(require("unshare"));
+    command
+        .args(["--mount", "--", "sh", "-c"])
+        .arg("mount -t tmpfs none /sys/fs/cgroup && exec \"$@\"")
+        .arg("sh")
+        .arg(require("crun"))
+        .arg("--root")
+        .arg(state)
+        .arg("--cgroup-manager=disabled")
+        .stdin(Stdio::null());
+    command
+}
+
+/// Changes an OCI bundle's `config.json`, as `umoci unpack` writes it, into one that [`crun`] can
+/// run without a terminal and without cgroups.
+///
+/// # Panics
+/// When the bundle has no such file.
+pub fn prepare_bundle(bundle: &Path) {
+    let path = bundle.join("config.json");
+    let bytes = fs::read(&path).expect("the bundle has a config.json");
+    let mut config: Value = serde_json::from_slice(&bytes).expect("config.json is JSON");
+    config["process"]["terminal"] = false.into();
+    if let Some(linux) = config["linux"].as_object_mut() {
+        linux.remove("resources");
+        linux.remove("cgroupsPath");
+    }
+    if let Some(mounts) = config["mounts"].as_array_mut() {
+        mounts.retain(|mount| mount["type"] != "cgroup");
+    }
+    fs::write(&path, config.to_string()).expect("the bundle is writable");
 }
 
 /// A Docker daemon of one test: its images, sockets and state lie in a temporary directory.

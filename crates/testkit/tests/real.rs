@@ -8,7 +8,7 @@ use std::process::Command;
 
 use tierce_testkit::check::{Checker, LoadedImage, assert_clean};
 use tierce_testkit::images::{self, Format, ImageBuilder, LayerBuilder, TestImage};
-use tierce_testkit::process::{DockerDaemon, DockerRegistry, require};
+use tierce_testkit::process::{DockerDaemon, DockerRegistry, crun, prepare_bundle, require};
 use tierce_testkit::sandbox::{Output, Sandbox};
 use tierce_testkit::{FakeRegistry, Method, Redirect, TokenServer, TokenSettings};
 
@@ -162,7 +162,7 @@ fn skopeo_reads_every_archive() {
 }
 
 /// An image with the machine's own `sh` and the libraries it needs, which echoes its arguments.
-fn with_shell() -> TestImage {
+fn with_shell(format: Format) -> TestImage {
     let output = Command::new(require("ldd"))
         .arg("/bin/sh")
         .output()
@@ -183,10 +183,33 @@ fn with_shell() -> TestImage {
         "amd64"
     };
     let entrypoint = vec!["/bin/sh", "-c", "echo \"$0\""];
-    ImageBuilder::new(Format::Docker, architecture)
+    ImageBuilder::new(format, architecture)
         .layer(&layer)
         .config(|config| config["config"]["Entrypoint"] = entrypoint.into())
         .build()
+}
+
+#[test]
+#[ignore = "needs umoci, crun and root"]
+fn an_unpacked_image_runs_under_crun() {
+    let sandbox = Sandbox::new("/bin/false");
+    with_shell(Format::Oci).write_layout(&sandbox.path("layout"), Some("t"));
+    let umoci = ["unpack", "--image", "layout:t", "bundle"];
+    let _ = sandbox
+        .command(require("umoci"))
+        .args(umoci)
+        .run()
+        .assert_success();
+    let bundle = sandbox.path("bundle");
+    prepare_bundle(&bundle);
+    let mut run = crun(&sandbox.path("state"));
+    run.args(["run", "--bundle"])
+        .arg(&bundle)
+        .arg(format!("testkit-{}", std::process::id()));
+    let output = run.output().unwrap();
+    let stderr = String::from_utf8_lossy(&output.stderr);
+    assert!(output.status.success(), "{stderr}");
+    assert_eq!(output.stdout, b"/bin/sh\n");
 }
 
 #[test]
@@ -200,7 +223,7 @@ fn a_docker_daemon_loads_and_runs() {
         String::from_utf8_lossy(&output.stdout).into_owned()
     };
     let directory = tempfile::tempdir().unwrap();
-    let image = with_shell();
+    let image = with_shell(Format::Docker);
     for (name, tag) in [("old.tar", "old:1"), ("new.tar", "new:1")] {
         let file = directory.path().join(name);
         if name == "old.tar" {
