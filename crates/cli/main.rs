@@ -1,2 +1,5 @@
 //! The `tierce` binary: all of it is in `tierce-cli`.
-fn main() {}
+
+fn main() -> std::process::ExitCode {
+    tierce_cli::main()
+}

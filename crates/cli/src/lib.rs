@@ -1,1 +1,97 @@
-//! placeholder
+//! The command line of tierce: arguments in, one result out.
+//!
+//! [`main`] reads the arguments and the environment, once, and hands both as values to the command.
+//! Libraries report facts; words for people, hints and exit codes are made here.
+
+mod arguments;
+mod base;
+mod commands;
+mod config_file;
+mod diagnostic;
+mod documents;
+mod environment;
+mod layers;
+mod lock;
+mod output;
+mod places;
+mod plan;
+mod progress;
+mod registries;
+mod transport;
+
+use std::process::ExitCode;
+
+use clap::Parser as _;
+
+use crate::arguments::{Arguments, Command};
+use crate::diagnostic::Diagnostic;
+use crate::environment::Environment;
+use crate::output::Output;
+
+/// What a shell expects of a program that Ctrl-C ended: 128 and the signal's number.
+const INTERRUPTED: u8 = 130;
+
+/// Runs the program: reads arguments and environment, runs the command, reports.
+pub fn main() -> ExitCode {
+    let arguments = Arguments::parse();
+    let output = Output::new(&arguments.global);
+    start_log(arguments.global.verbose);
+    let runtime = match tokio::runtime::Builder::new_multi_thread()
+        .enable_all()
+        .build()
+    {
+        Ok(runtime) => runtime,
+        Err(error) => {
+            Output::error(&format!("error: could not start: {error}"));
+            return ExitCode::FAILURE;
+        }
+    };
+    let result = runtime.block_on(async {
+        tokio::select! {
+            result = run(arguments.command, output) => Some(result),
+            _ = tokio::signal::ctrl_c() => None,
+        }
+    });
+    // Threads that still compress something work for nobody now.
+    runtime.shutdown_background();
+    match result {
+        Some(Ok(())) => ExitCode::SUCCESS,
+        Some(Err(error)) if diagnostic::is_broken_pipe(&error) => ExitCode::SUCCESS,
+        Some(Err(error)) => {
+            let diagnostic = Diagnostic::of(&error);
+            Output::error(&diagnostic.text);
+            diagnostic.exit_code()
+        }
+        None => ExitCode::from(INTERRUPTED),
+    }
+}
+
+async fn run(command: Command, output: Output) -> anyhow::Result<()> {
+    let environment = Environment::read()?;
+    match command {
+        Command::Build(arguments) => commands::build::build(arguments, &environment, output).await,
+        Command::Push(arguments) => commands::copy::push(arguments, &environment, output).await,
+        Command::Pull(arguments) => commands::copy::pull(arguments, &environment, output).await,
+        Command::Copy(arguments) => commands::copy::copy(arguments, &environment, output).await,
+        Command::Inspect(arguments) => {
+            commands::inspect::inspect(arguments, &environment, output).await
+        }
+        Command::Lock(arguments) => commands::lock::lock(arguments, &environment, output).await,
+    }
+}
+
+/// `-v` shows what tierce does, `-vv` what it says to registries.
+fn start_log(verbose: u8) {
+    let filter = match verbose {
+        0 => "warn",
+        1 => "warn,tierce_cli=info,tierce_registry=info,tierce_store=info,tierce_layer=info",
+        _ => "warn,tierce_cli=debug,tierce_registry=debug,tierce_store=debug,tierce_layer=debug",
+    };
+    // Only a second initialisation fails, and there is none.
+    let _ = tracing_subscriber::fmt()
+        .with_writer(std::io::stderr)
+        .with_env_filter(filter)
+        .without_time()
+        .with_target(false)
+        .try_init();
+}

@@ -1,0 +1,372 @@
+//! The command line, as it is typed.
+//!
+//! Parsing is pure: nothing here looks at a file or the environment. What the words mean together is
+//! worked out by the commands.
+
+use std::num::NonZeroUsize;
+use std::path::PathBuf;
+
+use clap::{Args, Parser, Subcommand, ValueEnum};
+use tierce_oci::{ImageFormat, Platform, Reference};
+
+use crate::transport::{BaseName, ImagePlace, PushSource};
+
+/// Assembles container images for AWS Lambda without Docker, and moves them.
+#[derive(Debug, Parser)]
+#[command(
+    name = "tierce",
+    version,
+    propagate_version = true,
+    disable_help_subcommand = true
+)]
+#[command(
+    after_help = "Images are named as elsewhere: HOST/REPO:TAG or docker://HOST/REPO:TAG (a registry), \
+oci:DIR:TAG, oci-archive:FILE:TAG, docker-archive:FILE:REF, and store:NAME:TAG (the local store).
+
+Exit codes: 0 done, 1 failed, 2 bad usage."
+)]
+pub(crate) struct Arguments {
+    #[command(subcommand)]
+    pub(crate) command: Command,
+
+    #[command(flatten)]
+    pub(crate) global: GlobalArguments,
+}
+
+#[derive(Debug, Args)]
+#[command(next_help_heading = "Global options")]
+pub(crate) struct GlobalArguments {
+    /// Say more on stderr (twice: every request)
+    #[arg(short, long, global = true, action = clap::ArgAction::Count)]
+    pub(crate) verbose: u8,
+
+    /// Say nothing on stderr but errors
+    #[arg(short, long, global = true, conflicts_with = "verbose")]
+    pub(crate) quiet: bool,
+
+    /// Print one JSON document instead of lines
+    #[arg(long, global = true)]
+    pub(crate) json: bool,
+
+    /// How to show progress
+    #[arg(long, global = true, value_enum, default_value_t = ProgressStyle::Auto)]
+    pub(crate) progress: ProgressStyle,
+}
+
+#[derive(Debug, Clone, Copy, PartialEq, Eq, ValueEnum)]
+pub(crate) enum ProgressStyle {
+    /// Bars on a terminal, nothing elsewhere
+    Auto,
+    /// A line for each step
+    Plain,
+    /// No progress
+    None,
+}
+
+#[derive(Debug, Subcommand)]
+pub(crate) enum Command {
+    Build(BuildArguments),
+    Push(PushArguments),
+    Pull(PullArguments),
+    Copy(CopyArguments),
+    Inspect(InspectArguments),
+    Lock(LockArguments),
+}
+
+/// How registries are reached.
+#[derive(Debug, Clone, Args)]
+#[command(next_help_heading = "Registry options")]
+pub(crate) struct RegistryArguments {
+    /// Trust the certificate authorities of this PEM file too
+    #[arg(long, value_name = "FILE")]
+    pub(crate) ca_file: Vec<PathBuf>,
+
+    /// Speak plain HTTP with this registry (loopback ones may always)
+    #[arg(long, value_name = "HOST[:PORT]")]
+    pub(crate) plain_http: Vec<String>,
+}
+
+/// Build an image from a folder
+///
+/// Reads CONTEXT/tierce.toml when there is one; flags override it. The image goes to the local store
+/// unless --output or --push says otherwise. Of a base in a registry only manifest and config are
+/// fetched.
+#[derive(Debug, Args)]
+#[command(after_help = "Examples:
+  tierce build
+      what ./tierce.toml says, into the local store
+  tierce build --base public.ecr.aws/lambda/python:3.12 --handler app.handler -t orders src
+      the folder src as the function's code, as store:orders
+  tierce build --base scratch --add app:/app/ --entrypoint /app/server -o oci:out:latest
+      a static program, into an OCI layout
+  tierce build --platform arm64 --platform x86_64 --index -t registry.example/orders:1.4 --push
+      orders:1.4-arm64, orders:1.4-amd64 and an index of both as orders:1.4")]
+pub(crate) struct BuildArguments {
+    /// The folder that tierce.toml, .dockerignore and all relative paths belong to
+    #[arg(default_value = ".")]
+    pub(crate) context: PathBuf,
+
+    /// Read this instead of CONTEXT/tierce.toml
+    #[arg(short, long, value_name = "FILE")]
+    pub(crate) file: Option<PathBuf>,
+
+    /// Name the image; repeat for several names
+    #[arg(short, long, value_name = "NAME[:TAG]")]
+    pub(crate) tag: Vec<Reference>,
+
+    /// Build for these platforms: x86_64, arm64, linux/amd64, …
+    #[arg(long, value_name = "PLATFORM", value_delimiter = ',')]
+    pub(crate) platform: Vec<Platform>,
+
+    /// Put an index of all platforms under the plain tag too
+    #[arg(long)]
+    pub(crate) index: bool,
+
+    /// Write the image here; repeat for several places [default: store:NAME:TAG]
+    #[arg(short, long, value_name = "PLACE")]
+    pub(crate) output: Vec<ImagePlace>,
+
+    /// Push the image to the registry that --tag names
+    #[arg(long)]
+    pub(crate) push: bool,
+
+    /// Write digests and names as JSON, with buildx's keys
+    #[arg(long, value_name = "FILE")]
+    pub(crate) metadata_file: Option<PathBuf>,
+
+    /// Do everything but write: prints the digest that the build would have
+    #[arg(long)]
+    pub(crate) dry_run: bool,
+
+    /// Fail unless tierce.lock pins the base for every platform
+    #[arg(long)]
+    pub(crate) locked: bool,
+
+    /// Use no network: the base must be known from an earlier build
+    #[arg(long)]
+    pub(crate) offline: bool,
+
+    /// Number of compression threads and parallel transfers [default: processors, and 4]
+    #[arg(short, long, value_name = "N")]
+    pub(crate) jobs: Option<NonZeroUsize>,
+
+    #[command(flatten)]
+    pub(crate) image: ImageArguments,
+
+    #[command(flatten)]
+    pub(crate) registry: RegistryArguments,
+}
+
+/// What the image is made of; all of it can stand in tierce.toml instead.
+#[derive(Debug, Args)]
+#[command(next_help_heading = "Image options")]
+pub(crate) struct ImageArguments {
+    /// Build on this image, from any place, or on `scratch`
+    #[arg(long, value_name = "IMAGE")]
+    pub(crate) base: Option<BaseName>,
+
+    /// Add a file or a folder's content, in a layer above those of tierce.toml
+    #[arg(long, value_name = "SRC:DEST")]
+    pub(crate) add: Vec<AddArgument>,
+
+    /// The function's handler: becomes the single CMD argument
+    #[arg(long, value_name = "HANDLER", conflicts_with = "cmd")]
+    pub(crate) handler: Option<String>,
+
+    /// CMD; repeat for several words
+    #[arg(long, value_name = "WORD", allow_hyphen_values = true)]
+    pub(crate) cmd: Vec<String>,
+
+    /// ENTRYPOINT; repeat for several words
+    #[arg(long, value_name = "WORD", allow_hyphen_values = true)]
+    pub(crate) entrypoint: Vec<String>,
+
+    /// Set an environment variable
+    #[arg(short, long, value_name = "NAME=VALUE")]
+    pub(crate) env: Vec<Pair>,
+
+    /// WORKDIR
+    #[arg(long, value_name = "PATH")]
+    pub(crate) workdir: Option<String>,
+
+    /// USER (Lambda ignores it)
+    #[arg(long, value_name = "USER")]
+    pub(crate) user: Option<String>,
+
+    /// Set a label
+    #[arg(long, value_name = "NAME=VALUE")]
+    pub(crate) label: Vec<Pair>,
+
+    /// Set an annotation of the manifest (OCI only)
+    #[arg(long, value_name = "NAME=VALUE")]
+    pub(crate) annotation: Vec<Pair>,
+
+    /// Expose a port
+    #[arg(long, value_name = "PORT[/PROTOCOL]")]
+    pub(crate) expose: Vec<String>,
+
+    /// STOPSIGNAL
+    #[arg(long, value_name = "SIGNAL")]
+    pub(crate) stop_signal: Option<String>,
+
+    /// Media types of the image [default: the base's, docker for scratch]
+    #[arg(long, value_name = "docker|oci")]
+    pub(crate) format: Option<ImageFormat>,
+}
+
+/// `SRC:DEST` as COPY takes it.
+#[derive(Debug, Clone, PartialEq, Eq)]
+pub(crate) struct AddArgument {
+    pub(crate) from: PathBuf,
+    pub(crate) to: String,
+}
+
+impl std::str::FromStr for AddArgument {
+    type Err = String;
+
+    fn from_str(text: &str) -> Result<Self, Self::Err> {
+        // The last colon, because a destination in an image rarely has one and a source may.
+        match text.rsplit_once(':') {
+            Some((from, to)) if !from.is_empty() && !to.is_empty() => Ok(Self {
+                from: PathBuf::from(from),
+                to: to.to_owned(),
+            }),
+            _ => Err("expected SRC:DEST, for example src:/var/task/".to_owned()),
+        }
+    }
+}
+
+/// `NAME=VALUE`.
+#[derive(Debug, Clone, PartialEq, Eq)]
+pub(crate) struct Pair {
+    pub(crate) name: String,
+    pub(crate) value: String,
+}
+
+impl std::str::FromStr for Pair {
+    type Err = String;
+
+    fn from_str(text: &str) -> Result<Self, Self::Err> {
+        match text.split_once('=') {
+            Some((name, value)) if !name.is_empty() => Ok(Self {
+                name: name.to_owned(),
+                value: value.to_owned(),
+            }),
+            _ => Err("expected NAME=VALUE".to_owned()),
+        }
+    }
+}
+
+/// Push an image from any place to a registry
+///
+/// A bare SOURCE is looked for in the local store first. Without REF the image goes where its name
+/// says. Layers that the registry has, or can take over from another repository, are not sent.
+#[derive(Debug, Args)]
+#[command(after_help = "Examples:
+  tierce push store:orders 123456789012.dkr.ecr.eu-west-1.amazonaws.com/orders:1.4.2
+  tierce push oci-archive:orders.tar localhost:5000/orders:a localhost:5000/orders:b")]
+pub(crate) struct PushArguments {
+    /// The image to push
+    pub(crate) source: PushSource,
+
+    /// Where to push it
+    #[arg(value_name = "REF")]
+    pub(crate) references: Vec<Reference>,
+
+    #[command(flatten)]
+    pub(crate) transfer: TransferArguments,
+}
+
+/// Pull an image from a registry to any place
+#[derive(Debug, Args)]
+#[command(after_help = "Examples:
+  tierce pull public.ecr.aws/lambda/python:3.12 oci:bases:python-3.12
+  tierce pull --platform arm64 localhost:5000/orders:1.4 docker-archive:orders.tar:orders:1.4")]
+pub(crate) struct PullArguments {
+    /// The image to pull
+    #[arg(value_name = "REF")]
+    pub(crate) reference: Reference,
+
+    /// Where to put it
+    #[arg(value_name = "DEST")]
+    pub(crate) destination: ImagePlace,
+
+    #[command(flatten)]
+    pub(crate) transfer: TransferArguments,
+}
+
+/// Copy an image from any place to any other
+///
+/// An index is copied with all its children; --platform picks one. Digests stay as they are.
+#[derive(Debug, Args)]
+#[command(after_help = "Examples:
+  tierce copy docker://localhost:5000/orders:1.4 oci:out:1.4
+  tierce copy store:orders docker-archive:orders.tar:orders:latest
+  tierce copy docker://registry.example/a:1 docker://localhost:5000/a:1")]
+pub(crate) struct CopyArguments {
+    /// The image to copy
+    #[arg(value_name = "SRC")]
+    pub(crate) source: ImagePlace,
+
+    /// Where to put it
+    #[arg(value_name = "DST")]
+    pub(crate) destination: ImagePlace,
+
+    #[command(flatten)]
+    pub(crate) transfer: TransferArguments,
+}
+
+#[derive(Debug, Args)]
+pub(crate) struct TransferArguments {
+    /// Out of an index take the image for this platform
+    #[arg(long, value_name = "PLATFORM")]
+    pub(crate) platform: Option<Platform>,
+
+    /// How many blobs may be on their way at once
+    #[arg(short, long, value_name = "N", default_value = "4")]
+    pub(crate) jobs: NonZeroUsize,
+
+    #[command(flatten)]
+    pub(crate) registry: RegistryArguments,
+}
+
+/// Show what an image is and what its layers are
+#[derive(Debug, Args)]
+#[command(after_help = "Examples:
+  tierce inspect store:orders
+  tierce inspect --platform arm64 --json public.ecr.aws/lambda/python:3.12")]
+pub(crate) struct InspectArguments {
+    /// The image, in any place
+    pub(crate) image: PushSource,
+
+    /// Out of an index show the image for this platform
+    #[arg(long, value_name = "PLATFORM")]
+    pub(crate) platform: Option<Platform>,
+
+    #[command(flatten)]
+    pub(crate) registry: RegistryArguments,
+}
+
+/// Write tierce.lock, which pins the base's tag to digests
+///
+/// Without --update only platforms that are not pinned yet are added.
+#[derive(Debug, Args)]
+#[command(after_help = "Examples:
+  tierce lock --update
+      take the newest image behind the base's tag, for the next builds")]
+pub(crate) struct LockArguments {
+    /// The folder with tierce.toml
+    #[arg(default_value = ".")]
+    pub(crate) context: PathBuf,
+
+    /// Read this instead of CONTEXT/tierce.toml
+    #[arg(short, long, value_name = "FILE")]
+    pub(crate) file: Option<PathBuf>,
+
+    /// Ask anew what the tag stands for
+    #[arg(long)]
+    pub(crate) update: bool,
+
+    #[command(flatten)]
+    pub(crate) registry: RegistryArguments,
+}

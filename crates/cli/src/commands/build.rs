@@ -1,0 +1,261 @@
+//! `tierce build`: resolve base → plan layers → seal → edits → assemble → write.
+
+use anyhow::{Context as _, Result};
+use serde_json::{Map, Value, json};
+use tierce_image::{Artifact, BaseImage, Image, assemble, assemble_index};
+use tierce_oci::{Document, ImageFormat, Platform};
+
+use crate::arguments::BuildArguments;
+use crate::base::{self, Lock, LockPolicy};
+use crate::commands::copy::{report_json, result_line};
+use crate::diagnostic::{Hinted as _, UsageError};
+use crate::environment::Environment;
+use crate::layers::Sealer;
+use crate::lock::write_whole;
+use crate::output::{Output, describe_report};
+use crate::places::{Places, PlacesSettings};
+use crate::plan::{BuildPlan, platform_tag};
+use crate::transport::ImagePlace;
+
+/// Runs `tierce build`.
+pub(crate) async fn build(
+    arguments: BuildArguments,
+    environment: &Environment,
+    output: Output,
+) -> Result<()> {
+    let plan = BuildPlan::resolve(&arguments, environment)?;
+    let places = Places::open(
+        PlacesSettings {
+            registry: &arguments.registry,
+            offline: arguments.offline,
+            compress_jobs: plan.compress_jobs,
+        },
+        environment,
+        output,
+    )?;
+    let policy = if arguments.locked {
+        LockPolicy::Demand
+    } else {
+        LockPolicy::Honour
+    };
+    let mut lock = Lock::open(plan.lock.clone(), policy)?;
+
+    let bases = resolve_bases(&plan, &mut lock, &places, output).await?;
+    check_destinations(&plan, bases.len(), arguments.offline)?;
+    let mut sealer = Sealer::new(&plan, &places, output)?;
+    let mut images = Vec::new();
+    for Resolved { platform, base } in &bases {
+        let layers = sealer.seal(base.as_ref()).await?;
+        let image = assemble(
+            base.as_ref(),
+            layers,
+            &plan.final_edits(),
+            platform,
+            image_format(&plan, base.as_ref()),
+            plan.created,
+        )
+        .with_context(|| format!("could not assemble the image for {platform}"))?;
+        images.push(image);
+    }
+
+    let written = if arguments.dry_run {
+        output.note("dry run: nothing is written");
+        results_without_writing(&plan, &images)?
+    } else {
+        lock.save(&plan.base, output)?;
+        write_all(&plan, &images, &places, output).await?
+    };
+    if let Some(path) = &arguments.metadata_file {
+        write_whole(path, metadata(&plan, &images).to_string().as_bytes())?;
+    }
+    if output.json {
+        let written: Vec<Value> = written.into_iter().map(|it| it.json).collect();
+        return output.result_json(&json!({ "images": written }));
+    }
+    written
+        .iter()
+        .try_for_each(|it| output.result_line(&it.line))
+}
+
+/// A platform to build for, and what it is built on.
+struct Resolved {
+    platform: Platform,
+    base: Option<BaseImage>,
+}
+
+async fn resolve_bases(
+    plan: &BuildPlan,
+    lock: &mut Lock,
+    places: &Places,
+    output: Output,
+) -> Result<Vec<Resolved>> {
+    let mut wanted: Vec<Option<Platform>> = plan.platforms.iter().cloned().map(Some).collect();
+    if wanted.is_empty() {
+        // What the first build settled on is pinned; the others follow it.
+        wanted.push(match &lock.platforms(&plan.base)[..] {
+            [only] => Some(only.clone()),
+            _ => None,
+        });
+    }
+    let mut bases = Vec::new();
+    for wanted in wanted {
+        let base = base::resolve(&plan.base, wanted.as_ref(), lock, places).await?;
+        let platform = match (&base, wanted) {
+            (Some(base), _) => base.image.platform().clone(),
+            (None, Some(wanted)) => wanted,
+            (None, None) => {
+                output.note("building for linux/amd64, Lambda's default: --platform names another");
+                Platform::linux("amd64")
+            }
+        };
+        if plan.platforms.is_empty() && base.is_some() {
+            output.note(&format!("building for {platform}, which the base gives"));
+        }
+        bases.push(Resolved { platform, base });
+    }
+    Ok(bases)
+}
+
+/// The format asked for, else the base's own; Docker's, which Lambda always took, for `scratch`.
+fn image_format(plan: &BuildPlan, base: Option<&BaseImage>) -> ImageFormat {
+    let own = || base.map_or(ImageFormat::DockerV2S2, |base| base.image.format());
+    plan.format.unwrap_or_else(own)
+}
+
+fn check_destinations(plan: &BuildPlan, platforms: usize, offline: bool) -> Result<()> {
+    for place in &plan.destinations {
+        match place {
+            ImagePlace::Registry(_) if offline => {
+                return Err(UsageError(format!("--offline forbids to push to `{place}`")).into());
+            }
+            ImagePlace::DockerArchive { .. } if platforms > 1 => {
+                return Err(UsageError(format!(
+                    "`{place}` can hold one platform, not {platforms}"
+                )))
+                .hint("name one with --platform, or use oci-archive: with --index");
+            }
+            ImagePlace::OciArchive { .. } if platforms > 1 && !plan.index => {
+                return Err(UsageError(format!(
+                    "`{place}` would hold the last of {platforms} platforms only"
+                )))
+                .hint("--index puts all of them in");
+            }
+            _ => {}
+        }
+    }
+    Ok(())
+}
+
+/// One line of the result.
+struct Written {
+    line: String,
+    json: Value,
+}
+
+/// What goes to one destination: images under their tags, then the index over them.
+fn shipments(
+    plan: &BuildPlan,
+    images: &[Image],
+    place: &ImagePlace,
+) -> Result<Vec<(ImagePlace, Artifact)>> {
+    let mut shipments = Vec::new();
+    let several = images.len() > 1 || plan.index;
+    let one_file = matches!(place, ImagePlace::OciArchive { .. });
+    if !(plan.index && one_file) {
+        for image in images {
+            let place = match place.tag() {
+                Some(tag) if several => place.with_tag(&platform_tag(&tag, image.platform())?),
+                _ => place.clone(),
+            };
+            shipments.push((place, image.to_artifact()));
+        }
+    }
+    if plan.index {
+        let format = images.first().map_or(ImageFormat::Oci, Image::format);
+        shipments.push((
+            place.clone(),
+            Artifact {
+                document: Document::Index(assemble_index(images, format)),
+                blobs: Vec::new(),
+                children: images.iter().map(Image::to_artifact).collect(),
+            },
+        ));
+    }
+    Ok(shipments)
+}
+
+async fn write_all(
+    plan: &BuildPlan,
+    images: &[Image],
+    places: &Places,
+    output: Output,
+) -> Result<Vec<Written>> {
+    let mut written = Vec::new();
+    for place in &plan.destinations {
+        for (place, artifact) in shipments(plan, images, place)? {
+            let report = places.write(&artifact, &place, plan.transfer_jobs).await?;
+            output.note(&format!("{place}: {}", describe_report(&report)));
+            written.push(Written {
+                line: result_line(&place, &artifact),
+                json: report_json(&place, &artifact, &report),
+            });
+        }
+        if let ImagePlace::Store(_) = place {
+            for image in images {
+                places.record_facts(image)?;
+            }
+        }
+    }
+    Ok(written)
+}
+
+fn results_without_writing(plan: &BuildPlan, images: &[Image]) -> Result<Vec<Written>> {
+    let mut written = Vec::new();
+    for place in &plan.destinations {
+        for (place, artifact) in shipments(plan, images, place)? {
+            let line = result_line(&place, &artifact);
+            let json = json!({
+                "name": place.to_string(),
+                "reference": line,
+                "digest": artifact.document.digest(),
+                "mediaType": artifact.document.descriptor().media_type,
+            });
+            written.push(Written { line, json });
+        }
+    }
+    Ok(written)
+}
+
+/// buildx's keys for one image; the same by platform for several, and the index's above them.
+fn metadata(plan: &BuildPlan, images: &[Image]) -> Value {
+    let name = plan
+        .destinations
+        .iter()
+        .map(ToString::to_string)
+        .collect::<Vec<_>>()
+        .join(",");
+    let of = |image: &Image| {
+        json!({
+            "containerimage.digest": image.digest(),
+            "containerimage.config.digest": image.config().digest(),
+            "containerimage.descriptor": image.manifest().descriptor(),
+            "image.name": name,
+        })
+    };
+    match images {
+        [image] if !plan.index => of(image),
+        _ => {
+            let mut all: Map<String, Value> = images
+                .iter()
+                .map(|image| (image.platform().to_string(), of(image)))
+                .collect();
+            if plan.index {
+                let format = images.first().map_or(ImageFormat::Oci, Image::format);
+                let index = assemble_index(images, format);
+                all.insert("containerimage.digest".to_owned(), json!(index.digest()));
+                all.insert("image.name".to_owned(), json!(name));
+            }
+            Value::Object(all)
+        }
+    }
+}

@@ -1,0 +1,247 @@
+//! `tierce inspect`: what an image is and what its layers are.
+
+use std::num::NonZeroUsize;
+
+use anyhow::{Context as _, Result};
+use comfy_table::{CellAlignment, Table, presets};
+use futures_util::{StreamExt as _, stream};
+use serde_json::{Value, json};
+use tierce_image::{BlobSource, Image, Jobs, Layer};
+use tierce_oci::{Compression, Descriptor, Document, Index, MediaType, Raw};
+
+use crate::arguments::InspectArguments;
+use crate::environment::Environment;
+use crate::output::{Output, describe_size};
+use crate::places::{Places, PlacesSettings};
+use crate::transport::ImagePlace;
+
+/// Runs `tierce inspect`.
+pub(crate) async fn inspect(
+    arguments: InspectArguments,
+    environment: &Environment,
+    output: Output,
+) -> Result<()> {
+    let settings = PlacesSettings {
+        registry: &arguments.registry,
+        offline: false,
+        compress_jobs: Jobs(std::thread::available_parallelism().unwrap_or(NonZeroUsize::MIN)),
+    };
+    let places = Places::open(settings, environment, output)?;
+    let place = places.find(&arguments.image)?;
+    let read = || format!("could not read `{place}`");
+    if arguments.platform.is_none() {
+        let document = places.read_document(&place).await.with_context(read)?;
+        if let Some(Document::Index(index)) = document {
+            return show_index(&place, &index, output);
+        }
+    }
+    let image = places
+        .read_image(&place, None, arguments.platform.as_ref())
+        .await
+        .with_context(read)?;
+    let sizes = uncompressed_sizes(&image, places.blobs()).await;
+    show_image(&place, &image, &sizes, output)
+}
+
+fn show_index(place: &ImagePlace, index: &Raw<Index>, output: Output) -> Result<()> {
+    if output.json {
+        return output.result_json(&json!({
+            "name": place.to_string(),
+            "digest": index.digest(),
+            "mediaType": index.media_type,
+            "annotations": index.annotations,
+            "manifests": index.manifests,
+        }));
+    }
+    output.result_line(&format!("index     {}", index.digest()))?;
+    output.result_line(&format!("type      {}", index.media_type))?;
+    let mut table = table(&["platform", "manifest", "size"]);
+    for child in &index.manifests {
+        let platform = child
+            .platform
+            .as_ref()
+            .map_or_else(|| "-".to_owned(), ToString::to_string);
+        table.add_row([
+            platform,
+            child.digest.to_string(),
+            describe_size(child.size),
+        ]);
+    }
+    output.result_line(&table.trim_fmt())?;
+    output.note("one of these in full: --platform PLATFORM");
+    Ok(())
+}
+
+fn show_image(
+    place: &ImagePlace,
+    image: &Image,
+    sizes: &[Option<u64>],
+    output: Output,
+) -> Result<()> {
+    let config = image.config();
+    let rows: Vec<(&Layer, Option<u64>)> =
+        image.layers().iter().zip(sizes.iter().copied()).collect();
+    if output.json {
+        let layers: Vec<Value> = rows
+            .iter()
+            .map(|(layer, size)| {
+                json!({
+                    "mediaType": layer.descriptor.media_type,
+                    "digest": layer.descriptor.digest,
+                    "diffId": layer.diff_id,
+                    "size": layer.descriptor.size,
+                    "uncompressedSize": size,
+                    "createdBy": layer.created_by,
+                })
+            })
+            .collect();
+        return output.result_json(&json!({
+            "name": place.to_string(),
+            "digest": image.digest(),
+            "mediaType": image.manifest().media_type,
+            "platform": image.platform().to_string(),
+            "annotations": image.manifest().annotations,
+            "config": {
+                "digest": config.digest(),
+                "size": config.bytes().len(),
+                "content": config.to_json()?,
+            },
+            "layers": layers,
+        }));
+    }
+    let line = |name: &str, value: &str| {
+        if value.is_empty() {
+            Ok(())
+        } else {
+            output.result_line(&format!("{name:<12}{value}"))
+        }
+    };
+    line("image", &image.digest().to_string())?;
+    line("type", image.manifest().media_type.as_str())?;
+    line("platform", &image.platform().to_string())?;
+    line("config", &config.digest().to_string())?;
+    line("created", config.created.as_deref().unwrap_or_default())?;
+    line("entrypoint", &words(&config.entrypoint))?;
+    line("cmd", &words(&config.cmd))?;
+    line("workdir", config.working_dir.as_deref().unwrap_or_default())?;
+    line("user", config.user.as_deref().unwrap_or_default())?;
+    line(
+        "stop signal",
+        config.stop_signal.as_deref().unwrap_or_default(),
+    )?;
+    line("ports", &config.exposed_ports.join(" "))?;
+    for pair in &config.env {
+        line("env", &printable(pair))?;
+    }
+    for (name, value) in &config.labels {
+        line("label", &printable(&format!("{name}={value}")))?;
+    }
+    let mut table = table(&["layer", "compressed", "uncompressed", "made by"]);
+    for column in [1, 2] {
+        if let Some(column) = table.column_mut(column) {
+            column.set_cell_alignment(CellAlignment::Right);
+        }
+    }
+    for (layer, size) in &rows {
+        table.add_row([
+            layer.descriptor.digest.to_string(),
+            describe_size(layer.descriptor.size),
+            size.map_or_else(|| "-".to_owned(), describe_size),
+            shortened(layer.created_by.as_deref().unwrap_or("-")),
+        ]);
+    }
+    let compressed: u64 = rows
+        .iter()
+        .map(|(layer, _)| layer.descriptor.size)
+        .fold(0, u64::saturating_add);
+    let uncompressed = sizes.iter().copied().sum::<Option<u64>>();
+    table.add_row([
+        format!("{} layers", rows.len()),
+        describe_size(compressed),
+        uncompressed.map_or_else(|| "-".to_owned(), describe_size),
+        String::new(),
+    ]);
+    output.result_line(&table.trim_fmt())
+}
+
+fn table(header: &[&str]) -> Table {
+    let mut table = Table::new();
+    table.load_style(presets::NOTHING);
+    table.set_header(header);
+    table
+}
+
+/// Words as JSON, so that one with a space is seen to be one.
+fn words(words: &[String]) -> String {
+    if words.is_empty() {
+        String::new()
+    } else {
+        json!(words).to_string()
+    }
+}
+
+/// Text out of an image, without what would move the cursor of a terminal.
+fn printable(text: &str) -> String {
+    text.chars()
+        .map(|letter| {
+            if letter.is_control() {
+                '\u{fffd}'
+            } else {
+                letter
+            }
+        })
+        .collect()
+}
+
+fn shortened(text: &str) -> String {
+    const ROOM: usize = 60;
+    let text = printable(text);
+    if text.chars().count() <= ROOM {
+        return text;
+    }
+    text.chars().take(ROOM - 1).chain(['…']).collect()
+}
+
+/// The uncompressed size of each layer: from its sealing, else from the end of its gzip stream.
+async fn uncompressed_sizes<B: BlobSource>(image: &Image, blobs: &B) -> Vec<Option<u64>> {
+    stream::iter(image.layers())
+        .map(|layer| async move {
+            match &layer.facts {
+                Some(facts) => Some(facts.uncompressed_size),
+                None => uncompressed_size(layer, blobs).await,
+            }
+        })
+        .buffered(4)
+        .collect()
+        .await
+}
+
+async fn uncompressed_size<B: BlobSource>(layer: &Layer, blobs: &B) -> Option<u64> {
+    let Descriptor {
+        media_type, size, ..
+    } = &layer.descriptor;
+    match media_type {
+        MediaType::Layer(_, Compression::None) => return Some(*size),
+        MediaType::Layer(_, Compression::Gzip) => {}
+        _ => return None,
+    }
+    // The last four bytes of a gzip member are the length of its content modulo 2^32 (RFC 1952).
+    let mut tail = blobs
+        .open(&layer.descriptor, &layer.content, size.checked_sub(4)?)
+        .await
+        .ok()?;
+    let mut bytes = Vec::new();
+    while let Some(piece) = tail.next().await {
+        bytes.extend_from_slice(&piece.ok()?);
+        if bytes.len() > 4 {
+            return None;
+        }
+    }
+    let length = u64::from(u32::from_le_bytes(bytes.try_into().ok()?));
+    // A tar is never smaller than its gzip by more than what deflate adds to random data.
+    let mut length = length;
+    while length < size.saturating_sub(size / 1000 + 1024) {
+        length += 1 << 32;
+    }
+    Some(length)
+}

@@ -1,0 +1,91 @@
+//! `tierce lock`: pin the base's tag, or move the pin.
+
+use std::num::NonZeroUsize;
+
+use anyhow::Result;
+use serde_json::json;
+use tierce_image::Jobs;
+use tierce_oci::Platform;
+
+use crate::arguments::LockArguments;
+use crate::base::{self, Lock, LockPolicy};
+use crate::diagnostic::{Hinted as _, UsageError};
+use crate::environment::Environment;
+use crate::output::Output;
+use crate::places::{Places, PlacesSettings};
+use crate::plan::{base_beside, load_file, lock_path};
+
+/// Runs `tierce lock`.
+pub(crate) async fn lock(
+    arguments: LockArguments,
+    environment: &Environment,
+    output: Output,
+) -> Result<()> {
+    let file = load_file(&arguments.context, arguments.file.as_deref())?
+        .ok_or_else(|| {
+            UsageError(format!(
+                "there is no tierce.toml in {}",
+                arguments.context.display()
+            ))
+        })
+        .hint("a lock belongs to a tierce.toml with `[image] base`")?;
+    let base = file
+        .values
+        .image
+        .base
+        .as_ref()
+        .map(|base| base_beside(&file, base))
+        .ok_or_else(|| UsageError(format!("{} names no base", file.path.display())))?;
+    let settings = PlacesSettings {
+        registry: &arguments.registry,
+        offline: false,
+        compress_jobs: Jobs(std::thread::available_parallelism().unwrap_or(NonZeroUsize::MIN)),
+    };
+    let places = Places::open(settings, environment, output)?;
+    let policy = if arguments.update {
+        LockPolicy::Update
+    } else {
+        LockPolicy::Honour
+    };
+    let mut lock = Lock::open(Some(lock_path(&file)), policy)?;
+
+    // Every platform that is built, and every one that was pinned before.
+    let mut platforms: Vec<Option<Platform>> = file
+        .values
+        .image
+        .platforms
+        .iter()
+        .cloned()
+        .map(Some)
+        .collect();
+    for pinned in lock.platforms(&base) {
+        if platforms.is_empty() || !file.values.image.platforms.is_empty() {
+            continue;
+        }
+        platforms.push(Some(pinned));
+    }
+    if platforms.is_empty() {
+        platforms = lock.platforms(&base).into_iter().map(Some).collect();
+    }
+    if platforms.is_empty() {
+        platforms.push(None);
+    }
+    let mut pinned = Vec::new();
+    for platform in &platforms {
+        if let Some(found) = base::resolve(&base, platform.as_ref(), &mut lock, &places).await? {
+            pinned.push((found.image.platform().to_string(), found.image.digest()));
+        }
+    }
+    lock.save(&base, output)?;
+    if output.json {
+        let platforms: serde_json::Map<String, serde_json::Value> = pinned
+            .iter()
+            .map(|(platform, digest)| (platform.clone(), json!(digest)))
+            .collect();
+        return output.result_json(&json!({ "name": base.text, "platforms": platforms }));
+    }
+    for (platform, digest) in pinned {
+        output.result_line(&format!("{}@{digest} {platform}", base.text))?;
+    }
+    Ok(())
+}

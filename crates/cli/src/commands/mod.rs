@@ -1,0 +1,6 @@
+//! One module for each verb.
+
+pub(crate) mod build;
+pub(crate) mod copy;
+pub(crate) mod inspect;
+pub(crate) mod lock;

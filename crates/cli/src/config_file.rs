@@ -1,0 +1,390 @@
+//! `tierce.toml`: what it may say, and how its mistakes are pointed at.
+
+use std::collections::BTreeMap;
+use std::ops::Range;
+use std::path::{Path, PathBuf};
+
+use serde::{Deserialize, Deserializer};
+use tierce_image::EnvEdit;
+use tierce_oci::{ImageFormat, Platform, Reference};
+use toml::Spanned;
+
+use crate::transport::BaseName;
+
+/// The whole file.
+#[derive(Debug, Default, Deserialize)]
+#[serde(deny_unknown_fields, rename_all = "kebab-case")]
+pub(crate) struct ConfigFile {
+    #[serde(default)]
+    pub(crate) image: ImageTable,
+    #[serde(default)]
+    pub(crate) layer: Vec<Spanned<LayerTable>>,
+    #[serde(default)]
+    pub(crate) config: RunTable,
+}
+
+/// `[image]`: what the image is.
+#[derive(Debug, Default, Deserialize)]
+#[serde(deny_unknown_fields, rename_all = "kebab-case")]
+pub(crate) struct ImageTable {
+    #[serde(default, deserialize_with = "optional_text")]
+    pub(crate) base: Option<BaseName>,
+    #[serde(default, deserialize_with = "texts")]
+    pub(crate) platforms: Vec<Platform>,
+    pub(crate) handler: Option<String>,
+    #[serde(default, deserialize_with = "optional_text")]
+    pub(crate) tag: Option<Reference>,
+    #[serde(default, deserialize_with = "optional_text")]
+    pub(crate) format: Option<ImageFormat>,
+    pub(crate) target: Option<Target>,
+}
+
+/// What an image is for.
+#[derive(Debug, Clone, Copy, PartialEq, Eq, Deserialize)]
+#[serde(rename_all = "kebab-case")]
+pub(crate) enum Target {
+    Lambda,
+    Generic,
+}
+
+impl Target {
+    pub(crate) fn as_str(self) -> &'static str {
+        match self {
+            Self::Lambda => "lambda",
+            Self::Generic => "generic",
+        }
+    }
+}
+
+/// `[[layer]]`: one layer, from files or from a tar.
+#[derive(Debug, Deserialize)]
+#[serde(deny_unknown_fields, rename_all = "kebab-case")]
+pub(crate) struct LayerTable {
+    pub(crate) name: String,
+    #[serde(default)]
+    pub(crate) add: Vec<AddTable>,
+    pub(crate) tar: Option<Spanned<PathBuf>>,
+    /// Where the tar's root goes; `/` when absent.
+    pub(crate) to: Option<String>,
+    /// Take the tar's own bytes as the layer.
+    #[serde(default)]
+    pub(crate) verbatim: bool,
+    #[serde(default)]
+    pub(crate) modes: Keep,
+    #[serde(default)]
+    pub(crate) owners: Keep,
+    #[serde(default)]
+    pub(crate) hardlinks: Keep,
+    #[serde(default)]
+    pub(crate) xattrs: Vec<String>,
+    #[serde(default)]
+    pub(crate) mtime: Mtime,
+}
+
+/// One `{ from, to }` of a layer's `add`.
+#[derive(Debug, Deserialize)]
+#[serde(deny_unknown_fields, rename_all = "kebab-case")]
+pub(crate) struct AddTable {
+    pub(crate) from: Spanned<PathBuf>,
+    pub(crate) to: String,
+    #[serde(default)]
+    pub(crate) include: Vec<String>,
+    #[serde(default)]
+    pub(crate) exclude: Vec<String>,
+}
+
+/// Whether something of the source files is kept instead of being made uniform.
+#[derive(Debug, Clone, Copy, PartialEq, Eq, Default, Deserialize)]
+#[serde(rename_all = "kebab-case")]
+pub(crate) enum Keep {
+    #[default]
+    Normalise,
+    Keep,
+}
+
+/// Which time the entries of a layer carry.
+#[derive(Debug, Clone, Copy, PartialEq, Eq, Default, Deserialize)]
+#[serde(rename_all = "kebab-case")]
+pub(crate) enum Mtime {
+    #[default]
+    Fixed,
+    SourceDateEpoch,
+}
+
+/// `[config]`: how the image is run.
+#[derive(Debug, Default, Deserialize)]
+#[serde(deny_unknown_fields, rename_all = "kebab-case")]
+pub(crate) struct RunTable {
+    #[serde(default, deserialize_with = "words")]
+    pub(crate) entrypoint: Option<Vec<String>>,
+    #[serde(default, deserialize_with = "words")]
+    pub(crate) cmd: Option<Vec<String>>,
+    #[serde(default)]
+    pub(crate) env: BTreeMap<String, EnvValue>,
+    pub(crate) workdir: Option<String>,
+    #[serde(default, deserialize_with = "text_or_number")]
+    pub(crate) user: Option<String>,
+    #[serde(default)]
+    pub(crate) labels: BTreeMap<String, String>,
+    #[serde(default)]
+    pub(crate) annotations: BTreeMap<String, String>,
+    #[serde(default)]
+    pub(crate) expose: Vec<TextOrNumber>,
+    pub(crate) stop_signal: Option<String>,
+}
+
+/// `"value"`, `{ append = ":/x" }` or `{ prepend = "/x:" }`.
+#[derive(Debug, Clone, Deserialize)]
+#[serde(
+    untagged,
+    expecting = "expected a text, `{ append = \"…\" }` or `{ prepend = \"…\" }`"
+)]
+pub(crate) enum EnvValue {
+    Set(TextOrNumber),
+    Append { append: String },
+    Prepend { prepend: String },
+}
+
+impl EnvValue {
+    pub(crate) fn edit(self) -> EnvEdit {
+        match self {
+            Self::Set(value) => EnvEdit::Set(value.into_text()),
+            Self::Append { append } => EnvEdit::Append(append),
+            Self::Prepend { prepend } => EnvEdit::Prepend(prepend),
+        }
+    }
+}
+
+/// A text, or a whole number that people write without quotes (ports, user ids).
+#[derive(Debug, Clone, Deserialize)]
+#[serde(untagged, expecting = "expected a text or a whole number")]
+pub(crate) enum TextOrNumber {
+    Text(String),
+    Number(i64),
+}
+
+impl TextOrNumber {
+    pub(crate) fn into_text(self) -> String {
+        match self {
+            Self::Text(text) => text,
+            Self::Number(number) => number.to_string(),
+        }
+    }
+}
+
+#[derive(Deserialize)]
+#[serde(untagged, expecting = "expected a list of words, or one word")]
+enum Words {
+    One(String),
+    Many(Vec<String>),
+}
+
+/// A list of words. A single text is one word: there is no shell to split it.
+fn words<'de, D: Deserializer<'de>>(deserializer: D) -> Result<Option<Vec<String>>, D::Error> {
+    Ok(Some(match Words::deserialize(deserializer)? {
+        Words::One(word) => vec![word],
+        Words::Many(words) => words,
+    }))
+}
+
+fn text_or_number<'de, D: Deserializer<'de>>(deserializer: D) -> Result<Option<String>, D::Error> {
+    TextOrNumber::deserialize(deserializer).map(|value| Some(value.into_text()))
+}
+
+/// Reads a text with the type's own parser, whose error then points at the place in the file.
+fn optional_text<'de, D, T>(deserializer: D) -> Result<Option<T>, D::Error>
+where
+    D: Deserializer<'de>,
+    T: std::str::FromStr<Err: std::fmt::Display>,
+{
+    String::deserialize(deserializer)?
+        .parse()
+        .map(Some)
+        .map_err(serde::de::Error::custom)
+}
+
+fn texts<'de, D, T>(deserializer: D) -> Result<Vec<T>, D::Error>
+where
+    D: Deserializer<'de>,
+    T: std::str::FromStr<Err: std::fmt::Display>,
+{
+    Vec::<String>::deserialize(deserializer)?
+        .into_iter()
+        .map(|text| text.parse().map_err(serde::de::Error::custom))
+        .collect()
+}
+
+/// A config file as read: what it says, and its text, so that later complaints can point into it.
+#[derive(Debug)]
+pub(crate) struct LoadedFile {
+    pub(crate) path: PathBuf,
+    pub(crate) text: String,
+    pub(crate) values: ConfigFile,
+}
+
+/// What is wrong with a config file, and where.
+#[derive(Debug, thiserror::Error)]
+#[error("{}:{line}:{column}: {message}\n{excerpt}", path.display())]
+pub(crate) struct ConfigFileError {
+    pub(crate) path: PathBuf,
+    pub(crate) line: usize,
+    pub(crate) column: usize,
+    pub(crate) message: String,
+    pub(crate) excerpt: String,
+    /// The nearest key to one that is not known.
+    pub(crate) nearest: Option<String>,
+}
+
+impl LoadedFile {
+    /// Reads the text of the file at `path`.
+    pub(crate) fn parse(path: &Path, text: String) -> Result<Self, ConfigFileError> {
+        match toml::from_str(&text) {
+            Ok(values) => Ok(Self {
+                path: path.to_owned(),
+                text,
+                values,
+            }),
+            Err(error) => {
+                let span = error.span().unwrap_or_default();
+                // One line: the list of expected keys is given as the hint.
+                let message = error.message().lines().next().unwrap_or_default();
+                let nearest = nearest_key(message);
+                Err(point(path, &text, &span, message.to_owned(), nearest))
+            }
+        }
+    }
+
+    /// A complaint about what stands at `span`.
+    pub(crate) fn complain(&self, span: &Range<usize>, message: String) -> ConfigFileError {
+        point(&self.path, &self.text, span, message, None)
+    }
+}
+
+fn point(
+    path: &Path,
+    text: &str,
+    span: &Range<usize>,
+    message: String,
+    nearest: Option<String>,
+) -> ConfigFileError {
+    let start = span.start.min(text.len());
+    let before = &text[..floor_char_boundary(text, start)];
+    let line_start = before.rfind('\n').map_or(0, |newline| newline + 1);
+    let line = before.matches('\n').count() + 1;
+    let column = before[line_start..].chars().count() + 1;
+    let source = text[line_start..].lines().next().unwrap_or_default();
+    let marked = text.get(span.clone()).unwrap_or_default();
+    let width = marked
+        .lines()
+        .next()
+        .unwrap_or_default()
+        .chars()
+        .count()
+        .max(1);
+    let gutter = line.to_string();
+    let excerpt = format!(
+        "{empty:>pad$} |\n{gutter} | {source}\n{empty:>pad$} | {empty:>indent$}{carets}",
+        empty = "",
+        pad = gutter.len(),
+        indent = column - 1,
+        carets = "^".repeat(width),
+    );
+    ConfigFileError {
+        path: path.to_owned(),
+        line,
+        column,
+        message,
+        excerpt,
+        nearest,
+    }
+}
+
+fn floor_char_boundary(text: &str, mut at: usize) -> usize {
+    while !text.is_char_boundary(at) {
+        at -= 1;
+    }
+    at
+}
+
+/// The expected key that is nearest to the unknown one of serde's message
+/// "unknown field `x`, expected one of `a`, `b`".
+fn nearest_key(message: &str) -> Option<String> {
+    let rest = message.strip_prefix("unknown field ")?;
+    let mut quoted = rest.split('`').skip(1).step_by(2);
+    let unknown = quoted.next()?;
+    quoted
+        .map(|known| (strsim::damerau_levenshtein(unknown, known), known))
+        .filter(|(distance, known)| *distance <= 1 + known.len() / 3)
+        .min()
+        .map(|(_, known)| known.to_owned())
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+
+    fn error(text: &str) -> ConfigFileError {
+        LoadedFile::parse(Path::new("tierce.toml"), text.to_owned()).unwrap_err()
+    }
+
+    #[test]
+    fn the_example_of_the_documentation_is_understood() {
+        let text = r#"
+            [image]
+            base = "public.ecr.aws/lambda/python:3.12"
+            platforms = ["linux/arm64", "x86_64"]
+            handler = "app.handler"
+            tag = "123456789012.dkr.ecr.eu-west-1.amazonaws.com/orders:1.4.2"
+
+            [[layer]]
+            name = "code"
+            add = [{ from = "src/", to = "/var/task/", exclude = ["**/__pycache__"] }]
+
+            [config]
+            env = { LOG_LEVEL = "info", WORKERS = 4, PATH = { append = ":/opt/x" } }
+            expose = [8080, "53/udp"]
+            user = 1000
+            entrypoint = "/bin/app"
+        "#;
+        let file = LoadedFile::parse(Path::new("tierce.toml"), text.to_owned())
+            .unwrap()
+            .values;
+        assert_eq!(file.image.platforms.len(), 2);
+        assert_eq!(file.config.user.as_deref(), Some("1000"));
+        assert_eq!(file.config.entrypoint, Some(vec!["/bin/app".to_owned()]));
+        assert_eq!(
+            file.config.env["WORKERS"].clone().edit(),
+            EnvEdit::Set("4".to_owned())
+        );
+    }
+
+    #[test]
+    fn an_unknown_key_is_pointed_at_with_the_nearest_known_one() {
+        let error = error("[image]\nplatform = [\"arm64\"]\n");
+        assert_eq!((error.line, error.column), (2, 1));
+        assert_eq!(error.nearest.as_deref(), Some("platforms"));
+        assert_eq!(
+            error.excerpt,
+            "  |\n2 | platform = [\"arm64\"]\n  | ^^^^^^^^"
+        );
+    }
+
+    #[test]
+    fn a_bad_value_is_pointed_at() {
+        for (text, line, column, part) in [
+            ("[image]\nbase = \"Foo/Bar\"", 2, 8, "upper-case"),
+            ("[image]\nplatforms = [\"sparc\"]", 2, 13, "not a platform"),
+            ("[image]\nformat = \"tar\"", 2, 10, "not an image format"),
+            ("[[layer]]\nadd = []\n", 1, 1, "missing field `name`"),
+            ("[config]\nenv = 3", 2, 7, "invalid type"),
+            ("é = [", 1, 0, ""),
+        ] {
+            let error = error(text);
+            assert_eq!(error.line, line, "{error}");
+            if column > 0 {
+                assert_eq!(error.column, column, "{error}");
+            }
+            assert!(error.message.contains(part), "{error}");
+        }
+    }
+}

@@ -1,0 +1,50 @@
+//! The one place where the environment is read.
+//!
+//! Everything that a run takes from outside its arguments enters here, once, as a value.
+
+use std::env;
+use std::path::PathBuf;
+
+use anyhow::{Context as _, Result};
+use etcetera::BaseStrategy as _;
+use tierce_oci::Timestamp;
+use tierce_registry::ConfigFiles;
+
+/// What the environment says.
+#[derive(Debug, Clone)]
+pub(crate) struct Environment {
+    /// Where the local store is: `$TIERCE_STORE`, else `tierce/store` in the user's data directory.
+    pub(crate) store: PathBuf,
+    /// What may be deleted at any time: `$TIERCE_CACHE`, else `tierce` in the user's cache
+    /// directory.
+    pub(crate) cache: PathBuf,
+    /// `SOURCE_DATE_EPOCH` (reproducible-builds.org/specs/source-date-epoch).
+    pub(crate) source_date_epoch: Option<Timestamp>,
+    /// Where Docker, podman and their helpers keep credentials.
+    pub(crate) credentials: ConfigFiles,
+}
+
+impl Environment {
+    /// Reads it.
+    pub(crate) fn read() -> Result<Self> {
+        let directories = etcetera::base_strategy::Xdg::new()
+            .context("there is no home directory: set HOME, or XDG_DATA_HOME and XDG_CACHE_HOME")?;
+        let path = |name: &str| {
+            env::var_os(name)
+                .filter(|it| !it.is_empty())
+                .map(PathBuf::from)
+        };
+        let source_date_epoch = env::var("SOURCE_DATE_EPOCH")
+            .ok()
+            .filter(|text| !text.is_empty())
+            .map(|text| text.parse().context("SOURCE_DATE_EPOCH cannot be used"))
+            .transpose()?;
+        Ok(Self {
+            store: path("TIERCE_STORE")
+                .unwrap_or_else(|| directories.data_dir().join("tierce/store")),
+            cache: path("TIERCE_CACHE").unwrap_or_else(|| directories.cache_dir().join("tierce")),
+            source_date_epoch,
+            credentials: ConfigFiles::usual(|name| env::var_os(name)),
+        })
+    }
+}

@@ -1,0 +1,417 @@
+//! From planned layers to sealed ones: scan the sources, follow the base's symlinks, compress.
+
+use std::path::{Path, PathBuf};
+use std::sync::Arc;
+use std::sync::atomic::{AtomicBool, Ordering};
+
+use anyhow::{Context as _, Result};
+use futures_util::TryStreamExt as _;
+use tierce_image::{BaseImage, Blob, Content, Facts, Jobs, Layer};
+use tierce_layer::{
+    Anchored, ArchiveAdd, BaseLinks, Compression, Destination, Keep, Limits, LinkRecord, Matcher,
+    Notice, ScanAdd, SealSettings, SealedLayer, TarCheck, Treatment, Tree, ZlibRs, add_archive,
+    read_links, scan, seal, seal_tar,
+};
+use tierce_oci::{Descriptor, ImageFormat, MediaType};
+
+use crate::output::Output;
+use crate::places::Places;
+use crate::plan::{BuildPlan, LayerPart, LayerPlan};
+use crate::progress::byte_bar;
+
+/// The layer format that history entries and cache keys name.
+const LAYER_FORMAT: &str = "layer-format-1";
+
+/// What nobody means to have in an image when the whole context is taken.
+const NEVER_MEANT: [&str; 4] = ["tierce.toml", "tierce.lock", ".dockerignore", ".git"];
+
+/// Makes the layers of a build, once for all platforms whose bases lead to the same paths.
+pub(crate) struct Sealer<'a> {
+    places: &'a Places,
+    output: Output,
+    jobs: Jobs,
+    sources: Arc<Sources>,
+    /// The links that the sealed layers were settled with, and the layers.
+    sealed: Vec<(BaseLinks, Vec<Layer>)>,
+}
+
+/// The planned layers, with what is needed to find their files.
+struct Sources {
+    context: PathBuf,
+    ignored: Option<Matcher>,
+    layers: Vec<LayerPlan>,
+    scratch: PathBuf,
+}
+
+/// A layer whose sources have been looked at.
+#[derive(Clone)]
+enum Scanned {
+    Tree(Tree),
+    Verbatim(PathBuf),
+}
+
+impl<'a> Sealer<'a> {
+    /// Reads `.dockerignore`; the other sources are looked at when the first layer is made.
+    pub(crate) fn new(plan: &BuildPlan, places: &'a Places, output: Output) -> Result<Self> {
+        let mut layers = plan.layers.clone();
+        if let Some(to) = &plan.whole_context_to {
+            let context = plan.context.display();
+            output.note(&format!(
+                "nothing is added by name: all of {context} goes to {to}"
+            ));
+            layers.push(LayerPlan::of_files(
+                "code",
+                vec![LayerPart::Files {
+                    from: plan.context.clone(),
+                    to: to.clone(),
+                    include: Vec::new(),
+                    exclude: NEVER_MEANT.map(str::to_owned).to_vec(),
+                }],
+            ));
+        }
+        Ok(Self {
+            places,
+            output,
+            jobs: plan.compress_jobs,
+            sources: Arc::new(Sources {
+                context: plan.context.clone(),
+                ignored: read_ignore_file(&plan.context.join(".dockerignore"))?,
+                layers,
+                scratch: places.scratch().to_owned(),
+            }),
+            sealed: Vec::new(),
+        })
+    }
+
+    /// The layers to put on `base`.
+    pub(crate) async fn seal(&mut self, base: Option<&BaseImage>) -> Result<Vec<Layer>> {
+        let sources = Arc::clone(&self.sources);
+        let (scanned, notices) = in_background(move |_| sources.scan()).await?;
+        let needs_links = scanned.iter().any(|(_, scanned)| match scanned {
+            Scanned::Tree(tree) => tree.needs_base_links().is_some(),
+            Scanned::Verbatim(_) => false,
+        });
+        let links = match base {
+            Some(base) if needs_links => self.read_base_links(base).await?,
+            _ => BaseLinks::none(),
+        };
+        if let Some((_, layers)) = self.sealed.iter().find(|(known, _)| *known == links) {
+            return Ok(layers.clone());
+        }
+        for notice in notices {
+            show(self.output, &notice);
+        }
+        let mut above = links.clone();
+        let mut layers = Vec::new();
+        for (plan, scanned) in scanned {
+            let job = SealJob {
+                plan,
+                scanned,
+                links: above.clone(),
+                directory: self.sources.scratch.clone(),
+                jobs: self.jobs,
+                output: self.output,
+            };
+            let (layer, notices, next) = in_background(move |cancel| job.run(cancel)).await?;
+            for notice in notices {
+                show(self.output, &notice);
+            }
+            above = next;
+            layers.push(layer);
+        }
+        self.sealed.push((links, layers.clone()));
+        Ok(layers)
+    }
+
+    /// Learns the symlinks of a base from its layers, which are read once and remembered.
+    async fn read_base_links(&self, base: &BaseImage) -> Result<BaseLinks> {
+        let mut links = BaseLinks::none();
+        for layer in base.image.layers() {
+            let records = self.read_layer_links(layer).await.with_context(|| {
+                format!(
+                    "could not read the symlinks of base layer {}",
+                    layer.descriptor.digest
+                )
+            })?;
+            links.begin_layer();
+            for record in &records {
+                links.apply(record)?;
+            }
+        }
+        Ok(links)
+    }
+
+    async fn read_layer_links(&self, layer: &Layer) -> Result<Vec<LinkRecord>> {
+        let descriptor = &layer.descriptor;
+        let compression = match &descriptor.media_type {
+            MediaType::Layer(_, tierce_oci::Compression::None) => Compression::None,
+            MediaType::Layer(_, tierce_oci::Compression::Zstd) => Compression::Zstd,
+            _ => Compression::Gzip,
+        };
+        self.output
+            .step(&format!("reading the symlinks of {}", descriptor.digest));
+        let ignore = |_| ();
+        let blob = Blob::new(descriptor, &layer.content, self.places.blobs(), &ignore);
+        let mut stream = blob.open().await?;
+        // A bridge from the stream to a thread that reads: a few pieces are on it at a time.
+        let (sender, receiver) = std::sync::mpsc::sync_channel(4);
+        let reader = in_background(move |_| {
+            let mut records = Vec::new();
+            let pieces = Pieces {
+                receiver,
+                current: bytes::Bytes::new(),
+            };
+            read_links(pieces, compression, Limits::default(), |record| {
+                // What is neither a link nor may hide one says nothing.
+                records.push(record);
+                Ok(())
+            })?;
+            Ok(records)
+        });
+        let feeder = async move {
+            while let Some(piece) = stream.try_next().await? {
+                // Sending blocks while the reader is busy; it is never busy for long.
+                let sent = tokio::task::block_in_place(|| sender.send(piece));
+                if sent.is_err() {
+                    break;
+                }
+            }
+            Ok::<_, anyhow::Error>(())
+        };
+        let (fed, records) = futures_util::future::join(feeder, reader).await;
+        fed?;
+        records
+    }
+}
+
+/// Reads what a channel brings.
+struct Pieces {
+    receiver: std::sync::mpsc::Receiver<bytes::Bytes>,
+    current: bytes::Bytes,
+}
+
+impl std::io::Read for Pieces {
+    fn read(&mut self, buffer: &mut [u8]) -> std::io::Result<usize> {
+        while self.current.is_empty() {
+            match self.receiver.recv() {
+                Ok(piece) => self.current = piece,
+                Err(_) => return Ok(0),
+            }
+        }
+        let length = buffer.len().min(self.current.len());
+        buffer[..length].copy_from_slice(&self.current.split_to(length));
+        Ok(length)
+    }
+}
+
+fn show(output: Output, notice: &Notice) {
+    match notice {
+        Notice::NothingAdded { .. } => output.warn(&notice.to_string()),
+        _ => output.note(&format!("note: {notice}")),
+    }
+}
+
+fn read_ignore_file(path: &Path) -> Result<Option<Matcher>> {
+    match std::fs::read(path) {
+        Ok(text) => Ok(Some(Matcher::parse(&text, path)?)),
+        Err(error) if error.kind() == std::io::ErrorKind::NotFound => Ok(None),
+        Err(error) => Err(error).with_context(|| format!("could not read {}", path.display())),
+    }
+}
+
+/// Runs blocking work on a thread of its own; raising the flag asks it to end early, which happens
+/// when this future is dropped.
+async fn in_background<T: Send + 'static>(
+    work: impl FnOnce(&AtomicBool) -> Result<T> + Send + 'static,
+) -> Result<T> {
+    struct CancelOnDrop(Arc<AtomicBool>);
+    impl Drop for CancelOnDrop {
+        fn drop(&mut self) {
+            self.0.store(true, Ordering::Relaxed);
+        }
+    }
+    let flag = Arc::new(AtomicBool::new(false));
+    let _guard = CancelOnDrop(Arc::clone(&flag));
+    tokio::task::spawn_blocking(move || work(&flag))
+        .await
+        .context("a worker thread ended early")?
+}
+
+impl Sources {
+    fn scan(&self) -> Result<(Vec<(LayerPlan, Scanned)>, Vec<Notice>)> {
+        let mut notices = Vec::new();
+        let mut scanned = Vec::new();
+        for plan in &self.layers {
+            let layer = self
+                .scan_layer(plan, &mut notices)
+                .with_context(|| format!("could not make the layer `{}`", plan.name))?;
+            scanned.push((plan.clone(), layer));
+        }
+        Ok((scanned, notices))
+    }
+
+    fn scan_layer(&self, plan: &LayerPlan, notices: &mut Vec<Notice>) -> Result<Scanned> {
+        let keep = |keep| if keep { Keep::Keep } else { Keep::Normalised };
+        let treatment = Treatment {
+            modes: keep(plan.keep_modes),
+            owners: keep(plan.keep_owners),
+            hardlinks: keep(plan.keep_hardlinks),
+            xattrs: plan.xattrs.clone(),
+        };
+        let mut tree = Tree::new();
+        for part in &plan.parts {
+            match part {
+                LayerPart::VerbatimTar { file } => return Ok(Scanned::Verbatim(file.clone())),
+                LayerPart::Tar { file, to } => {
+                    let destination = destination(to)?;
+                    let add = ArchiveAdd {
+                        destination: &destination,
+                        exclude: None,
+                        include: None,
+                        treatment: &treatment,
+                        scratch: &self.scratch,
+                        limits: Limits::default(),
+                    };
+                    add_archive(file, &add, &mut tree, notices)?;
+                }
+                LayerPart::Files {
+                    from,
+                    to,
+                    include,
+                    exclude,
+                } => {
+                    let destination = destination(to)?;
+                    let exclude = Matcher::new(exclude)?;
+                    let include = Matcher::new(include)?;
+                    // Patterns of a single file are anchored at the folder that it is in.
+                    let root = if from.is_dir() {
+                        from
+                    } else {
+                        from.parent().unwrap_or(from)
+                    };
+                    let mut excluded = vec![Anchored {
+                        matcher: &exclude,
+                        root,
+                    }];
+                    if let Some(ignored) = &self.ignored {
+                        excluded.push(Anchored {
+                            matcher: ignored,
+                            root: &self.context,
+                        });
+                    }
+                    let add = ScanAdd {
+                        source: from,
+                        destination: &destination,
+                        exclude: &excluded,
+                        include: (!include.is_empty()).then_some(Anchored {
+                            matcher: &include,
+                            root,
+                        }),
+                        treatment: &treatment,
+                    };
+                    scan(&add, &mut tree, notices)?;
+                }
+            }
+        }
+        Ok(Scanned::Tree(tree))
+    }
+}
+
+fn destination(text: &str) -> Result<Destination> {
+    Destination::parse(text).with_context(|| format!("`{text}` cannot be a path in an image"))
+}
+
+/// One layer, ready to be compressed.
+struct SealJob {
+    plan: LayerPlan,
+    scanned: Scanned,
+    links: BaseLinks,
+    directory: PathBuf,
+    jobs: Jobs,
+    output: Output,
+}
+
+impl SealJob {
+    /// Compresses the layer; gives it with the links that a further layer meets.
+    fn run(self, cancel: &AtomicBool) -> Result<(Layer, Vec<Notice>, BaseLinks)> {
+        let name = self.plan.name.clone();
+        self.seal(cancel)
+            .with_context(|| format!("could not make the layer `{name}`"))
+    }
+
+    fn seal(self, cancel: &AtomicBool) -> Result<(Layer, Vec<Notice>, BaseLinks)> {
+        let Self {
+            plan,
+            scanned,
+            mut links,
+            directory,
+            jobs,
+            output,
+        } = self;
+        output.step(&format!("making the layer `{}`", plan.name));
+        let bar = if output.bars {
+            byte_bar(0, &plan.name)
+        } else {
+            indicatif::ProgressBar::hidden()
+        };
+        let progress = |bytes| bar.set_position(bytes);
+        let settings = SealSettings {
+            codec: &ZlibRs::default(),
+            directory: &directory,
+            jobs: jobs.0,
+            progress: Some(&progress),
+            cancel: Some(cancel),
+        };
+        let mut notices = Vec::new();
+        let sealed = match scanned {
+            Scanned::Tree(tree) => {
+                let mut settled = tree.clone().settle(Some(&links), &mut notices)?;
+                links.apply_tree(&tree)?;
+                if let Some(seconds) = plan.mtime {
+                    settled = settled.with_modified(seconds);
+                }
+                seal(&settled, &settings)?
+            }
+            Scanned::Verbatim(path) => {
+                let open = || format!("could not read {}", path.display());
+                let file = std::fs::File::open(&path).with_context(open)?;
+                let (_, archive) = Compression::detect_and_decode(file).with_context(open)?;
+                seal_tar(archive, TarCheck::Strict(Limits::default()), &settings)
+                    .with_context(open)?
+            }
+        };
+        bar.finish_and_clear();
+        let layer = into_layer(sealed, &plan.name, ImageFormat::Oci)?;
+        Ok((layer, notices, links))
+    }
+}
+
+/// Keeps a sealed blob for the rest of the run. The scratch directory goes away with it.
+pub(crate) fn into_layer(sealed: SealedLayer, name: &str, format: ImageFormat) -> Result<Layer> {
+    let entries = sealed.entries;
+    let created_by = format!("tierce {LAYER_FORMAT} {} {name}", sealed.codec);
+    let path = sealed
+        .file
+        .into_temp_path()
+        .keep()
+        .context("could not keep a sealed layer")?;
+    Ok(Layer {
+        descriptor: Descriptor::new(
+            MediaType::Layer(format, tierce_oci::Compression::Gzip),
+            sealed.digest,
+            sealed.size,
+        ),
+        diff_id: sealed.diff_id,
+        content: Content::Sealed(path),
+        created_by: Some(created_by),
+        facts: Some(Facts {
+            uncompressed_size: sealed.uncompressed_size,
+            entries: entries.directories
+                + entries.files
+                + entries.symlinks
+                + entries.hardlinks
+                + entries.whiteouts
+                + entries.others,
+        }),
+    })
+}

@@ -1,0 +1,148 @@
+//! Everything that is printed.
+//!
+//! stdout carries the result and nothing else; all other words go to stderr.
+
+#![expect(clippy::print_stderr, reason = "this module is the one that prints")]
+
+use std::io::{self, IsTerminal as _, Write as _};
+
+use anyhow::Result;
+use tierce_image::{Tally, WriteReport};
+
+use crate::arguments::{GlobalArguments, ProgressStyle};
+
+/// How much is said, and in which form.
+#[derive(Debug, Clone, Copy)]
+pub(crate) struct Output {
+    quiet: bool,
+    pub(crate) json: bool,
+    pub(crate) bars: bool,
+    plain: bool,
+}
+
+impl Output {
+    /// Works out the form from the flags and from what stderr is.
+    pub(crate) fn new(arguments: &GlobalArguments) -> Self {
+        let quiet = arguments.quiet;
+        let style = arguments.progress;
+        Self {
+            quiet,
+            json: arguments.json,
+            bars: !quiet && style == ProgressStyle::Auto && io::stderr().is_terminal(),
+            plain: !quiet && style == ProgressStyle::Plain,
+        }
+    }
+
+    /// Prints one line of the result.
+    pub(crate) fn result_line(&self, line: &str) -> Result<()> {
+        let mut out = io::stdout().lock();
+        writeln!(out, "{line}")?;
+        out.flush()?;
+        Ok(())
+    }
+
+    /// Prints the result as one JSON document.
+    pub(crate) fn result_json(&self, value: &serde_json::Value) -> Result<()> {
+        let mut text = serde_json::to_string_pretty(value)?;
+        text.push('\n');
+        let mut out = io::stdout().lock();
+        out.write_all(text.as_bytes())?;
+        out.flush()?;
+        Ok(())
+    }
+
+    /// Says something that a user wants to know but a program does not.
+    pub(crate) fn note(&self, text: &str) {
+        if !self.quiet {
+            eprintln!("{text}");
+        }
+    }
+
+    /// Says something that the user should look at.
+    pub(crate) fn warn(&self, text: &str) {
+        if !self.quiet {
+            eprintln!("warning: {text}");
+        }
+    }
+
+    /// Says that a step begins, where every step is wanted.
+    pub(crate) fn step(&self, text: &str) {
+        if self.plain {
+            eprintln!("{text}");
+        }
+    }
+
+    /// Says why it did not work.
+    pub(crate) fn error(text: &str) {
+        eprintln!("{text}");
+    }
+}
+
+/// What a walk did, in one line: `3 layers already there, 1 mounted, 1 sent (214 KiB)`.
+pub(crate) fn describe_report(report: &WriteReport) -> String {
+    if report.up_to_date {
+        return "already there".to_owned();
+    }
+    let part = |tally: &Tally, what: &str| match tally.blobs {
+        0 => None,
+        count => Some(format!("{count} {what} ({})", describe_size(tally.bytes))),
+    };
+    let parts: Vec<String> = [
+        part(&report.already_there, "already there"),
+        part(&report.mounted, "mounted"),
+        part(&report.linked, "linked"),
+        part(&report.noted, "left where they are"),
+        part(&report.sent, "sent"),
+    ]
+    .into_iter()
+    .flatten()
+    .collect();
+    format!(
+        "blobs: {}",
+        if parts.is_empty() {
+            "none".to_owned()
+        } else {
+            parts.join(", ")
+        }
+    )
+}
+
+/// A size for people, in binary units as Lambda's own limits are.
+pub(crate) fn describe_size(bytes: u64) -> String {
+    const UNITS: [&str; 4] = ["KiB", "MiB", "GiB", "TiB"];
+    if bytes < 1024 {
+        return format!("{bytes} B");
+    }
+    let mut scaled = bytes;
+    let mut unit = 0;
+    while scaled >= 1024 * 1024 && unit + 1 < UNITS.len() {
+        scaled /= 1024;
+        unit += 1;
+    }
+    format!(
+        "{}.{} {}",
+        scaled / 1024,
+        scaled % 1024 * 10 / 1024,
+        UNITS[unit]
+    )
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+
+    #[test]
+    fn sizes_are_shown_in_binary_units() {
+        for (bytes, shown) in [
+            (0, "0 B"),
+            (1023, "1023 B"),
+            (1024, "1.0 KiB"),
+            (1536, "1.5 KiB"),
+            (1_048_575, "1023.9 KiB"),
+            (1_048_576, "1.0 MiB"),
+            (10 << 30, "10.0 GiB"),
+        ] {
+            assert_eq!(describe_size(bytes), shown);
+        }
+    }
+}

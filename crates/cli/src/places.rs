@@ -1,0 +1,531 @@
+//! Every place an image can be in, behind one door: which transport a name has is decided here and
+//! nowhere else.
+
+use std::fs::{self, File};
+use std::path::{Path, PathBuf};
+
+use anyhow::{Context as _, Result};
+use tempfile::TempDir;
+use tierce_image::{
+    Artifact, BlobSource, BlobStream, BoxError, Content, Image, ImageSink, ImageSource, Jobs,
+    Layer, WriteReport, read_artifact, read_image, write,
+};
+use tierce_layer::{SealSettings, TarCheck, ZlibRs, seal_tar};
+use tierce_oci::{
+    Compression, Descriptor, DiffId, Digest, Document, ImageFormat, Manifest, MediaType, Platform,
+    Raw, Repository, Selector, Tag,
+};
+use tierce_registry::Client;
+use tierce_store::{
+    ArchiveKind, ArchiveLayout, ArchiveSink, DockerArchive, Layout, LayoutSink, LocalStore,
+    PlainImage, Selected, open_file,
+};
+
+use crate::arguments::RegistryArguments;
+use crate::diagnostic::{Hinted as _, UsageError};
+use crate::documents::{Cached, CachedConfigs, Documents};
+use crate::environment::Environment;
+use crate::output::Output;
+use crate::progress::TransferProgress;
+use crate::transport::{ImagePlace, PushSource, store_selector};
+
+/// How places are opened.
+#[derive(Debug)]
+pub(crate) struct PlacesSettings<'a> {
+    pub(crate) registry: &'a RegistryArguments,
+    /// Whether registries must not be asked.
+    pub(crate) offline: bool,
+    /// Threads for layers that have to be compressed on the way.
+    pub(crate) compress_jobs: Jobs,
+}
+
+/// The way to every place.
+#[derive(Debug)]
+pub(crate) struct Places {
+    blobs: Blobs,
+    documents: Documents,
+    store: PathBuf,
+    /// Sealed blobs of this run; goes away with it.
+    scratch: Scratch,
+    offline: bool,
+    compress_jobs: Jobs,
+    output: Output,
+}
+
+/// Opens blobs wherever their content is.
+#[derive(Debug)]
+pub(crate) struct Blobs {
+    client: Client,
+    offline: bool,
+}
+
+/// A blob is in a registry, and those must not be asked.
+#[derive(Debug, thiserror::Error)]
+#[error("the bytes are in `{0}`, and --offline forbids to ask the registry")]
+struct Offline(Repository);
+
+impl BlobSource for Blobs {
+    async fn open(
+        &self,
+        blob: &Descriptor,
+        content: &Content,
+        from: u64,
+    ) -> Result<BlobStream, BoxError> {
+        let rest = blob.size.saturating_sub(from);
+        match content {
+            Content::Memory(bytes) => {
+                let start = usize::try_from(from).unwrap_or(usize::MAX).min(bytes.len());
+                Ok(Box::pin(futures_util::stream::iter([Ok(
+                    bytes.slice(start..)
+                )])))
+            }
+            Content::File { path, offset } => {
+                Ok(open_file(path, offset.saturating_add(from), rest)?)
+            }
+            Content::Sealed(path) => Ok(open_file(path, from, rest)?),
+            Content::Origin(repository) if self.offline => Err(Offline(repository.clone()).into()),
+            Content::Origin(repository) => {
+                Ok(self.client.open_blob(repository, blob, from).await?)
+            }
+        }
+    }
+}
+
+impl Places {
+    /// Prepares; nothing is asked yet.
+    pub(crate) fn open(
+        settings: PlacesSettings<'_>,
+        environment: &Environment,
+        output: Output,
+    ) -> Result<Self> {
+        let client = crate::registries::client(settings.registry, environment)?;
+        Ok(Self {
+            blobs: Blobs {
+                client,
+                offline: settings.offline,
+            },
+            documents: Documents::new(&environment.cache),
+            store: environment.store.clone(),
+            scratch: Scratch::make_in(&environment.cache)?,
+            offline: settings.offline,
+            compress_jobs: settings.compress_jobs,
+            output,
+        })
+    }
+
+    /// Opens blobs wherever they are.
+    pub(crate) fn blobs(&self) -> &Blobs {
+        &self.blobs
+    }
+
+    /// A directory for sealed blobs, on the disk of the cache.
+    pub(crate) fn scratch(&self) -> &Path {
+        self.scratch.directory.path()
+    }
+
+    fn local_store(&self) -> Result<LocalStore> {
+        Ok(LocalStore::open(&self.store)?)
+    }
+
+    /// Settles whether a bare name means the local store or a registry.
+    pub(crate) fn find(&self, source: &PushSource) -> Result<ImagePlace> {
+        match source {
+            PushSource::Place(place) => Ok(place.clone()),
+            PushSource::Bare(reference, stored) => {
+                let in_store = self.store.exists() && {
+                    let image = self.local_store()?.image(&stored.name);
+                    match store_selector(stored) {
+                        Selector::Tag(tag) => image.find(&tag).is_ok(),
+                        Selector::Digest(_) => false,
+                    }
+                };
+                Ok(if in_store {
+                    ImagePlace::Store(stored.clone())
+                } else {
+                    ImagePlace::Registry(reference.clone())
+                })
+            }
+        }
+    }
+
+    /// Reads manifest and config of the image in `place`, held to `pinned` when that is given.
+    pub(crate) async fn read_image(
+        &self,
+        place: &ImagePlace,
+        pinned: Option<Digest>,
+        platform: Option<&Platform>,
+    ) -> Result<Image> {
+        let or_pinned = |selector: Selector| pinned.map_or(selector, Selector::Digest);
+        let blobs = &self.blobs;
+        let image = match place {
+            ImagePlace::Registry(reference) => {
+                let repository = self.blobs.client.repository(&reference.repository);
+                let cached = Cached {
+                    place: &repository,
+                    documents: &self.documents,
+                    offline: self.offline,
+                };
+                let blobs = CachedConfigs {
+                    blobs,
+                    documents: &self.documents,
+                };
+                read_image(&cached, &blobs, &or_pinned(reference.selector()), platform).await?
+            }
+            ImagePlace::Store(reference) => {
+                let store = self.local_store()?;
+                let source = store.image(&reference.name);
+                let selector = or_pinned(store_selector(reference));
+                let image = read_image(&source, blobs, &selector, platform).await?;
+                image.with_facts(|layer| store.facts(&layer.descriptor.digest).ok().flatten())
+            }
+            ImagePlace::Layout {
+                directory,
+                selector,
+            } => {
+                let layout = Layout::open(directory)?;
+                let selector = chosen(pinned, selector.as_ref(), || layout.find(None))?;
+                read_image(&layout, blobs, &selector, platform).await?
+            }
+            ImagePlace::OciArchive { file, selector } => {
+                let layout = ArchiveLayout::open(file)?;
+                let selector = chosen(pinned, selector.as_ref(), || layout.find(None))?;
+                read_image(&layout, blobs, &selector, platform).await?
+            }
+            ImagePlace::DockerArchive { file, reference } => {
+                let archive = DockerArchive::open(file)?;
+                match archive.select(reference.as_ref())? {
+                    Selected::Exact(descriptor) => {
+                        let layout = archive.layout().context("an exact image has a layout")?;
+                        let selector = Selector::Digest(descriptor.digest);
+                        read_image(layout, blobs, &selector, platform).await?
+                    }
+                    Selected::Plain(plain) => self.seal_plain(plain, platform).await?,
+                }
+            }
+        };
+        Ok(image)
+    }
+
+    /// Reads all that `place` names, an index with its children, or the one for `platform`.
+    pub(crate) async fn read_artifact(
+        &self,
+        place: &ImagePlace,
+        platform: Option<&Platform>,
+    ) -> Result<Artifact> {
+        Ok(match place {
+            ImagePlace::Registry(reference) => {
+                let repository = self.blobs.client.repository(&reference.repository);
+                read_artifact(&repository, &reference.selector(), platform).await?
+            }
+            ImagePlace::Store(reference) => {
+                let source = self.local_store()?.image(&reference.name);
+                read_artifact(&source, &store_selector(reference), platform).await?
+            }
+            ImagePlace::Layout {
+                directory,
+                selector,
+            } => {
+                let layout = Layout::open(directory)?;
+                let selector = chosen(None, selector.as_ref(), || layout.find(None))?;
+                read_artifact(&layout, &selector, platform).await?
+            }
+            ImagePlace::OciArchive { file, selector } => {
+                let layout = ArchiveLayout::open(file)?;
+                let selector = chosen(None, selector.as_ref(), || layout.find(None))?;
+                read_artifact(&layout, &selector, platform).await?
+            }
+            ImagePlace::DockerArchive { .. } => {
+                self.read_image(place, None, platform).await?.to_artifact()
+            }
+        })
+    }
+
+    /// Reads the manifest or index that `place` names; `None` for a place that has only images.
+    pub(crate) async fn read_document(&self, place: &ImagePlace) -> Result<Option<Document>> {
+        Ok(match place {
+            ImagePlace::DockerArchive { .. } => None,
+            ImagePlace::Registry(reference) => {
+                let repository = self.blobs.client.repository(&reference.repository);
+                Some(repository.manifest(&reference.selector()).await?)
+            }
+            ImagePlace::Store(reference) => {
+                let source = self.local_store()?.image(&reference.name);
+                Some(source.manifest(&store_selector(reference)).await?)
+            }
+            ImagePlace::Layout {
+                directory,
+                selector,
+            } => {
+                let layout = Layout::open(directory)?;
+                let selector = chosen(None, selector.as_ref(), || layout.find(None))?;
+                Some(layout.manifest(&selector).await?)
+            }
+            ImagePlace::OciArchive { file, selector } => {
+                let layout = ArchiveLayout::open(file)?;
+                let selector = chosen(None, selector.as_ref(), || layout.find(None))?;
+                Some(layout.manifest(&selector).await?)
+            }
+        })
+    }
+
+    /// Brings `artifact` to `place`, under the tag of its name.
+    pub(crate) async fn write(
+        &self,
+        artifact: &Artifact,
+        place: &ImagePlace,
+        jobs: Jobs,
+    ) -> Result<WriteReport> {
+        self.write_to(artifact, place, jobs)
+            .await
+            .with_context(|| format!("could not write `{place}`"))
+    }
+
+    async fn write_to(
+        &self,
+        artifact: &Artifact,
+        place: &ImagePlace,
+        jobs: Jobs,
+    ) -> Result<WriteReport> {
+        match place {
+            ImagePlace::Registry(reference) => {
+                if self.offline {
+                    return Err(UsageError("--offline forbids to push".to_owned()).into());
+                }
+                self.check_digest(artifact, reference.digest)?;
+                let sink = self.blobs.client.repository(&reference.repository);
+                self.walk(artifact, reference.effective_tag(), &sink, jobs)
+                    .await
+            }
+            ImagePlace::Store(reference) => {
+                self.check_digest(artifact, reference.digest)?;
+                let sink = self.local_store()?.sink(&reference.name)?;
+                let tag = reference.tag.clone().unwrap_or_else(Tag::latest);
+                self.walk(artifact, Some(tag), &sink, jobs).await
+            }
+            ImagePlace::Layout { directory, .. } => {
+                let sink = LayoutSink::create(directory)?;
+                self.walk(artifact, place.tag(), &sink, jobs).await
+            }
+            ImagePlace::OciArchive { file, .. } => {
+                let sink = ArchiveSink::create(file, ArchiveKind::Oci(None))?;
+                self.walk(artifact, place.tag(), &sink, jobs).await
+            }
+            ImagePlace::DockerArchive { file, reference } => {
+                if let Document::Index(index) = &artifact.document {
+                    let offered: Vec<String> =
+                        index.platforms().iter().map(ToString::to_string).collect();
+                    return Err(UsageError(format!(
+                        "a docker-archive holds one platform, and the image is for {}",
+                        offered.join(", ")
+                    )))
+                    .hint("choose one with --platform");
+                }
+                let sink = ArchiveSink::create(file, ArchiveKind::Docker(reference.clone()))?;
+                self.walk(artifact, place.tag(), &sink, jobs).await
+            }
+        }
+    }
+
+    /// A destination may carry a digest only as a statement of what is to come.
+    fn check_digest(&self, artifact: &Artifact, stated: Option<Digest>) -> Result<()> {
+        let found = artifact.document.digest();
+        match stated {
+            Some(stated) if stated != found => Err(UsageError(format!(
+                "the destination names {stated}, but the image is {found}"
+            ))
+            .into()),
+            _ => Ok(()),
+        }
+    }
+
+    async fn walk<K: ImageSink>(
+        &self,
+        artifact: &Artifact,
+        tag: Option<Tag>,
+        sink: &K,
+        jobs: Jobs,
+    ) -> Result<WriteReport> {
+        let progress = TransferProgress::new(self.output);
+        let show = |step: tierce_image::Progress<'_>| progress.show(step);
+        Ok(write(artifact, tag.as_ref(), &self.blobs, sink, jobs, &show).await?)
+    }
+
+    /// Remembers in the store what sealing learnt about the layers of `image`.
+    pub(crate) fn record_facts(&self, image: &Image) -> Result<()> {
+        let store = self.local_store()?;
+        for layer in image.layers() {
+            if let Some(facts) = &layer.facts {
+                store.record_facts(&layer.descriptor.digest, facts)?;
+            }
+        }
+        Ok(())
+    }
+
+    /// Gives an image of an old docker-archive the manifest that it lacks, by compressing its
+    /// layers. They are checked against the diff ids of the config.
+    async fn seal_plain(&self, plain: PlainImage, platform: Option<&Platform>) -> Result<Image> {
+        let format = ImageFormat::DockerV2S2;
+        let config = Raw::parse_config(plain.config.clone(), MediaType::Config(format))?;
+        if let Some(wanted) = platform
+            && !wanted.accepts(&config.platform)
+        {
+            return Err(tierce_image::ReadError::OtherPlatform {
+                wanted: wanted.clone(),
+                found: config.platform.clone(),
+            }
+            .into());
+        }
+        anyhow::ensure!(
+            plain.layers.len() == config.diff_ids.len(),
+            "the archive has {} layers, but the config has {} diff ids",
+            plain.layers.len(),
+            config.diff_ids.len()
+        );
+        let directory = self.scratch().to_owned();
+        let jobs = self.compress_jobs;
+        let diff_ids = config.diff_ids.clone();
+        let layers = tokio::task::spawn_blocking(move || {
+            let expected = plain.layers.iter().zip(diff_ids);
+            expected
+                .map(|(member, diff_id)| seal_member(member, diff_id, &directory, jobs))
+                .collect::<Result<Vec<Layer>>>()
+        })
+        .await
+        .context("a worker thread ended early")??;
+        let manifest = Raw::from_manifest(Manifest {
+            media_type: MediaType::Manifest(format),
+            config: config.descriptor().clone(),
+            layers: layers
+                .iter()
+                .map(|layer| layer.descriptor.clone())
+                .collect(),
+            annotations: std::collections::BTreeMap::new(),
+            subject: None,
+            artifact_type: None,
+        });
+        let content = |descriptor: &Descriptor| {
+            layers
+                .iter()
+                .find(|layer| layer.descriptor.digest == descriptor.digest)
+                .map_or_else(
+                    || Content::Memory(bytes::Bytes::new()),
+                    |layer| layer.content.clone(),
+                )
+        };
+        Ok(Image::new(manifest, config, content)?)
+    }
+}
+
+/// The digest that a lock holds to, else what the name selects, else the only image there is.
+fn chosen<E>(
+    pinned: Option<Digest>,
+    named: Option<&Selector>,
+    only: impl FnOnce() -> Result<Descriptor, E>,
+) -> Result<Selector, E> {
+    match (pinned, named) {
+        (Some(digest), _) => Ok(Selector::Digest(digest)),
+        (None, Some(selector)) => Ok(selector.clone()),
+        (None, None) => Ok(Selector::Digest(only()?.digest)),
+    }
+}
+
+/// Compresses one layer of an old docker-archive.
+fn seal_member(
+    member: &tierce_store::ArchiveMember,
+    diff_id: DiffId,
+    directory: &Path,
+    jobs: Jobs,
+) -> Result<Layer> {
+    use std::io::{Read as _, Seek as _, SeekFrom};
+    let context = || {
+        format!(
+            "could not read `{}` of {}",
+            member.name,
+            member.path.display()
+        )
+    };
+    let mut file = std::fs::File::open(&member.path).with_context(context)?;
+    file.seek(SeekFrom::Start(member.offset))
+        .with_context(context)?;
+    let member_bytes = file.take(member.size);
+    let (_, archive) =
+        tierce_layer::Compression::detect_and_decode(member_bytes).with_context(context)?;
+    let settings = SealSettings {
+        codec: &ZlibRs::default(),
+        directory,
+        jobs: jobs.0,
+        progress: None,
+        cancel: None,
+    };
+    let sealed = seal_tar(archive, TarCheck::AsIs, &settings).with_context(context)?;
+    anyhow::ensure!(
+        sealed.diff_id == diff_id,
+        "the layer `{}` of {} has the diff id {}, but the config says {diff_id}",
+        member.name,
+        member.path.display(),
+        sealed.diff_id
+    );
+    let path = sealed
+        .file
+        .into_temp_path()
+        .keep()
+        .context("could not keep a sealed layer")?;
+    Ok(Layer {
+        descriptor: Descriptor::new(
+            MediaType::Layer(ImageFormat::DockerV2S2, Compression::Gzip),
+            sealed.digest,
+            sealed.size,
+        ),
+        diff_id,
+        content: Content::Sealed(path),
+        created_by: None,
+        facts: None,
+    })
+}
+
+/// A directory of this run's own in the cache, removed when the run ends.
+#[derive(Debug)]
+struct Scratch {
+    directory: TempDir,
+    /// Held as long as the run lasts: a directory whose lock can be taken was left by a dead run.
+    _lock: File,
+}
+
+impl Scratch {
+    fn make_in(cache: &Path) -> Result<Self> {
+        let parent = cache.join("scratch");
+        let context = || format!("could not make a directory in {}", parent.display());
+        fs::create_dir_all(&parent).with_context(context)?;
+        // Nobody looks for dead runs between the making of a directory and of its lock.
+        let gate = File::create(parent.join("lock")).with_context(context)?;
+        gate.lock().with_context(context)?;
+        remove_left_behind(&parent);
+        let directory = tempfile::Builder::new()
+            .prefix("run-")
+            .tempdir_in(&parent)
+            .with_context(context)?;
+        let lock = File::create(directory.path().join("lock")).with_context(context)?;
+        lock.lock().with_context(context)?;
+        Ok(Self {
+            directory,
+            _lock: lock,
+        })
+    }
+}
+
+/// Removes what killed runs left. What cannot be removed is left for another time.
+fn remove_left_behind(parent: &Path) {
+    let runs = fs::read_dir(parent)
+        .into_iter()
+        .flatten()
+        .filter_map(Result::ok);
+    for run in runs.filter(|run| run.file_name().to_string_lossy().starts_with("run-")) {
+        let dead = match File::open(run.path().join("lock")) {
+            Ok(lock) => lock.try_lock().is_ok(),
+            Err(_) => true,
+        };
+        if dead && let Err(error) = fs::remove_dir_all(run.path()) {
+            tracing::debug!("could not remove {}: {error}", run.path().display());
+        }
+    }
+}

@@ -1,0 +1,558 @@
+//! What a build is to do: flags over file, worked out into plain values before anything is made.
+
+use std::num::NonZeroUsize;
+use std::ops::Range;
+use std::path::{Path, PathBuf};
+
+use anyhow::{Context as _, Result};
+use tierce_image::{ConfigEdits, EnvEdit, Jobs, TARGET_LABEL};
+use tierce_oci::{ImageFormat, Platform, Reference, Tag, Timestamp};
+
+use crate::arguments::{BuildArguments, ImageArguments};
+use crate::config_file::{AddTable, ConfigFile, Keep, LayerTable, LoadedFile, Mtime, Target};
+use crate::diagnostic::{Hinted as _, UsageError};
+use crate::environment::Environment;
+use crate::transport::{BaseName, ImagePlace, store_reference_of};
+
+/// A whole build, as values.
+#[derive(Debug)]
+pub(crate) struct BuildPlan {
+    pub(crate) context: PathBuf,
+    /// `tierce.lock` beside `tierce.toml`; `None` without the latter.
+    pub(crate) lock: Option<PathBuf>,
+    pub(crate) base: BaseName,
+    /// Empty: whatever the base is for.
+    pub(crate) platforms: Vec<Platform>,
+    pub(crate) layers: Vec<LayerPlan>,
+    /// Nobody said what goes into the image: the whole context does, and goes here.
+    pub(crate) whole_context_to: Option<String>,
+    pub(crate) edits: ConfigEdits,
+    pub(crate) target: Option<Target>,
+    pub(crate) handler_named: bool,
+    pub(crate) format: Option<ImageFormat>,
+    pub(crate) created: Timestamp,
+    pub(crate) destinations: Vec<ImagePlace>,
+    pub(crate) index: bool,
+    pub(crate) compress_jobs: Jobs,
+    pub(crate) transfer_jobs: Jobs,
+}
+
+/// One layer to be made.
+#[derive(Debug, Clone, PartialEq, Eq)]
+pub(crate) struct LayerPlan {
+    pub(crate) name: String,
+    pub(crate) parts: Vec<LayerPart>,
+    pub(crate) keep_modes: bool,
+    pub(crate) keep_owners: bool,
+    pub(crate) keep_hardlinks: bool,
+    pub(crate) xattrs: Vec<String>,
+    /// Seconds; `None` for the fixed time of the layer format.
+    pub(crate) mtime: Option<u64>,
+}
+
+/// Where part of a layer comes from.
+#[derive(Debug, Clone, PartialEq, Eq)]
+pub(crate) enum LayerPart {
+    /// A file, or a folder's content.
+    Files {
+        /// Inside the context.
+        from: PathBuf,
+        /// As COPY takes it.
+        to: String,
+        include: Vec<String>,
+        exclude: Vec<String>,
+    },
+    /// The members of a tar.
+    Tar { file: PathBuf, to: String },
+    /// The very bytes of a tar.
+    VerbatimTar { file: PathBuf },
+}
+
+/// Reads the config file that the arguments name, or `tierce.toml` of the context if there is one.
+pub(crate) fn load_file(context: &Path, named: Option<&Path>) -> Result<Option<LoadedFile>> {
+    let path = named.map_or_else(|| context.join("tierce.toml"), Path::to_owned);
+    match std::fs::read_to_string(&path) {
+        Ok(text) => Ok(Some(LoadedFile::parse(&path, text)?)),
+        Err(error) if named.is_none() && error.kind() == std::io::ErrorKind::NotFound => Ok(None),
+        Err(error) => Err(error).with_context(|| format!("could not read {}", path.display())),
+    }
+}
+
+/// The lock file of a config file.
+pub(crate) fn lock_path(file: &LoadedFile) -> PathBuf {
+    file.path.with_extension("lock")
+}
+
+/// Paths of a base in the config file are seen from the file's folder, not from where tierce runs.
+pub(crate) fn base_beside(file: &LoadedFile, base: &BaseName) -> BaseName {
+    let folder = file.path.parent().unwrap_or(Path::new(""));
+    let mut base = base.clone();
+    match &mut base.place {
+        Some(ImagePlace::Layout {
+            directory: path, ..
+        })
+        | Some(
+            ImagePlace::OciArchive { file: path, .. }
+            | ImagePlace::DockerArchive { file: path, .. },
+        ) => {
+            *path = folder.join(&*path);
+        }
+        Some(ImagePlace::Registry(_) | ImagePlace::Store(_)) | None => {}
+    }
+    base
+}
+
+impl BuildPlan {
+    /// Works out what `arguments` and the config file ask for together.
+    pub(crate) fn resolve(arguments: &BuildArguments, environment: &Environment) -> Result<Self> {
+        let context = &arguments.context;
+        let metadata = std::fs::metadata(context)
+            .with_context(|| format!("could not open the context {}", context.display()))?;
+        if !metadata.is_dir() {
+            return Err(
+                UsageError(format!("the context {} is not a folder", context.display())).into(),
+            );
+        }
+        let context = context
+            .canonicalize()
+            .with_context(|| format!("could not open the context {}", context.display()))?;
+        let file = load_file(&arguments.context, arguments.file.as_deref())?;
+        let empty = ConfigFile::default();
+        let values = file.as_ref().map_or(&empty, |file| &file.values);
+
+        let base = match (&arguments.image.base, &values.image.base, &file) {
+            (Some(base), _, _) => base.clone(),
+            (None, Some(base), Some(file)) => base_beside(file, base),
+            _ => {
+                return Err(UsageError("no base image is named".to_owned())).hint(
+                    "name one with `--base public.ecr.aws/lambda/python:3.12`, or in tierce.toml as `[image] base`; \
+                     `--base scratch` starts from nothing",
+                );
+            }
+        };
+        let names = names(arguments, values, &context)?;
+        let (edits, handler_named) = edits(&arguments.image, values);
+        let mut layers = file
+            .iter()
+            .flat_map(|file| file.values.layer.iter().map(move |layer| (file, layer)))
+            .map(|(file, layer)| {
+                plan_layer(file, layer.span(), layer.get_ref(), &context, environment)
+            })
+            .collect::<Result<Vec<_>>>()?;
+        layers.extend(added_layer(&arguments.image, &context)?);
+        let processors = std::thread::available_parallelism().unwrap_or(NonZeroUsize::MIN);
+        let four = NonZeroUsize::MIN.saturating_add(3);
+        let mut platforms = if arguments.platform.is_empty() {
+            values.image.platforms.clone()
+        } else {
+            arguments.platform.clone()
+        };
+        dedup(&mut platforms);
+        let mut plan = Self {
+            // A base of the command line is not that of the file: its lock says nothing of it.
+            lock: file
+                .as_ref()
+                .filter(|_| arguments.image.base.is_none())
+                .map(lock_path),
+            base,
+            platforms,
+            layers,
+            whole_context_to: None,
+            edits,
+            handler_named,
+            target: values.image.target,
+            format: arguments.image.format.or(values.image.format),
+            created: environment
+                .source_date_epoch
+                .unwrap_or(Timestamp::UNIX_EPOCH),
+            destinations: destinations(arguments, &names)?,
+            index: arguments.index,
+            compress_jobs: Jobs(arguments.jobs.unwrap_or(processors)),
+            transfer_jobs: Jobs(arguments.jobs.unwrap_or(four)),
+            context,
+        };
+        if plan.layers.is_empty() {
+            plan.whole_context_to = Some(plan.place_of_whole_context()?);
+        }
+        Ok(plan)
+    }
+
+    /// Where a function's code belongs; for other images only the working directory that was asked
+    /// for says it.
+    fn place_of_whole_context(&self) -> Result<String> {
+        match (&self.edits.working_dir, self.target()) {
+            (Some(directory), _) => Ok(format!("{}/", directory.trim_end_matches('/'))),
+            (None, Target::Lambda) => Ok("/var/task/".to_owned()),
+            (None, Target::Generic) => Err(UsageError(
+                "nothing is said to go into the image".to_owned(),
+            ))
+            .hint("add files with `--add SRC:DEST`, or as a [[layer]] of tierce.toml"),
+        }
+    }
+
+    /// What the image is for, once the base is known: lambda when the base is AWS's or a handler is
+    /// named.
+    pub(crate) fn target(&self) -> Target {
+        let aws_base = match &self.base.place {
+            Some(ImagePlace::Registry(reference)) => is_aws_base(reference),
+            _ => false,
+        };
+        self.target.unwrap_or(if aws_base || self.handler_named {
+            Target::Lambda
+        } else {
+            Target::Generic
+        })
+    }
+
+    /// The edits with what is only known once the base is.
+    pub(crate) fn final_edits(&self) -> ConfigEdits {
+        let mut edits = self.edits.clone();
+        edits
+            .labels
+            .entry(TARGET_LABEL.to_owned())
+            .or_insert_with(|| self.target().as_str().to_owned());
+        edits
+    }
+}
+
+/// Whether a base is one of those that AWS publishes for Lambda.
+fn is_aws_base(reference: &Reference) -> bool {
+    let repository = &reference.repository;
+    (repository.registry == "public.ecr.aws" && repository.path.starts_with("lambda/"))
+        || (repository.registry == "docker.io" && repository.path.starts_with("amazon/aws-lambda-"))
+}
+
+fn dedup(platforms: &mut Vec<Platform>) {
+    let mut seen = std::collections::BTreeSet::new();
+    platforms.retain(|platform| seen.insert(platform.clone()));
+}
+
+/// The names that the image gets: from the flags, else from the file, else the context's own.
+fn names(
+    arguments: &BuildArguments,
+    values: &ConfigFile,
+    context: &Path,
+) -> Result<Vec<Reference>> {
+    let names = match (&arguments.tag[..], &values.image.tag) {
+        ([], Some(tag)) => vec![tag.clone()],
+        ([], None) => vec![name_of_folder(context)?],
+        (tags, _) => tags.to_vec(),
+    };
+    match names.iter().find(|name| name.digest.is_some()) {
+        Some(name) => Err(UsageError(format!(
+            "`{name}` has a digest: an image cannot be given one, it has its own"
+        ))
+        .into()),
+        None => Ok(names),
+    }
+}
+
+/// A folder's name in the letters that image names may have.
+fn name_of_folder(context: &Path) -> Result<Reference> {
+    let name = context
+        .file_name()
+        .map(|name| name.to_string_lossy().to_lowercase());
+    let cleaned: String = name
+        .unwrap_or_default()
+        .chars()
+        .map(|letter| {
+            if letter.is_ascii_alphanumeric() {
+                letter
+            } else {
+                '-'
+            }
+        })
+        .collect();
+    let cleaned = cleaned.trim_matches('-');
+    cleaned
+        .parse()
+        .map_err(|_| {
+            UsageError(format!(
+                "the folder {} gives no name for the image",
+                context.display()
+            ))
+        })
+        .hint("name the image with `--tag NAME`")
+}
+
+fn destinations(arguments: &BuildArguments, names: &[Reference]) -> Result<Vec<ImagePlace>> {
+    let mut destinations = arguments.output.clone();
+    for place in &mut destinations {
+        // An archive for `docker load` needs a name; the image has one.
+        if let ImagePlace::DockerArchive {
+            reference: reference @ None,
+            ..
+        } = place
+        {
+            *reference = names.first().cloned();
+        }
+    }
+    if arguments.push {
+        if arguments.tag.is_empty()
+            && names
+                .iter()
+                .all(|name| name.repository.registry == "docker.io")
+        {
+            return Err(UsageError("--push needs a name with a registry".to_owned()))
+                .hint("name the image with `--tag HOST/REPOSITORY:TAG`");
+        }
+        destinations.extend(names.iter().cloned().map(ImagePlace::Registry));
+    }
+    if destinations.is_empty() {
+        let stored = names.iter().filter_map(store_reference_of);
+        destinations.extend(stored.map(ImagePlace::Store));
+    }
+    Ok(destinations)
+}
+
+fn edits(arguments: &ImageArguments, values: &ConfigFile) -> (ConfigEdits, bool) {
+    let run = &values.config;
+    let words = |flags: &[String], file: &Option<Vec<String>>| {
+        if flags.is_empty() {
+            file.clone()
+        } else {
+            Some(flags.to_vec())
+        }
+    };
+    let handler = arguments
+        .handler
+        .clone()
+        .or_else(|| values.image.handler.clone());
+    let cmd = match (&arguments.handler, words(&arguments.cmd, &run.cmd)) {
+        (Some(handler), _) => Some(vec![handler.clone()]),
+        (None, Some(cmd)) => Some(cmd),
+        (None, None) => handler.clone().map(|handler| vec![handler]),
+    };
+    let mut env: Vec<(String, EnvEdit)> = run
+        .env
+        .iter()
+        .map(|(name, value)| (name.clone(), value.clone().edit()))
+        .collect();
+    for pair in &arguments.env {
+        // A flag replaces what the file says of the same variable.
+        env.retain(|(name, _)| *name != pair.name);
+        env.push((pair.name.clone(), EnvEdit::Set(pair.value.clone())));
+    }
+    let pairs = |pairs: &[crate::arguments::Pair]| {
+        pairs
+            .iter()
+            .map(|pair| (pair.name.clone(), pair.value.clone()))
+            .collect::<Vec<_>>()
+    };
+    let mut labels = run.labels.clone();
+    labels.extend(pairs(&arguments.label));
+    let mut annotations = run.annotations.clone();
+    annotations.extend(pairs(&arguments.annotation));
+    let edits = ConfigEdits {
+        entrypoint: words(&arguments.entrypoint, &run.entrypoint),
+        cmd,
+        env,
+        working_dir: arguments.workdir.clone().or_else(|| run.workdir.clone()),
+        user: arguments.user.clone().or_else(|| run.user.clone()),
+        labels,
+        exposed_ports: run
+            .expose
+            .iter()
+            .map(|port| port.clone().into_text())
+            .chain(arguments.expose.iter().cloned())
+            .collect(),
+        stop_signal: arguments
+            .stop_signal
+            .clone()
+            .or_else(|| run.stop_signal.clone()),
+        annotations,
+    };
+    (edits, handler.is_some())
+}
+
+fn plan_layer(
+    file: &LoadedFile,
+    span: Range<usize>,
+    layer: &LayerTable,
+    context: &Path,
+    environment: &Environment,
+) -> Result<LayerPlan> {
+    let mut parts = Vec::new();
+    for add in &layer.add {
+        let AddTable {
+            from,
+            to,
+            include,
+            exclude,
+        } = add;
+        let path = inside(context, from.get_ref())
+            .map_err(|reason| file.complain(&from.span(), reason))?;
+        parts.push(LayerPart::Files {
+            from: path,
+            to: to.clone(),
+            include: include.clone(),
+            exclude: exclude.clone(),
+        });
+    }
+    match &layer.tar {
+        Some(tar) => {
+            let path = inside(context, tar.get_ref())
+                .map_err(|reason| file.complain(&tar.span(), reason))?;
+            parts.push(if layer.verbatim {
+                LayerPart::VerbatimTar { file: path }
+            } else {
+                let to = layer.to.clone().unwrap_or_else(|| "/".to_owned());
+                LayerPart::Tar { file: path, to }
+            });
+        }
+        None if layer.to.is_some() || layer.verbatim => {
+            let reason = "`to` and `verbatim` belong to a layer with `tar`".to_owned();
+            return Err(file.complain(&span, reason).into());
+        }
+        None => {}
+    }
+    if parts.is_empty() {
+        let reason = format!("the layer `{}` has neither `add` nor `tar`", layer.name);
+        return Err(file.complain(&span, reason).into());
+    }
+    let mixed = layer.verbatim && (parts.len() > 1 || layer.to.is_some());
+    if mixed {
+        let reason = "a `verbatim` tar is a layer of its own: nothing can be added to it, nor can it be moved";
+        return Err(file.complain(&span, reason.to_owned()).into());
+    }
+    let mtime = match layer.mtime {
+        Mtime::Fixed => None,
+        Mtime::SourceDateEpoch => match environment.source_date_epoch {
+            Some(time) => Some(u64::try_from(time.seconds()).unwrap_or(0)),
+            None => {
+                let reason =
+                    "`mtime = \"source-date-epoch\"` needs SOURCE_DATE_EPOCH in the environment";
+                return Err(file.complain(&span, reason.to_owned()).into());
+            }
+        },
+    };
+    Ok(LayerPlan {
+        name: layer.name.clone(),
+        parts,
+        keep_modes: layer.modes == Keep::Keep,
+        keep_owners: layer.owners == Keep::Keep,
+        keep_hardlinks: layer.hardlinks == Keep::Keep,
+        xattrs: layer.xattrs.clone(),
+        mtime,
+    })
+}
+
+/// The layer of `--add`, if there is one.
+fn added_layer(arguments: &ImageArguments, context: &Path) -> Result<Option<LayerPlan>> {
+    let parts = arguments
+        .add
+        .iter()
+        .map(|add| {
+            let from = inside(context, &add.from).map_err(|reason| {
+                UsageError(format!("--add {}:{}: {reason}", add.from.display(), add.to))
+            })?;
+            Ok(LayerPart::Files {
+                from,
+                to: add.to.clone(),
+                include: Vec::new(),
+                exclude: Vec::new(),
+            })
+        })
+        .collect::<Result<Vec<_>>>()?;
+    Ok((!parts.is_empty()).then(|| LayerPlan::of_files("added", parts)))
+}
+
+impl LayerPlan {
+    /// A layer of files with everything made uniform.
+    pub(crate) fn of_files(name: &str, parts: Vec<LayerPart>) -> Self {
+        Self {
+            name: name.to_owned(),
+            parts,
+            keep_modes: false,
+            keep_owners: false,
+            keep_hardlinks: false,
+            xattrs: Vec::new(),
+            mtime: None,
+        }
+    }
+}
+
+/// Finds `path` in the context, or says why it cannot be used.
+///
+/// Neither `..` nor a symlink leads out: a build that reads beside its context is not reproducible
+/// from it. (A symlink *inside* an added folder is different: it is stored as a symlink.)
+fn inside(context: &Path, path: &Path) -> Result<PathBuf, String> {
+    let shown = path.display();
+    let escapes = || format!("`{shown}` is outside the context {}", context.display());
+    let joined = context.join(path);
+    let mut depth = 0_usize;
+    for component in joined
+        .strip_prefix(context)
+        .map_err(|_| escapes())?
+        .components()
+    {
+        match component {
+            std::path::Component::ParentDir => {
+                depth = depth.checked_sub(1).ok_or_else(escapes)?;
+            }
+            std::path::Component::Normal(_) => depth += 1,
+            _ => {}
+        }
+    }
+    let real = joined.canonicalize().map_err(|error| match error.kind() {
+        std::io::ErrorKind::NotFound => {
+            format!("`{shown}` is not there (looked in {})", context.display())
+        }
+        _ => format!("`{shown}` cannot be opened: {error}"),
+    })?;
+    if real.starts_with(context) {
+        Ok(real)
+    } else {
+        Err(escapes())
+    }
+}
+
+/// The tag that an image for `platform` gets when several are built: `T-arm64`.
+pub(crate) fn platform_tag(tag: &Tag, platform: &Platform) -> Result<Tag> {
+    let suffix = match &platform.variant {
+        Some(variant) => format!("{}-{variant}", platform.architecture),
+        None => platform.architecture.clone(),
+    };
+    format!("{tag}-{suffix}")
+        .parse()
+        .context("the tag has no room for the platform")
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+
+    #[test]
+    fn nothing_outside_the_context_is_taken() {
+        let outer = tempfile::tempdir().unwrap();
+        let outer = outer.path().canonicalize().unwrap();
+        let context = outer.join("context");
+        std::fs::create_dir_all(context.join("src")).unwrap();
+        std::fs::write(outer.join("secret"), "").unwrap();
+        std::os::unix::fs::symlink("../secret", context.join("link")).unwrap();
+        std::os::unix::fs::symlink("src", context.join("inner")).unwrap();
+        let check = |path: &str| inside(&context, Path::new(path));
+        assert_eq!(check("src/").unwrap(), context.join("src"));
+        assert_eq!(check(".").unwrap(), context);
+        assert_eq!(check("src/../src").unwrap(), context.join("src"));
+        assert_eq!(check("inner").unwrap(), context.join("src"));
+        for path in ["..", "../secret", "/etc", "link", "src/../../context/src"] {
+            assert!(
+                check(path).unwrap_err().contains("outside the context"),
+                "{path}"
+            );
+        }
+        assert!(check("nowhere").unwrap_err().contains("is not there"));
+    }
+
+    #[test]
+    fn a_folder_names_its_image() {
+        let name = |path: &str| name_of_folder(Path::new(path)).map(|name| name.to_string());
+        assert_eq!(
+            name("/x/My Orders_2").unwrap(),
+            "docker.io/library/my-orders-2"
+        );
+        assert!(name("/").is_err());
+        assert!(name("/x/---").is_err());
+    }
+}

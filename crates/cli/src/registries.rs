@@ -1,0 +1,24 @@
+//! The registry client, as the command line and the environment want it.
+
+use std::sync::Arc;
+
+use anyhow::Result;
+use tierce_registry::{Client, ClientSettings, PlainHttp};
+
+use crate::arguments::RegistryArguments;
+use crate::environment::Environment;
+
+/// Makes the client of this run. Nothing is asked yet.
+pub(crate) fn client(arguments: &RegistryArguments, environment: &Environment) -> Result<Client> {
+    let plain_http = if arguments.plain_http.is_empty() {
+        PlainHttp::Loopback
+    } else {
+        PlainHttp::Hosts(arguments.plain_http.clone())
+    };
+    Ok(Client::new(ClientSettings {
+        ca_files: arguments.ca_file.clone(),
+        plain_http,
+        credentials: Arc::new(environment.credentials.clone()),
+        ..ClientSettings::default()
+    })?)
+}

@@ -1,0 +1,130 @@
+//! The arrows between the crates, kept by a test.
+
+use std::collections::{BTreeMap, BTreeSet};
+
+use cargo_metadata::{DependencyKind, Metadata, MetadataCommand};
+
+/// Which of the workspace's crates each may use, apart from dev-dependencies.
+const ARROWS: [(&str, &[&str]); 8] = [
+    ("tierce", &["tierce-cli"]),
+    (
+        "tierce-cli",
+        &[
+            "tierce-image",
+            "tierce-layer",
+            "tierce-oci",
+            "tierce-registry",
+            "tierce-store",
+        ],
+    ),
+    ("tierce-layer", &["tierce-image", "tierce-oci"]),
+    ("tierce-store", &["tierce-image", "tierce-oci"]),
+    ("tierce-registry", &["tierce-image", "tierce-oci"]),
+    ("tierce-image", &["tierce-oci"]),
+    ("tierce-oci", &[]),
+    ("tierce-testkit", &["tierce-oci"]),
+];
+
+/// What the pure crates must not even be able to reach: files, sockets, runtimes, logs.
+const PURE: [&str; 2] = ["tierce-oci", "tierce-image"];
+const IMPURE: [&str; 9] = [
+    "tokio", "reqwest", "tempfile", "walkdir", "rustix", "tracing", "tar", "flate2", "etcetera",
+];
+
+fn metadata() -> Metadata {
+    MetadataCommand::new()
+        .manifest_path(concat!(env!("CARGO_MANIFEST_DIR"), "/Cargo.toml"))
+        .other_options(["--offline".to_owned(), "--locked".to_owned()])
+        .exec()
+        .expect("cargo metadata")
+}
+
+fn normal_dependencies(metadata: &Metadata) -> BTreeMap<String, BTreeSet<String>> {
+    metadata
+        .workspace_packages()
+        .into_iter()
+        .map(|package| {
+            let names = package
+                .dependencies
+                .iter()
+                .filter(|dependency| dependency.kind != DependencyKind::Development)
+                .map(|dependency| dependency.name.clone());
+            (package.name.to_string(), names.collect())
+        })
+        .collect()
+}
+
+#[test]
+fn crates_depend_on_each_other_in_one_direction() {
+    let arrows = ARROWS.map(|(name, allowed)| (name.to_owned(), allowed));
+    let arrows = BTreeMap::from(arrows);
+    for (name, dependencies) in normal_dependencies(&metadata()) {
+        let allowed = arrows
+            .get(&name)
+            .unwrap_or_else(|| panic!("{name} has no place in ARROWS"));
+        for dependency in dependencies.iter().filter(|it| it.starts_with("tierce")) {
+            assert!(
+                allowed.contains(&dependency.as_str()),
+                "{name} must not use {dependency}"
+            );
+        }
+    }
+}
+
+#[test]
+fn the_pure_crates_reach_nothing_outside() {
+    let all = normal_dependencies(&metadata());
+    for name in PURE {
+        for forbidden in IMPURE {
+            assert!(
+                !all[name].contains(forbidden),
+                "{name} must not use {forbidden}"
+            );
+        }
+    }
+}
+
+#[test]
+fn testkit_is_only_for_tests() {
+    for (name, dependencies) in normal_dependencies(&metadata()) {
+        assert!(
+            !dependencies.contains("tierce-testkit"),
+            "{name} ships testkit"
+        );
+    }
+}
+
+/// A second backend of flate2 would change every digest; `preserve_order` would undo sorted keys
+/// where somebody forgets to sort.
+#[test]
+fn no_feature_moves_digests() {
+    let metadata = metadata();
+    let resolve = metadata.resolve.as_ref().expect("a resolved graph");
+    for node in &resolve.nodes {
+        let name = metadata[&node.id].name.as_str();
+        let features: Vec<&str> = node
+            .features
+            .iter()
+            .map(|feature| feature.as_str())
+            .collect();
+        match name {
+            "flate2" => {
+                for backend in [
+                    "miniz_oxide",
+                    "rust_backend",
+                    "zlib",
+                    "zlib-ng",
+                    "zlib-ng-compat",
+                ] {
+                    assert!(
+                        !features.contains(&backend),
+                        "flate2 has the backend {backend}"
+                    );
+                }
+                assert!(features.contains(&"zlib-rs"));
+            }
+            "serde_json" => assert!(!features.contains(&"preserve_order")),
+            _ => {}
+        }
+    }
+}

@@ -1,0 +1,7 @@
+//! Tests of the whole program against stand-ins: no network, no tool but cargo.
+//!
+//! | module | what it asks |
+//! |---|---|
+//! | `architecture` | do the crates depend on each other as the design says |
+
+mod architecture;

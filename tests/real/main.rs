@@ -1,0 +1,1 @@
+//! Tests of the whole program against real parts, which `tests/run` installs.
