@@ -7,7 +7,7 @@ use reqwest::{Client, RequestBuilder, Response, redirect};
 use serde_json::{Value, json};
 use tierce_oci::Digest;
 use tierce_testkit::{
-    Endpoint, FakeRegistry, Fault, Gate, LocationStyle, Method, Redirect, TokenSettings,
+    Endpoint, FakeRegistry, Fault, Gate, LocationStyle, Method, Redirect, TokenField, TokenSettings,
 };
 
 const MANIFEST: &str = "application/vnd.oci.image.manifest.v1+json";
@@ -752,6 +752,98 @@ async fn referrers_are_listed_when_switched_on() {
     assert_eq!(list("").await, 1);
     assert_eq!(list("?artifactType=application/x.signature").await, 1);
     assert_eq!(list("?artifactType=other").await, 0);
+}
+
+#[tokio::test]
+async fn switches_of_uploads_and_downloads_do_what_they_say() {
+    let client = client();
+    let digest = Digest::of(b"0123456789");
+    let registry = FakeRegistry::builder()
+        .single_post_uploads()
+        .ignore_ranges()
+        .require_content_length()
+        .minimum_chunk(4)
+        .chunk_status(201)
+        .start();
+    let post = format!("{}/v2/a/blobs/uploads/?digest={digest}", registry.url());
+    assert_eq!(
+        send(client.post(&post).body("0123456789")).await.status(),
+        201
+    );
+    let url = format!("{}/v2/a/blobs/{digest}", registry.url());
+    let all = send(client.get(url).header("range", "bytes=3-")).await;
+    assert_eq!(
+        (all.status().as_u16(), all.text().await.unwrap().len()),
+        (200, 10)
+    );
+
+    let begun = send(client.post(format!("{}/v2/a/blobs/uploads/", registry.url()))).await;
+    assert_eq!(header(&begun, "oci-chunk-min-length"), "4");
+    let location = header(&begun, "location");
+    let pieces = futures_util::stream::iter([Ok::<_, std::io::Error>("0123")]);
+    let unsized_chunk = client
+        .patch(&location)
+        .body(reqwest::Body::wrap_stream(pieces));
+    assert_eq!(send(unsized_chunk).await.status(), 411);
+    let short = send(client.patch(&location).body("01")).await;
+    assert_eq!(short.status(), 201);
+    let location = header(&short, "location");
+    let next = send(client.patch(&location).body("23456789")).await;
+    assert_eq!(code(next).await, "SIZE_INVALID");
+    assert_eq!(registry.log().blob_bytes_received(), 12);
+}
+
+#[tokio::test]
+async fn a_fixed_scope_is_challenged_and_grants_pulls() {
+    let settings = TokenSettings::default()
+        .anonymous_pull()
+        .fixed_scope("aws")
+        .field(TokenField::AccessToken)
+        .lifetime(None);
+    let registry = FakeRegistry::builder().bearer(settings).start();
+    registry.create_repository("a");
+    let client = client();
+    let tags = format!("{}/v2/a/tags/list", registry.url());
+    let challenge = header(&send(client.get(&tags)).await, WWW_AUTHENTICATE.as_str());
+    assert!(challenge.ends_with("scope=\"aws\""), "{challenge}");
+    let answer: Value = token(&client, &challenge, None).await.json().await.unwrap();
+    assert!(answer["token"].is_null() && answer["expires_in"].is_null());
+    let token = answer["access_token"].as_str().unwrap();
+    assert_eq!(
+        send(client.get(&tags).bearer_auth(token)).await.status(),
+        200
+    );
+    let post = client.post(format!("{}/v2/a/blobs/uploads/", registry.url()));
+    assert_eq!(send(post.bearer_auth(token)).await.status(), 401);
+}
+
+#[tokio::test]
+async fn faults_reach_the_token_server_and_the_second_host() {
+    let registry = FakeRegistry::builder()
+        .bearer(TokenSettings::default().anonymous_pull())
+        .redirect_blobs(Redirect::OtherPort)
+        .start();
+    let digest = registry.put_blob("a", b"bytes".as_slice());
+    registry.inject(Fault::endless_body(200).at(Endpoint::Token));
+    registry.inject(
+        Fault::status(403)
+            .with_body("<Error/>")
+            .at(Endpoint::Storage),
+    );
+    let client = client();
+    let url = format!("{}/v2/a/blobs/{digest}", registry.url());
+    let challenge = header(&send(client.get(&url)).await, WWW_AUTHENTICATE.as_str());
+    let mut endless = token(&client, &challenge, None).await;
+    assert!(endless.chunk().await.unwrap().is_some());
+    let answer: Value = token(&client, &challenge, None).await.json().await.unwrap();
+    let token = answer["token"].as_str().unwrap();
+    let location = header(&send(client.get(&url).bearer_auth(token)).await, "location");
+    assert_eq!(send(client.get(&location)).await.status(), 403);
+    assert_eq!(
+        send(client.get(&location)).await.text().await.unwrap(),
+        "bytes"
+    );
+    assert_eq!(registry.pending_faults(), Vec::<String>::new());
 }
 
 #[test]
