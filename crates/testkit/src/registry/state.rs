@@ -65,7 +65,7 @@ pub(crate) struct Upload {
     /// The query that the last `Location` carried and the next request must bring back.
     pub(crate) expected_query: String,
     pub(crate) turn: u64,
-    /// The size of the smallest chunk so far: only the last may be below the minimum.
+    /// Whether the last chunk was below the minimum, so that none may follow it.
     pub(crate) short_chunk: bool,
     hasher: Hasher,
     memory: Vec<u8>,
