@@ -65,7 +65,7 @@ pub(crate) enum ProgressStyle {
 
 #[derive(Debug, Subcommand)]
 pub(crate) enum Command {
-    Build(BuildArguments),
+    Build(Box<BuildArguments>),
     Push(PushArguments),
     Pull(PullArguments),
     Copy(CopyArguments),
@@ -92,6 +92,10 @@ pub(crate) struct RegistryArguments {
 /// unless --output or --push says otherwise. Of a base in a registry only manifest and config are
 /// fetched.
 #[derive(Debug, Args)]
+#[expect(
+    clippy::struct_excessive_bools,
+    reason = "each is a flag that stands alone"
+)]
 #[command(after_help = "Examples:
   tierce build
       what ./tierce.toml says, into the local store
@@ -114,7 +118,7 @@ pub(crate) struct BuildArguments {
     #[arg(short, long, value_name = "NAME[:TAG]")]
     pub(crate) tag: Vec<Reference>,
 
-    /// Build for these platforms: x86_64, arm64, linux/amd64, …
+    /// Build for these platforms: `x86_64`, `arm64`, `linux/amd64`, …
     #[arg(long, value_name = "PLATFORM", value_delimiter = ',')]
     pub(crate) platform: Vec<Platform>,
 

@@ -2,12 +2,15 @@
 //!
 //! Libraries report facts; this is the one place where a fact becomes a hint or an exit code.
 
-use std::fmt;
 use std::process::ExitCode;
+use std::{fmt, io};
 
 use anyhow::Error;
+use tierce_image::{AssembleError, ReadError, VerifyError};
+use tierce_registry::RegistryError;
 
 use crate::config_file::ConfigFileError;
+use crate::documents::CachedError;
 
 /// The command line asks for something that makes no sense; exit code 2.
 #[derive(Debug, thiserror::Error)]
@@ -165,14 +168,69 @@ fn known(cause: &(dyn std::error::Error + 'static)) -> Option<String> {
             .as_ref()
             .map(|nearest| format!("did you mean `{nearest}`?"));
     }
-    None
+    if let Some(error) = cause.downcast_ref::<RegistryError>() {
+        return known_of_registry(error).map(str::to_owned);
+    }
+    let fixed = if let Some(error) = cause.downcast_ref::<AssembleError>() {
+        match error {
+            AssembleError::ForeignLayer { .. } | AssembleError::Annotation(_) => {
+                "an OCI image can have it: `--format oci`"
+            }
+            _ => return None,
+        }
+    } else if let Some(error) = cause.downcast_ref::<ReadError>() {
+        match error {
+            ReadError::NoSuchPlatform { .. } | ReadError::OtherPlatform { .. } => {
+                "name another platform with `--platform`"
+            }
+            _ => return None,
+        }
+    } else if cause.is::<VerifyError>() {
+        "what is stored there is damaged, or was damaged on the way: get a new copy of the image"
+    } else if matches!(cause.downcast_ref(), Some(CachedError::Offline(_))) {
+        "run the same build once without --offline, in a folder with a tierce.toml"
+    } else if let Some(error) = cause.downcast_ref::<io::Error>() {
+        match error.kind() {
+            io::ErrorKind::StorageFull | io::ErrorKind::QuotaExceeded => {
+                "free some space; TIERCE_CACHE and TIERCE_STORE move the files to another disk"
+            }
+            io::ErrorKind::FileTooLarge => {
+                "the limit on the size of files (`ulimit -f`) is too low"
+            }
+            _ => return None,
+        }
+    } else {
+        return None;
+    };
+    Some(fixed.to_owned())
+}
+
+fn known_of_registry(error: &RegistryError) -> Option<&'static str> {
+    Some(match error {
+        _ if error.is_resolve() => "check the registry's name and the network",
+        _ if error.is_tls() => {
+            "`--ca-file FILE` trusts a private authority; `--plain-http HOST` speaks without TLS"
+        }
+        _ if error.is_connect() => "check that the registry runs there and listens on that port",
+        RegistryError::Unauthorized(refusal) if refusal.credentials.is_none() => {
+            "log in with `docker login`, `podman login` or `skopeo login`: tierce reads what they write"
+        }
+        RegistryError::Unauthorized(_) => "log in again, or correct what is stored there",
+        _ if error.is_denied() => "the credentials are known, but are not allowed to do this",
+        _ if error.has_code("NAME_UNKNOWN") => {
+            "check the repository's name; some registries want it created before the first push"
+        }
+        _ if error.is_not_found() => "check the repository and the tag",
+        _ if error.is_rate_limited() => "the registry asks for fewer requests: wait, or log in",
+        _ => return None,
+    })
 }
 
 /// Whether the error is only that nobody reads stdout any more, which is no failure.
 pub(crate) fn is_broken_pipe(error: &Error) -> bool {
     error
-        .downcast_ref::<std::io::Error>()
-        .is_some_and(|error| error.kind() == std::io::ErrorKind::BrokenPipe)
+        .downcast_ref::<io::Error>()
+        .is_some_and(|error| error.kind() == io::ErrorKind::BrokenPipe)
 }
 
 #[cfg(test)]

@@ -50,6 +50,8 @@ enum Scanned {
     Verbatim(PathBuf),
 }
 
+type ScannedLayers = Vec<(LayerPlan, Scanned)>;
+
 impl<'a> Sealer<'a> {
     /// Reads `.dockerignore`; the other sources are looked at when the first layer is made.
     pub(crate) fn new(plan: &BuildPlan, places: &'a Places, output: Output) -> Result<Self> {
@@ -238,7 +240,7 @@ async fn in_background<T: Send + 'static>(
 }
 
 impl Sources {
-    fn scan(&self) -> Result<(Vec<(LayerPlan, Scanned)>, Vec<Notice>)> {
+    fn scan(&self) -> Result<(ScannedLayers, Vec<Notice>)> {
         let mut notices = Vec::new();
         let mut scanned = Vec::new();
         for plan in &self.layers {

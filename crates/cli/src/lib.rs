@@ -69,7 +69,7 @@ pub fn main() -> ExitCode {
 async fn run(command: Command, output: Output) -> anyhow::Result<()> {
     let environment = Environment::read()?;
     match command {
-        Command::Build(arguments) => commands::build::build(arguments, &environment, output).await,
+        Command::Build(arguments) => commands::build::build(*arguments, &environment, output).await,
         Command::Push(arguments) => commands::copy::push(arguments, &environment, output).await,
         Command::Pull(arguments) => commands::copy::pull(arguments, &environment, output).await,
         Command::Copy(arguments) => commands::copy::copy(arguments, &environment, output).await,

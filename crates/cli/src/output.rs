@@ -13,6 +13,10 @@ use crate::arguments::{GlobalArguments, ProgressStyle};
 
 /// How much is said, and in which form.
 #[derive(Debug, Clone, Copy)]
+#[expect(
+    clippy::struct_excessive_bools,
+    reason = "each answers a question of its own"
+)]
 pub(crate) struct Output {
     quiet: bool,
     pub(crate) json: bool,
@@ -34,7 +38,11 @@ impl Output {
     }
 
     /// Prints one line of the result.
-    pub(crate) fn result_line(&self, line: &str) -> Result<()> {
+    #[expect(
+        clippy::unused_self,
+        reason = "asked of whoever prints, like all other words"
+    )]
+    pub(crate) fn result_line(self, line: &str) -> Result<()> {
         let mut out = io::stdout().lock();
         writeln!(out, "{line}")?;
         out.flush()?;
@@ -42,7 +50,11 @@ impl Output {
     }
 
     /// Prints the result as one JSON document.
-    pub(crate) fn result_json(&self, value: &serde_json::Value) -> Result<()> {
+    #[expect(
+        clippy::unused_self,
+        reason = "asked of whoever prints, like all other words"
+    )]
+    pub(crate) fn result_json(self, value: &serde_json::Value) -> Result<()> {
         let mut text = serde_json::to_string_pretty(value)?;
         text.push('\n');
         let mut out = io::stdout().lock();
@@ -52,21 +64,21 @@ impl Output {
     }
 
     /// Says something that a user wants to know but a program does not.
-    pub(crate) fn note(&self, text: &str) {
+    pub(crate) fn note(self, text: &str) {
         if !self.quiet {
             eprintln!("{text}");
         }
     }
 
     /// Says something that the user should look at.
-    pub(crate) fn warn(&self, text: &str) {
+    pub(crate) fn warn(self, text: &str) {
         if !self.quiet {
             eprintln!("warning: {text}");
         }
     }
 
     /// Says that a step begins, where every step is wanted.
-    pub(crate) fn step(&self, text: &str) {
+    pub(crate) fn step(self, text: &str) {
         if self.plain {
             eprintln!("{text}");
         }

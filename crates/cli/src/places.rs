@@ -94,7 +94,7 @@ impl BlobSource for Blobs {
 impl Places {
     /// Prepares; nothing is asked yet.
     pub(crate) fn open(
-        settings: PlacesSettings<'_>,
+        settings: &PlacesSettings<'_>,
         environment: &Environment,
         output: Output,
     ) -> Result<Self> {
@@ -291,13 +291,13 @@ impl Places {
                 if self.offline {
                     return Err(UsageError("--offline forbids to push".to_owned()).into());
                 }
-                self.check_digest(artifact, reference.digest)?;
+                Self::check_digest(artifact, reference.digest)?;
                 let sink = self.blobs.client.repository(&reference.repository);
                 self.walk(artifact, reference.effective_tag(), &sink, jobs)
                     .await
             }
             ImagePlace::Store(reference) => {
-                self.check_digest(artifact, reference.digest)?;
+                Self::check_digest(artifact, reference.digest)?;
                 let sink = self.local_store()?.sink(&reference.name)?;
                 let tag = reference.tag.clone().unwrap_or_else(Tag::latest);
                 self.walk(artifact, Some(tag), &sink, jobs).await
@@ -327,7 +327,7 @@ impl Places {
     }
 
     /// A destination may carry a digest only as a statement of what is to come.
-    fn check_digest(&self, artifact: &Artifact, stated: Option<Digest>) -> Result<()> {
+    fn check_digest(artifact: &Artifact, stated: Option<Digest>) -> Result<()> {
         let found = artifact.document.digest();
         match stated {
             Some(stated) if stated != found => Err(UsageError(format!(

@@ -88,11 +88,11 @@ pub(crate) fn base_beside(file: &LoadedFile, base: &BaseName) -> BaseName {
     let folder = file.path.parent().unwrap_or(Path::new(""));
     let mut base = base.clone();
     match &mut base.place {
-        Some(ImagePlace::Layout {
-            directory: path, ..
-        })
-        | Some(
-            ImagePlace::OciArchive { file: path, .. }
+        Some(
+            ImagePlace::Layout {
+                directory: path, ..
+            }
+            | ImagePlace::OciArchive { file: path, .. }
             | ImagePlace::DockerArchive { file: path, .. },
         ) => {
             *path = folder.join(&*path);

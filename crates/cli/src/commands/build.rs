@@ -25,7 +25,7 @@ pub(crate) async fn build(
 ) -> Result<()> {
     let plan = BuildPlan::resolve(&arguments, environment)?;
     let places = Places::open(
-        PlacesSettings {
+        &PlacesSettings {
             registry: &arguments.registry,
             offline: arguments.offline,
             compress_jobs: plan.compress_jobs,

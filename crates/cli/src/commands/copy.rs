@@ -83,7 +83,7 @@ fn open_places(
     output: Output,
 ) -> Result<Places> {
     Places::open(
-        PlacesSettings {
+        &PlacesSettings {
             registry: &arguments.registry,
             offline: false,
             compress_jobs: Jobs(arguments.jobs),

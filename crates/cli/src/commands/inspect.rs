@@ -26,7 +26,7 @@ pub(crate) async fn inspect(
         offline: false,
         compress_jobs: Jobs(std::thread::available_parallelism().unwrap_or(NonZeroUsize::MIN)),
     };
-    let places = Places::open(settings, environment, output)?;
+    let places = Places::open(&settings, environment, output)?;
     let place = places.find(&arguments.image)?;
     let read = || format!("could not read `{place}`");
     if arguments.platform.is_none() {

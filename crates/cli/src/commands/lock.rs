@@ -41,7 +41,7 @@ pub(crate) async fn lock(
         offline: false,
         compress_jobs: Jobs(std::thread::available_parallelism().unwrap_or(NonZeroUsize::MIN)),
     };
-    let places = Places::open(settings, environment, output)?;
+    let places = Places::open(&settings, environment, output)?;
     let policy = if arguments.update {
         LockPolicy::Update
     } else {
@@ -49,27 +49,18 @@ pub(crate) async fn lock(
     };
     let mut lock = Lock::open(Some(lock_path(&file)), policy)?;
 
-    // Every platform that is built, and every one that was pinned before.
-    let mut platforms: Vec<Option<Platform>> = file
-        .values
-        .image
-        .platforms
-        .iter()
-        .cloned()
-        .map(Some)
-        .collect();
-    for pinned in lock.platforms(&base) {
-        if platforms.is_empty() || !file.values.image.platforms.is_empty() {
-            continue;
-        }
-        platforms.push(Some(pinned));
-    }
-    if platforms.is_empty() {
-        platforms = lock.platforms(&base).into_iter().map(Some).collect();
-    }
-    if platforms.is_empty() {
-        platforms.push(None);
-    }
+    // What is built, else what was pinned before, else whatever the base gives.
+    let built = &file.values.image.platforms;
+    let named = if built.is_empty() {
+        lock.platforms(&base)
+    } else {
+        built.clone()
+    };
+    let platforms: Vec<Option<Platform>> = if named.is_empty() {
+        vec![None]
+    } else {
+        named.into_iter().map(Some).collect()
+    };
     let mut pinned = Vec::new();
     for platform in &platforms {
         if let Some(found) = base::resolve(&base, platform.as_ref(), &mut lock, &places).await? {
