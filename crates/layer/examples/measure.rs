@@ -1,4 +1,4 @@
-//! Seals a directory and tells how long it took: `measure DIRECTORY [JOBS [OUTPUT]]`.
+//! Seals a directory or an archive and tells how long it took: `measure SOURCE [JOBS [OUTPUT]]`.
 //!
 //! Run it in release mode. The layer goes to OUTPUT, by default the system's temporary directory,
 //! and is gone at the end; the numbers are one line of JSON.
@@ -15,12 +15,16 @@ use std::path::PathBuf;
 use std::time::Instant;
 
 use tierce_layer::{
-    BaseLinks, Destination, ScanAdd, SealSettings, Treatment, Tree, ZlibRs, scan, seal,
+    ArchiveAdd, BaseLinks, Destination, Limits, ScanAdd, SealSettings, Treatment, Tree, ZlibRs,
+    add_archive, scan, seal,
 };
 
 fn main() -> Result<(), Box<dyn Error>> {
     let mut arguments = std::env::args_os().skip(1);
-    let source: PathBuf = arguments.next().ok_or("which directory?")?.into();
+    let source: PathBuf = arguments
+        .next()
+        .ok_or("which directory or archive?")?
+        .into();
     let jobs = match arguments.next() {
         Some(jobs) => jobs.to_str().ok_or("how many jobs?")?.parse()?,
         None => std::thread::available_parallelism()?,
@@ -32,21 +36,37 @@ fn main() -> Result<(), Box<dyn Error>> {
     let start = Instant::now();
     let mut notices = Vec::new();
     let mut tree = Tree::new();
-    let add = ScanAdd {
-        source: &source,
-        destination: &Destination::parse("/var/task/")?,
-        exclude: &[],
-        include: None,
-        treatment: &Treatment::default(),
-    };
-    scan(&add, &mut tree, &mut notices)?;
+    let destination = Destination::parse("/var/task/")?;
+    let treatment = Treatment::default();
+    if source.is_dir() {
+        let add = ScanAdd {
+            source: &source,
+            destination: &destination,
+            exclude: &[],
+            include: None,
+            treatment: &treatment,
+        };
+        scan(&add, &mut tree, &mut notices)?;
+    } else {
+        let add = ArchiveAdd {
+            destination: &destination,
+            exclude: None,
+            include: None,
+            treatment: &treatment,
+            scratch: &output,
+            limits: Limits::default(),
+        };
+        add_archive(&source, &add, &mut tree, &mut notices)?;
+    }
     let scanned = start.elapsed();
+    let start = Instant::now();
     let plan = tree.settle(Some(&BaseLinks::none()), &mut notices)?;
     let settled = start.elapsed();
+    let start = Instant::now();
     let layer = seal(&plan, &settings(jobs, &output))?;
     let sealed = start.elapsed();
 
-    let seconds = (sealed - settled).as_secs_f64();
+    let seconds = sealed.as_secs_f64();
     let megabytes = layer.uncompressed_size as f64 / 1e6;
     println!(
         "{{\"jobs\": {jobs}, \"entries\": {entries}, \"notices\": {notices}, \
@@ -59,7 +79,7 @@ fn main() -> Result<(), Box<dyn Error>> {
         archive = layer.uncompressed_size,
         blob = layer.size,
         scan = scanned.as_secs_f64(),
-        settle = (settled - scanned).as_secs_f64(),
+        settle = settled.as_secs_f64(),
         speed = megabytes / seconds,
         rss = peak_rss()? as f64 / 1e3,
         digest = layer.digest,

@@ -262,6 +262,42 @@ mod tests {
     }
 
     #[test]
+    fn numbers_too_large_for_their_field_go_to_pax() {
+        use crate::member::{Limits, Strictness, Walker};
+
+        let path = EntryPath::new("f").unwrap();
+        for (size, id, records) in [
+            (MOST_SIZE, MOST_ID, &b""[..]),
+            (MOST_SIZE + 1, MOST_ID, b"19 size=8589934592\n"),
+            (0, MOST_ID + 1, b"15 gid=2097152\n15 uid=2097152\n"),
+        ] {
+            let mut attributes = Attributes::root(0o644);
+            (attributes.uid, attributes.gid) = (id, id);
+            let mut archive = Vec::new();
+            write_header(
+                &mut archive,
+                &path,
+                HeaderKind::File { size },
+                &attributes,
+                MODIFIED,
+            );
+            if records.is_empty() {
+                assert_eq!(archive.len(), BLOCK);
+            } else {
+                assert_eq!(&archive[BLOCK..][..records.len()], records);
+                assert_eq!(archive.len(), 3 * BLOCK);
+            }
+            let limits = Limits {
+                bytes: u64::MAX,
+                members: 2,
+            };
+            let mut walker = Walker::new(&*archive, Strictness::Strict, limits);
+            let member = walker.next_member().unwrap().unwrap();
+            assert_eq!((member.size, member.uid, member.gid), (size, id, id));
+        }
+    }
+
+    #[test]
     fn padding_fills_blocks() {
         assert_eq!([0, 1, 511, 512, 513].map(padding), [0, 511, 1, 0, 511]);
     }

@@ -134,3 +134,120 @@ fn flush<S: SegmentSink>(segment: &mut Vec<u8>, sink: &mut S) -> Result<(), CutE
     debug_assert!(segment.is_empty(), "the sink leaves an empty buffer");
     Ok(())
 }
+
+#[cfg(test)]
+mod tests {
+    use std::collections::BTreeSet;
+    use std::convert::Infallible;
+
+    use tierce_oci::Digest;
+
+    use super::*;
+    use crate::content::Content;
+    use crate::entry::Entry;
+    use crate::links::BaseLinks;
+    use crate::tree::Tree;
+
+    #[derive(Default)]
+    struct Collected(Vec<Vec<u8>>);
+
+    impl SegmentSink for Collected {
+        type Stop = Infallible;
+
+        fn take(&mut self, segment: &mut Vec<u8>) -> Result<(), Infallible> {
+            self.0.push(std::mem::take(segment));
+            Ok(())
+        }
+    }
+
+    fn segments(files: impl IntoIterator<Item = (String, usize)>) -> Vec<Vec<u8>> {
+        let mut tree = Tree::new();
+        for (name, size) in files {
+            let content = Content::bytes(name.bytes().cycle().take(size).collect::<Vec<_>>());
+            let path = EntryPath::new(name).unwrap();
+            tree.insert(path, Entry::file(content, 0o644), &mut Vec::new())
+                .unwrap();
+        }
+        let plan = tree
+            .settle(Some(&BaseLinks::none()), &mut Vec::new())
+            .unwrap();
+        let mut collected = Collected::default();
+        write_segments(&plan, &mut collected).unwrap();
+        collected.0
+    }
+
+    fn lengths(files: &[(&str, usize)]) -> Vec<usize> {
+        let files = files.iter().map(|&(name, size)| (name.to_owned(), size));
+        segments(files).iter().map(Vec::len).collect()
+    }
+
+    /// The first names, counted up, after which a long enough segment closes or goes on.
+    fn name_that(closes: bool, nth: usize) -> String {
+        (0..)
+            .map(|number| format!("f{number:05}"))
+            .filter(|name| closes_after(&EntryPath::new(name).unwrap()) == closes)
+            .nth(nth)
+            .unwrap()
+    }
+
+    #[test]
+    fn large_files_have_their_own_segments_cut_from_the_start_of_the_record() {
+        assert_eq!(lengths(&[]), [1024]);
+        assert_eq!(lengths(&[("a", MOST)]), [MOST, 512, 1024]);
+        assert_eq!(lengths(&[("a", MOST + 1)]), [MOST, 1024, 1024]);
+        assert_eq!(lengths(&[("a", 2 * MOST - 512)]), [MOST, MOST, 1024]);
+        assert_eq!(lengths(&[("a", 2 * MOST - 511)]), [MOST, MOST, 512, 1024]);
+        // The records around it are gathered apart.
+        assert_eq!(
+            lengths(&[("d/a", MOST), ("d/b", 10), ("d/c", 3 * MOST)]),
+            [512, MOST, MOST, MOST, 512, MOST, 512, 1024, 1024]
+        );
+    }
+
+    #[test]
+    fn a_segment_closes_before_a_record_that_would_take_it_over_the_most() {
+        let (one, other) = (name_that(false, 0), name_that(false, 1));
+        let pair = |first, second| lengths(&[(&one, first), (&other, second)]);
+        // Both are of one size class, so they come by name.
+        assert_eq!(pair(MOST / 2 - 512, MOST / 2 - 512), [MOST, 1024]);
+        assert_eq!(
+            pair(MOST / 2 - 512, MOST / 2 - 511),
+            [MOST / 2, MOST / 2 + 512, 1024]
+        );
+        // A record that is larger alone than a segment, with a file that is not.
+        assert_eq!(lengths(&[(&one, MOST - 1)]), [MOST + 512, 1024]);
+        assert_eq!(pair(MOST - 1, MOST - 512), [MOST + 512, MOST, 1024]);
+    }
+
+    #[test]
+    fn a_long_enough_segment_closes_after_every_64th_path() {
+        let (closing, going_on) = (name_that(true, 0), name_that(false, 0));
+        let end = "zzz";
+        let after = |name: &str, size| lengths(&[(name, size), (end, 100)]);
+        assert_eq!(after(&closing, LEAST - 512), [LEAST, 1024, 1024]);
+        assert_eq!(after(&closing, LEAST - 1024), [LEAST - 512 + 1024, 1024]);
+        assert_eq!(after(&going_on, LEAST), [LEAST + 512 + 1024, 1024]);
+    }
+
+    #[test]
+    fn a_new_file_changes_the_segments_around_it_and_no_other() {
+        let files = |extra: Option<&str>| {
+            let names = (0..3000).map(|number| format!("package/module{number:04}.py"));
+            let files: Vec<_> = names.chain(extra.map(str::to_owned)).collect();
+            segments(files.into_iter().map(|name| (name, 8000)))
+                .iter()
+                .map(|segment| Digest::of(segment))
+                .collect::<BTreeSet<_>>()
+        };
+        let before = files(None);
+        assert!(before.len() > 25);
+        for extra in ["package/a.py", "package/module1500a.py", "package/z.py"] {
+            let changed = files(Some(extra)).difference(&before).count();
+            assert!(
+                changed <= 3,
+                "{changed} of {} segments changed",
+                before.len()
+            );
+        }
+    }
+}

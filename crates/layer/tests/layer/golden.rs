@@ -187,7 +187,7 @@ fn the_blob_is_pinned() {
     assert_eq!(
         (layer.size, layer.digest.to_string().as_str()),
         (
-            1337194,
+            1_337_194,
             "sha256:8b5391f7989cdffda3d90ec1b8aede5924ea156000093a7f83cc576963d9f848"
         )
     );

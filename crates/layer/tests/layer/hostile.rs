@@ -76,6 +76,7 @@ fn patched(mut archive: Vec<u8>, offset: usize, bytes: &[u8]) -> Vec<u8> {
     archive
 }
 
+#[expect(clippy::too_many_lines, reason = "a table")]
 fn malformed() -> Vec<(Vec<u8>, &'static str)> {
     let name = |name: &str| raw().file(name, b"x").end();
     vec![

@@ -140,7 +140,7 @@ fn write_to_disk(root: &Path, nodes: &BTreeMap<Vec<u8>, Node>, modes: [u32; 2], 
 }
 
 proptest! {
-    #![proptest_config(ProptestConfig { cases: 40, failure_persistence: None, ..Default::default() })]
+    #![proptest_config(ProptestConfig { cases: 16, failure_persistence: None, ..Default::default() })]
 
     #[test]
     fn neither_order_nor_threads_show(

@@ -9,8 +9,8 @@ use std::path::Path;
 
 use tempfile::tempdir;
 use tierce_layer::{
-    Anchored, Destination, Keep, Matcher, Notice, RecordKind, ScanAdd, ScanError, Treatment, Tree,
-    scan,
+    Anchored, Destination, Entry, Keep, Matcher, Notice, RecordKind, ScanAdd, ScanError, Treatment,
+    Tree, scan,
 };
 
 use crate::support::{chain, listing, path, plan_of, scanned, write};
@@ -350,7 +350,6 @@ fn later_adds_win_and_say_so() {
             .collect::<Vec<_>>()
             .join("; ")
     };
-    use tierce_layer::Entry;
     let directory = || Entry::directory(0o711);
     assert_eq!(add("a/b/c", crate::support::file("1")), "");
     assert_eq!(add("a/b-c", crate::support::file("1")), "");

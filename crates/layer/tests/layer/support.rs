@@ -1,6 +1,7 @@
 //! What the tests share: small trees, archives built byte by byte, layers taken apart.
 
 use std::error::Error;
+use std::fmt::Write as _;
 use std::io::{Read, Write};
 use std::num::NonZeroUsize;
 use std::path::Path;
@@ -97,7 +98,8 @@ pub(crate) fn listing(tree: &Tree) -> String {
     let mut lines = String::new();
     for (path, entry) in tree.iter() {
         let Attributes { mode, uid, gid, .. } = entry.attributes;
-        lines += &format!("{mode:04o} {uid}:{gid} {} {path}\n", entry.kind.noun());
+        let noun = entry.kind.noun();
+        writeln!(lines, "{mode:04o} {uid}:{gid} {noun} {path}").unwrap();
     }
     lines
 }
@@ -144,7 +146,7 @@ impl Raw {
         target: &str,
         body: &[u8],
     ) -> Self {
-        self.header(flag, name, target, &format!("{:011o}\0", body.len()))
+        self.header(flag, name, target, format!("{:011o}\0", body.len()))
             .body(body)
     }
 
@@ -195,7 +197,7 @@ impl Raw {
         let mut body = Vec::new();
         for (key, value) in records {
             let rest = key.len() + value.len() + 3;
-            let length = (rest..)
+            let length = (rest..rest + 9)
                 .find(|length| length - rest == length.to_string().len())
                 .unwrap();
             body.extend(format!("{length} {key}=").into_bytes());
