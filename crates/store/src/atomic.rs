@@ -11,7 +11,7 @@
 //! nothing is swept.
 
 use std::fs::{self, File, Permissions};
-use std::io::{self, Write as _};
+use std::io::{self, Seek as _, SeekFrom, Write as _};
 use std::os::unix::fs::{MetadataExt as _, PermissionsExt as _};
 use std::path::{Path, PathBuf};
 
@@ -62,65 +62,70 @@ pub(crate) fn is_temporary_name(name: &std::ffi::OsStr) -> bool {
 #[derive(Debug)]
 pub struct AtomicFile {
     temporary: NamedTempFile,
+    /// Where it will be; errors name this, because nobody knows the temporary name.
+    target: PathBuf,
 }
 
 impl AtomicFile {
-    /// Begins a file in `directory`, which must be on the file system of the later target.
-    pub fn create_in(directory: &Path) -> Result<Self, PathError> {
+    /// Begins a file that will be at `target`, in a directory that is there.
+    pub fn create(target: impl Into<PathBuf>) -> Result<Self, PathError> {
+        let target = target.into();
+        let directory = parent(&target).to_owned();
+        Self::create_through(&directory, target)
+    }
+
+    /// Begins a file in the directory `temporary`, which is on the file system of `target`.
+    pub(crate) fn create_through(temporary: &Path, target: PathBuf) -> Result<Self, PathError> {
         loop {
             let temporary = tempfile::Builder::new()
                 .prefix(PREFIX)
                 .suffix(SUFFIX)
                 // What any program's new file has; the umask applies.
                 .permissions(Permissions::from_mode(0o666))
-                .tempfile_in(directory)
-                .map_err(PathError::of("create a file in", directory))?;
+                .tempfile_in(temporary)
+                .map_err(PathError::of("create a file in", temporary))?;
             // A file system without locks has no sweepers either: see `sweep`.
             let _ = temporary.as_file().lock();
             let metadata = temporary
                 .as_file()
                 .metadata()
-                .map_err(PathError::of("look at", temporary.path()))?;
+                .map_err(PathError::of("write", &target))?;
             // A sweeper may have come between creation and lock, and taken it for abandoned.
             if metadata.nlink() > 0 {
-                return Ok(Self { temporary });
+                return Ok(Self { temporary, target });
             }
         }
     }
 
     /// Appends `bytes`.
     pub fn write_all(&mut self, bytes: &[u8]) -> Result<(), PathError> {
-        let path = self.temporary.path().to_owned();
-        self.temporary
-            .as_file_mut()
-            .write_all(bytes)
-            .map_err(PathError::of("write", &path))
+        let written = self.temporary.as_file_mut().write_all(bytes);
+        written.map_err(PathError::of("write", &self.target))
     }
 
-    /// The open file.
-    pub(crate) fn file(&self) -> &File {
-        self.temporary.as_file()
-    }
-
-    /// The temporary name, for errors.
-    pub(crate) fn path(&self) -> &Path {
-        self.temporary.path()
+    /// Cuts the file to `length` bytes, to be gone on with from there.
+    pub(crate) fn cut(&mut self, length: u64) -> Result<(), PathError> {
+        let file = self.temporary.as_file_mut();
+        file.set_len(length)
+            .and_then(|()| file.seek(SeekFrom::Start(length)))
+            .map(|_| ())
+            .map_err(PathError::of("write", &self.target))
     }
 
     /// Gives the file its name, replacing what has it, and makes that durable.
-    pub fn persist(self, target: &Path) -> Result<(), PathError> {
-        self.persist_unsynced(target)?;
-        sync_directory(parent(target))
+    pub fn persist(self) -> Result<(), PathError> {
+        let target = self.target.clone();
+        self.persist_unsynced()?;
+        sync_directory(parent(&target))
     }
 
     /// Gives the file its name; the directory entry is durable after [`sync_directory`].
-    pub(crate) fn persist_unsynced(self, target: &Path) -> Result<(), PathError> {
-        self.file()
-            .sync_all()
-            .map_err(PathError::of("write", target))?;
+    pub(crate) fn persist_unsynced(self) -> Result<(), PathError> {
+        let failed = PathError::of("write", &self.target);
+        self.temporary.as_file().sync_all().map_err(&failed)?;
         self.temporary
-            .persist(target)
-            .map_err(|error| PathError::of("write", target)(error.error))?;
+            .persist(&self.target)
+            .map_err(|error| failed(error.error))?;
         Ok(())
     }
 }
@@ -143,9 +148,9 @@ pub(crate) fn write_file_through(
     path: &Path,
     bytes: &[u8],
 ) -> Result<(), PathError> {
-    let mut file = AtomicFile::create_in(temporary)?;
+    let mut file = AtomicFile::create_through(temporary, path.to_owned())?;
     file.write_all(bytes)?;
-    file.persist(path)
+    file.persist()
 }
 
 /// Makes `directory` and what is above it, if missing.
@@ -173,7 +178,7 @@ pub(crate) fn sweep(directory: &Path) {
         }
         let path = entry.path();
         // The lock is held while the name goes, so that a writer that is just creating the file
-        // finds out: see `AtomicFile::create_in`.
+        // finds out: see `AtomicFile::create_through`.
         if let Ok(file) = crate::file::open_regular(&path)
             && file.try_lock().is_ok()
         {
@@ -199,7 +204,7 @@ mod tests {
     fn appears_whole_or_not_at_all() {
         let directory = tempfile::tempdir().unwrap();
         let target = directory.path().join("target");
-        let mut file = AtomicFile::create_in(directory.path()).unwrap();
+        let mut file = AtomicFile::create(&target).unwrap();
         file.write_all(b"half").unwrap();
         assert!(!target.exists());
         drop(file);
@@ -214,7 +219,8 @@ mod tests {
     #[test]
     fn only_what_nobody_holds_is_swept() {
         let directory = tempfile::tempdir().unwrap();
-        let held = AtomicFile::create_in(directory.path()).unwrap();
+        let target = directory.path().join("target");
+        let held = AtomicFile::create(&target).unwrap();
         let abandoned = directory.path().join(".tierce-abcdef.tmp");
         fs::write(&abandoned, b"half").unwrap();
         let foreign = directory.path().join(".tierce-notes");
@@ -222,9 +228,10 @@ mod tests {
         std::os::unix::fs::symlink(&foreign, directory.path().join(".tierce-link.tmp")).unwrap();
         sweep(directory.path());
         assert!(!abandoned.exists());
-        assert!(foreign.exists() && held.path().exists());
+        assert!(foreign.exists() && held.temporary.path().exists());
         assert_eq!(names(directory.path()).len(), 3);
-        held.persist(&directory.path().join("target")).unwrap();
+        held.persist().unwrap();
+        assert!(target.exists());
     }
 
     #[test]

@@ -145,15 +145,15 @@ impl BlobDirectory {
         E: From<PathError> + From<OpenBlobError>,
     {
         let mut pieces = blob.open().await?;
-        let mut file = AtomicFile::create_in(&self.temporary)?;
+        let digest = blob.descriptor().digest;
+        let mut file = AtomicFile::create_through(&self.temporary, self.path(&digest))?;
         let mut pace = Pace::default();
         while let Some(piece) = pieces.next().await {
             let piece = piece?;
             file.write_all(&piece)?;
             pace.after(piece.len()).await;
         }
-        let digest = blob.descriptor().digest;
-        file.persist_unsynced(&self.path(&digest))?;
+        file.persist_unsynced()?;
         self.settle(&digest);
         Ok(())
     }
@@ -162,9 +162,10 @@ impl BlobDirectory {
     pub(crate) async fn put_document(&self, document: &Document) -> Result<(), PathError> {
         let descriptor = document.descriptor();
         if !self.holds(descriptor).await {
-            let mut file = AtomicFile::create_in(&self.temporary)?;
+            let path = self.path(&descriptor.digest);
+            let mut file = AtomicFile::create_through(&self.temporary, path)?;
             file.write_all(document.bytes())?;
-            file.persist_unsynced(&self.path(&descriptor.digest))?;
+            file.persist_unsynced()?;
             self.settle(&descriptor.digest);
         }
         sync_directory(&self.directory)

@@ -153,6 +153,10 @@ impl DockerArchive {
             if !entry.media_type.is_manifest() {
                 continue;
             }
+            // A layout need not have all that it lists.
+            if !self.has(&entry.digest)? {
+                continue;
+            }
             let children = match layout.read(entry.digest, Some(&entry.media_type))? {
                 Document::Manifest(manifest) if manifest.config.digest == config => {
                     return Ok(Some(entry.clone()));
@@ -162,9 +166,8 @@ impl DockerArchive {
             };
             // Docker with containerd's store saves an index of which it may have one child only.
             for child in children {
-                let is_there = self.members.file(&blob_name(&child.digest))?.is_some();
-                if is_there
-                    && child.media_type.is_manifest()
+                if child.media_type.is_manifest()
+                    && self.has(&child.digest)?
                     && let Document::Manifest(manifest) =
                         layout.read(child.digest, Some(&child.media_type))?
                     && manifest.config.digest == config
@@ -174,6 +177,10 @@ impl DockerArchive {
             }
         }
         Ok(None)
+    }
+
+    fn has(&self, digest: &Digest) -> Result<bool, ArchiveError> {
+        Ok(self.members.file(&blob_name(digest))?.is_some())
     }
 
     fn plain(&self, image: &ImageEntry) -> Result<PlainImage, ArchiveError> {

@@ -433,3 +433,98 @@ fn normalised(name: &str) -> Option<String> {
     }
     Some(parts.join("/"))
 }
+
+#[cfg(test)]
+mod tests {
+    use proptest::prelude::*;
+
+    use super::*;
+
+    /// A small tar with an extended header and a link in it.
+    fn tar() -> Vec<u8> {
+        let mut builder = tar::Builder::new(Vec::new());
+        let mut header = Header::new_ustar();
+        header.set_size(600);
+        builder
+            .append_pax_extensions([("path", &b"a/long/name"[..])])
+            .unwrap();
+        builder
+            .append_data(&mut header, "a/file", &[7; 600][..])
+            .unwrap();
+        let mut header = Header::new_ustar();
+        header.set_size(0);
+        header.set_entry_type(EntryType::Symlink);
+        builder
+            .append_link(&mut header, "b/link", "../a/long/name")
+            .unwrap();
+        builder.into_inner().unwrap()
+    }
+
+    fn scan(bytes: &[u8]) -> Result<Members, ArchiveError> {
+        let directory = tempfile::tempdir().unwrap();
+        let path = directory.path().join("archive.tar");
+        std::fs::write(&path, bytes).unwrap();
+        Members::scan(&path)
+    }
+
+    #[test]
+    fn a_link_leads_to_the_bytes() {
+        let members = scan(&tar()).unwrap();
+        let file = members.file("b/link").unwrap().unwrap();
+        assert_eq!((file.offset, file.size), (1536, 600));
+        assert!(members.file("b").unwrap().is_none());
+        assert!(members.file("../b/link").unwrap().is_none());
+    }
+
+    #[test]
+    fn names_are_normalised() {
+        for (name, expected) in [
+            ("a/b", Some("a/b")),
+            ("./a//b/", Some("a/b")),
+            ("/a/./b", Some("a/b")),
+            ("a/../b", Some("b")),
+            ("", Some("")),
+            ("..", None),
+            ("a/../../b", None),
+        ] {
+            assert_eq!(normalised(name).as_deref(), expected, "{name}");
+        }
+    }
+
+    proptest! {
+        #![proptest_config(ProptestConfig::with_cases(256))]
+
+        #[test]
+        fn no_bytes_are_too_strange(
+            changes in prop::collection::vec((0_usize..4096, any::<u8>()), 1..8),
+            length in 0_usize..5000,
+        ) {
+            let mut bytes = tar();
+            for (position, byte) in changes {
+                let position = position % bytes.len();
+                bytes[position] = byte;
+                // A right checksum lets the change through to what lies behind it.
+                let start = position / 512 * 512;
+                let mut header = Header::new_old();
+                header.as_mut_bytes().copy_from_slice(&bytes[start..start + 512]);
+                header.set_cksum();
+                bytes[start..start + 512].copy_from_slice(header.as_bytes());
+            }
+            bytes.truncate(length);
+            if let Ok(members) = scan(&bytes) {
+                for name in members.nodes.keys() {
+                    if let Ok(Some(file)) = members.file(name) {
+                        prop_assert!(file.offset + file.size <= bytes.len() as u64);
+                    }
+                }
+            }
+        }
+
+        #[test]
+        fn pax_records_of_any_bytes_are_read_or_refused(
+            records in prop::collection::vec(any::<u8>(), 0..64),
+        ) {
+            let _ = read_pax(&records, &mut Extensions::default());
+        }
+    }
+}

@@ -9,7 +9,7 @@ use futures_util::lock::Mutex;
 use serde_json::json;
 use tierce_image::{Blob, BlobAt, BlobSource, ImageSink, Jobs, Placed};
 use tierce_oci::json::to_canonical;
-use tierce_oci::{Digest, Document, Reference, Selector, Tag};
+use tierce_oci::{Digest, Document, Reference, Repository, Selector, Tag};
 
 use super::ArchiveError;
 use super::layout::blob_name;
@@ -53,9 +53,8 @@ impl ArchiveSink {
     /// Begins an archive that will be at `target`, in a directory that is there.
     pub fn create(target: impl Into<PathBuf>, kind: ArchiveKind) -> Result<Self, ArchiveError> {
         let target = real_target(target.into())?;
-        let directory = parent(&target);
-        sweep(directory);
-        let mut writer = TarWriter::create_in(directory)?;
+        sweep(parent(&target));
+        let mut writer = TarWriter::create(&target)?;
         writer.directory("blobs/")?;
         writer.directory("blobs/sha256/")?;
         let state = State {
@@ -177,7 +176,7 @@ impl ImageSink for ArchiveSink {
             writer.file("manifest.json", &to_canonical(&images))?;
         }
         writer.file(LAYOUT_FILE, LAYOUT_CONTENT)?;
-        Ok(writer.persist(&self.target)?)
+        Ok(writer.persist()?)
     }
 }
 
@@ -202,15 +201,16 @@ impl ArchiveKind {
     }
 }
 
-/// The reference as Docker shows it, Docker Hub left out.
+/// The reference as Docker shows it: without Docker Hub, where that still means the same.
 fn familiar(reference: &Reference) -> String {
+    let full = &reference.repository;
+    let text = full.to_string();
+    let short = ["docker.io/library/", "docker.io/"]
+        .into_iter()
+        .filter_map(|prefix| text.strip_prefix(prefix))
+        .find(|short| short.parse().is_ok_and(|read: Repository| read == *full));
     let tag = reference.effective_tag().unwrap_or_else(Tag::latest);
-    let repository = reference.repository.to_string();
-    let short = repository
-        .strip_prefix("docker.io/library/")
-        .or_else(|| repository.strip_prefix("docker.io/"))
-        .unwrap_or(&repository);
-    format!("{short}:{tag}")
+    format!("{}:{tag}", short.unwrap_or(&text))
 }
 
 fn check_for_docker(document: &Document) -> Result<(), ArchiveError> {
@@ -223,5 +223,22 @@ fn check_for_docker(document: &Document) -> Result<(), ArchiveError> {
             })
         }
         Document::Manifest(_) => Ok(()),
+    }
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+
+    #[test]
+    fn docker_hub_is_left_out_where_that_is_safe() {
+        for (text, shown) in [
+            ("hello", "hello:latest"),
+            ("team/hello:1", "team/hello:1"),
+            ("ghcr.io/team/hello:1", "ghcr.io/team/hello:1"),
+            ("docker.io/a.b/hello", "docker.io/a.b/hello:latest"),
+        ] {
+            assert_eq!(familiar(&text.parse().unwrap()), shown);
+        }
     }
 }

@@ -1,6 +1,5 @@
 //! Writing a tar, member by member, so that a member that fails leaves no trace.
 
-use std::io::{Seek as _, SeekFrom};
 use std::path::Path;
 
 use tar::{EntryType, Header};
@@ -24,10 +23,10 @@ pub(super) struct TarWriter {
 }
 
 impl TarWriter {
-    /// Begins a tar beside its later place.
-    pub(super) fn create_in(directory: &Path) -> Result<Self, PathError> {
+    /// Begins a tar that will be at `target`.
+    pub(super) fn create(target: &Path) -> Result<Self, PathError> {
         Ok(Self {
-            file: AtomicFile::create_in(directory)?,
+            file: AtomicFile::create(target)?,
             complete: 0,
             dirty: false,
         })
@@ -70,10 +69,10 @@ impl TarWriter {
     }
 
     /// Ends the tar and gives it its name.
-    pub(super) fn persist(mut self, target: &Path) -> Result<(), PathError> {
+    pub(super) fn persist(mut self) -> Result<(), PathError> {
         self.cut()?;
         self.file.write_all(&[0; 2 * BLOCK])?;
-        self.file.persist(target)
+        self.file.persist()
     }
 
     fn begin(
@@ -104,14 +103,35 @@ impl TarWriter {
     }
 
     fn cut(&mut self) -> Result<(), PathError> {
-        if !self.dirty {
-            return Ok(());
+        if self.dirty {
+            self.file.cut(self.complete)?;
+            self.dirty = false;
         }
-        let failed = PathError::of("write", self.file.path());
-        let mut file = self.file.file();
-        file.set_len(self.complete).map_err(&failed)?;
-        file.seek(SeekFrom::Start(self.complete)).map_err(&failed)?;
-        self.dirty = false;
         Ok(())
+    }
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+    use crate::archive::members::Members;
+
+    #[test]
+    fn sizes_beyond_ustar_read_back() {
+        let directory = tempfile::tempdir().unwrap();
+        let path = directory.path().join("large.tar");
+        let size = (9 << 30) + 1;
+        let mut writer = TarWriter::create(&path).unwrap();
+        writer.begin_file("large", size).unwrap();
+        writer.file.cut(512 + size).unwrap();
+        writer.end(size).unwrap();
+        writer.file("small", b"x").unwrap();
+        writer.persist().unwrap();
+        let members = Members::scan(&path).unwrap();
+        let large = members.file("large").unwrap().unwrap();
+        assert_eq!((large.offset, large.size), (512, size));
+        let small = members.file("small").unwrap().unwrap();
+        assert_eq!(small.offset, 512 + size.next_multiple_of(512) + 512);
+        assert!(std::fs::metadata(&path).unwrap().len() > size);
     }
 }

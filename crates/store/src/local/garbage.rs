@@ -7,7 +7,7 @@ use std::path::{Path, PathBuf};
 use tierce_oci::{Descriptor, Digest, Document};
 
 use super::{LocalStore, StoreError, children};
-use crate::atomic::PathError;
+use crate::atomic::{PathError, sweep};
 use crate::document::ManifestError;
 
 /// What was deleted.
@@ -56,10 +56,8 @@ impl LocalStore {
                 remove(&path)?;
             }
         }
-        // Nobody writes now, so whatever is in here is abandoned.
-        for path in children(&self.temporary())? {
-            remove(&path)?;
-        }
+        // Facts are recorded without the lock, so that a file in there may yet be in use.
+        sweep(&self.temporary());
         for directory in children(&self.path().join("names"))? {
             // Fails for those that still have tags.
             let _ = fs::remove_dir(&directory);

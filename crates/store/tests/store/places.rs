@@ -1,13 +1,11 @@
 //! Every place, to and from every other.
 
-mod common;
-
 use std::fs;
 use std::os::unix::fs::{MetadataExt as _, PermissionsExt as _};
 use std::path::Path;
 
+use crate::common::*;
 use bytes::Bytes;
-use common::*;
 use serde_json::Value;
 use tierce_image::{Artifact, Content, Facts, Tally, read_artifact};
 use tierce_oci::{Digest, ImageFormat, Selector};

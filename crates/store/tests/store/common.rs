@@ -1,5 +1,4 @@
 //! Small images, and the places under test.
-#![allow(dead_code, reason = "each test file uses its own part")]
 
 use std::collections::BTreeMap;
 use std::fs;

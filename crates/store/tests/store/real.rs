@@ -3,13 +3,11 @@
 //! Ignored unless asked for, because they need `skopeo`, `umoci` and, as root, `dockerd`:
 //! `cargo test -p tierce-store -- --ignored`.
 
-mod common;
-
 use std::fs;
 use std::path::{Path, PathBuf};
 use std::process::{Child, Command, Stdio};
 
-use common::*;
+use crate::common::*;
 use serde_json::Value;
 use tierce_image::{read_artifact, read_image};
 use tierce_oci::{Digest, ImageFormat, Platform, Selector};
