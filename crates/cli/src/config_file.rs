@@ -66,6 +66,12 @@ pub(crate) struct LayerTable {
     pub(crate) tar: Option<Spanned<PathBuf>>,
     /// Where the tar's root goes; `/` when absent.
     pub(crate) to: Option<String>,
+    /// Members of the tar that are taken; all when empty.
+    #[serde(default)]
+    pub(crate) include: Vec<String>,
+    /// Members of the tar that are left out.
+    #[serde(default)]
+    pub(crate) exclude: Vec<String>,
     /// Take the tar's own bytes as the layer.
     #[serde(default)]
     pub(crate) verbatim: bool,

@@ -8,8 +8,7 @@ use std::path::PathBuf;
 use bytes::Bytes;
 use tierce_image::{BlobSource, BlobStream, BoxError, Content, ImageSource};
 use tierce_oci::{Descriptor, Digest, Document, MediaType, Selector};
-
-use crate::lock::write_whole;
+use tierce_store::atomic::write_file;
 
 /// The cache.
 #[derive(Debug, Clone)]
@@ -36,7 +35,7 @@ impl Documents {
         let path = self.directory.join(Digest::of(bytes).hex());
         let kept = std::fs::create_dir_all(&self.directory)
             .map_err(anyhow::Error::from)
-            .and_then(|()| write_whole(&path, bytes));
+            .and_then(|()| Ok(write_file(&path, bytes)?));
         if let Err(error) = kept {
             tracing::debug!("could not keep {}: {error:#}", path.display());
         }
@@ -56,8 +55,10 @@ pub(crate) struct Cached<'a, P> {
 pub(crate) enum CachedError {
     #[error("`{0}` is not known here, and --offline forbids to ask the registry")]
     Offline(Selector),
-    #[error(transparent)]
-    Place(BoxError),
+    // Not transparent, or the place's own error would be missing from the chain, where hints are
+    // looked for. Causes that say the same are shown once.
+    #[error("{0}")]
+    Place(#[source] BoxError),
 }
 
 impl<P: ImageSource> ImageSource for Cached<'_, P> {

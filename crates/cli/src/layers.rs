@@ -264,12 +264,19 @@ impl Sources {
         for part in &plan.parts {
             match part {
                 LayerPart::VerbatimTar { file } => return Ok(Scanned::Verbatim(file.clone())),
-                LayerPart::Tar { file, to } => {
+                LayerPart::Tar {
+                    file,
+                    to,
+                    include,
+                    exclude,
+                } => {
                     let destination = destination(to)?;
+                    let exclude = Matcher::new(exclude)?;
+                    let include = Matcher::new(include)?;
                     let add = ArchiveAdd {
                         destination: &destination,
-                        exclude: None,
-                        include: None,
+                        exclude: Some(&exclude),
+                        include: (!include.is_empty()).then_some(&include),
                         treatment: &treatment,
                         scratch: &self.scratch,
                         limits: Limits::default(),
@@ -383,15 +390,17 @@ impl SealJob {
             }
         };
         bar.finish_and_clear();
-        let layer = into_layer(sealed, &plan.name, ImageFormat::Oci)?;
+        let created_by = format!("tierce {LAYER_FORMAT} {} {}", sealed.codec, plan.name);
+        // The assembler gives the type the format of the image.
+        let mut layer = keep_sealed(sealed, ImageFormat::Oci)?;
+        layer.created_by = Some(created_by);
         Ok((layer, notices, links))
     }
 }
 
-/// Keeps a sealed blob for the rest of the run. The scratch directory goes away with it.
-pub(crate) fn into_layer(sealed: SealedLayer, name: &str, format: ImageFormat) -> Result<Layer> {
+/// Keeps a sealed blob for the rest of the run: the scratch directory goes away with it.
+pub(crate) fn keep_sealed(sealed: SealedLayer, format: ImageFormat) -> Result<Layer> {
     let entries = sealed.entries;
-    let created_by = format!("tierce {LAYER_FORMAT} {} {name}", sealed.codec);
     let path = sealed
         .file
         .into_temp_path()
@@ -405,7 +414,7 @@ pub(crate) fn into_layer(sealed: SealedLayer, name: &str, format: ImageFormat) -
         ),
         diff_id: sealed.diff_id,
         content: Content::Sealed(path),
-        created_by: Some(created_by),
+        created_by: None,
         facts: Some(Facts {
             uncompressed_size: sealed.uncompressed_size,
             entries: entries.directories

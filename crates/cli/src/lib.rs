@@ -28,9 +28,6 @@ use crate::diagnostic::Diagnostic;
 use crate::environment::Environment;
 use crate::output::Output;
 
-/// What a shell expects of a program that Ctrl-C ended: 128 and the signal's number.
-const INTERRUPTED: u8 = 130;
-
 /// Runs the program: reads arguments and environment, runs the command, reports.
 pub fn main() -> ExitCode {
     let arguments = Arguments::parse();
@@ -46,23 +43,45 @@ pub fn main() -> ExitCode {
             return ExitCode::FAILURE;
         }
     };
-    let result = runtime.block_on(async {
+    // Dropping the command removes what it has half made.
+    let ended = runtime.block_on(async {
         tokio::select! {
-            result = run(arguments.command, output) => Some(result),
-            _ = tokio::signal::ctrl_c() => None,
+            result = run(arguments.command, output) => Ended::Itself(result),
+            signal = asked_to_end() => Ended::By(signal),
         }
     });
     // Threads that still compress something work for nobody now.
     runtime.shutdown_background();
-    match result {
-        Some(Ok(())) => ExitCode::SUCCESS,
-        Some(Err(error)) if diagnostic::is_broken_pipe(&error) => ExitCode::SUCCESS,
-        Some(Err(error)) => {
+    match ended {
+        Ended::Itself(Ok(())) => ExitCode::SUCCESS,
+        Ended::Itself(Err(error)) if diagnostic::is_broken_pipe(&error) => ExitCode::SUCCESS,
+        Ended::Itself(Err(error)) => {
             let diagnostic = Diagnostic::of(&error);
             Output::error(&diagnostic.text);
             diagnostic.exit_code()
         }
-        None => ExitCode::from(INTERRUPTED),
+        // As shells report it: 128 and the signal's number.
+        Ended::By(signal) => ExitCode::from(128 + signal),
+    }
+}
+
+/// How a run came to its end.
+enum Ended {
+    Itself(anyhow::Result<()>),
+    By(u8),
+}
+
+/// Waits for Ctrl-C, or for the polite signal of whoever supervises us; gives its number.
+async fn asked_to_end() -> u8 {
+    const SIGINT: u8 = 2;
+    const SIGTERM: u8 = 15;
+    use tokio::signal::unix::{SignalKind, signal};
+    let Ok(mut terminate) = signal(SignalKind::terminate()) else {
+        return std::future::pending().await;
+    };
+    tokio::select! {
+        _ = tokio::signal::ctrl_c() => SIGINT,
+        _ = terminate.recv() => SIGTERM,
     }
 }
 

@@ -1,12 +1,12 @@
 //! `tierce.lock`: what the base's tag stood for when it was first built on.
 
 use std::collections::BTreeMap;
-use std::io::Write as _;
-use std::path::{Path, PathBuf};
+use std::path::Path;
 
 use anyhow::{Context as _, Result};
 use serde::{Deserialize, Serialize};
 use tierce_oci::Digest;
+use tierce_store::atomic::write_file;
 
 const HEADER: &str = "# What the base's tag stood for, by platform. Written by tierce; keep it in version control.\n\
 # `tierce lock --update` moves it.\n\n";
@@ -102,28 +102,8 @@ impl LockFile {
     /// Writes the file, whole or not at all.
     pub(crate) fn write(&self, path: &Path) -> Result<()> {
         let body = toml::to_string(self).context("the lock file could not be encoded")?;
-        write_whole(path, format!("{HEADER}{body}").as_bytes())
+        Ok(write_file(path, format!("{HEADER}{body}").as_bytes())?)
     }
-}
-
-/// Replaces the file at `path` by `bytes` in one step.
-pub(crate) fn write_whole(path: &Path, bytes: &[u8]) -> Result<()> {
-    let directory = match path.parent() {
-        Some(parent) if !parent.as_os_str().is_empty() => parent.to_owned(),
-        _ => PathBuf::from("."),
-    };
-    let attempt = || {
-        let mut file = tempfile::Builder::new()
-            .prefix(".tierce-")
-            // As the umask has it: it is a file of the user's project, not a secret.
-            .permissions(std::os::unix::fs::PermissionsExt::from_mode(0o666))
-            .tempfile_in(&directory)?;
-        file.write_all(bytes)?;
-        file.as_file().sync_all()?;
-        file.persist(path).map_err(|error| error.error)?;
-        Ok::<_, std::io::Error>(())
-    };
-    attempt().with_context(|| format!("could not write {}", path.display()))
 }
 
 #[cfg(test)]

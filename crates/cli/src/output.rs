@@ -95,6 +95,7 @@ pub(crate) fn describe_report(report: &WriteReport) -> String {
     if report.up_to_date {
         return "already there".to_owned();
     }
+
     let part = |tally: &Tally, what: &str| match tally.blobs {
         0 => None,
         count => Some(format!("{count} {what} ({})", describe_size(tally.bytes))),
@@ -109,14 +110,11 @@ pub(crate) fn describe_report(report: &WriteReport) -> String {
     .into_iter()
     .flatten()
     .collect();
-    format!(
-        "blobs: {}",
-        if parts.is_empty() {
-            "none".to_owned()
-        } else {
-            parts.join(", ")
-        }
-    )
+    if parts.is_empty() {
+        // The target has the manifest under another name, and with it all that it names.
+        return "all blobs already there".to_owned();
+    }
+    format!("blobs: {}", parts.join(", "))
 }
 
 /// A size for people, in binary units as Lambda's own limits are.

@@ -12,8 +12,8 @@ use tierce_image::{
 };
 use tierce_layer::{SealSettings, TarCheck, ZlibRs, seal_tar};
 use tierce_oci::{
-    Compression, Descriptor, DiffId, Digest, Document, ImageFormat, Manifest, MediaType, Platform,
-    Raw, Repository, Selector, Tag,
+    Descriptor, DiffId, Digest, Document, ImageFormat, Manifest, MediaType, Platform, Raw,
+    Repository, Selector, Tag,
 };
 use tierce_registry::Client;
 use tierce_store::{
@@ -25,6 +25,7 @@ use crate::arguments::RegistryArguments;
 use crate::diagnostic::{Hinted as _, UsageError};
 use crate::documents::{Cached, CachedConfigs, Documents};
 use crate::environment::Environment;
+use crate::layers::keep_sealed;
 use crate::output::Output;
 use crate::progress::TransferProgress;
 use crate::transport::{ImagePlace, PushSource, store_selector};
@@ -465,22 +466,7 @@ fn seal_member(
         member.path.display(),
         sealed.diff_id
     );
-    let path = sealed
-        .file
-        .into_temp_path()
-        .keep()
-        .context("could not keep a sealed layer")?;
-    Ok(Layer {
-        descriptor: Descriptor::new(
-            MediaType::Layer(ImageFormat::DockerV2S2, Compression::Gzip),
-            sealed.digest,
-            sealed.size,
-        ),
-        diff_id,
-        content: Content::Sealed(path),
-        created_by: None,
-        facts: None,
-    })
+    keep_sealed(sealed, ImageFormat::DockerV2S2)
 }
 
 /// A directory of this run's own in the cache, removed when the run ends.

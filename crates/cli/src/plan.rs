@@ -63,7 +63,12 @@ pub(crate) enum LayerPart {
         exclude: Vec<String>,
     },
     /// The members of a tar.
-    Tar { file: PathBuf, to: String },
+    Tar {
+        file: PathBuf,
+        to: String,
+        include: Vec<String>,
+        exclude: Vec<String>,
+    },
     /// The very bytes of a tar.
     VerbatimTar { file: PathBuf },
 }
@@ -397,12 +402,17 @@ fn plan_layer(
                 LayerPart::VerbatimTar { file: path }
             } else {
                 let to = layer.to.clone().unwrap_or_else(|| "/".to_owned());
-                LayerPart::Tar { file: path, to }
+                LayerPart::Tar {
+                    file: path,
+                    to,
+                    include: layer.include.clone(),
+                    exclude: layer.exclude.clone(),
+                }
             });
         }
-        None if layer.to.is_some() || layer.verbatim => {
-            let reason = "`to` and `verbatim` belong to a layer with `tar`".to_owned();
-            return Err(file.complain(&span, reason).into());
+        None if moves_members(layer) || layer.verbatim => {
+            let reason = "`to`, `include`, `exclude` and `verbatim` of a layer belong to its `tar`";
+            return Err(file.complain(&span, reason.to_owned()).into());
         }
         None => {}
     }
@@ -410,9 +420,9 @@ fn plan_layer(
         let reason = format!("the layer `{}` has neither `add` nor `tar`", layer.name);
         return Err(file.complain(&span, reason).into());
     }
-    let mixed = layer.verbatim && (parts.len() > 1 || layer.to.is_some());
+    let mixed = layer.verbatim && (parts.len() > 1 || moves_members(layer));
     if mixed {
-        let reason = "a `verbatim` tar is a layer of its own: nothing can be added to it, nor can it be moved";
+        let reason = "a `verbatim` tar is a layer of its own: nothing is added, left out or moved";
         return Err(file.complain(&span, reason.to_owned()).into());
     }
     let mtime = match layer.mtime {
@@ -435,6 +445,11 @@ fn plan_layer(
         xattrs: layer.xattrs.clone(),
         mtime,
     })
+}
+
+/// Whether members of the layer's tar are to be moved or left out.
+fn moves_members(layer: &LayerTable) -> bool {
+    layer.to.is_some() || !layer.include.is_empty() || !layer.exclude.is_empty()
 }
 
 /// The layer of `--add`, if there is one.

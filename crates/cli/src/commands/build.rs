@@ -4,6 +4,7 @@ use anyhow::{Context as _, Result};
 use serde_json::{Map, Value, json};
 use tierce_image::{Artifact, BaseImage, Image, assemble, assemble_index};
 use tierce_oci::{Document, ImageFormat, Platform};
+use tierce_store::atomic::write_file;
 
 use crate::arguments::BuildArguments;
 use crate::base::{self, Lock, LockPolicy};
@@ -11,7 +12,6 @@ use crate::commands::copy::{report_json, result_line};
 use crate::diagnostic::{Hinted as _, UsageError};
 use crate::environment::Environment;
 use crate::layers::Sealer;
-use crate::lock::write_whole;
 use crate::output::{Output, describe_report};
 use crate::places::{Places, PlacesSettings};
 use crate::plan::{BuildPlan, platform_tag};
@@ -66,7 +66,7 @@ pub(crate) async fn build(
         write_all(&plan, &images, &places, output).await?
     };
     if let Some(path) = &arguments.metadata_file {
-        write_whole(path, metadata(&plan, &images).to_string().as_bytes())?;
+        write_file(path, metadata(&plan, &images).to_string().as_bytes())?;
     }
     if output.json {
         let written: Vec<Value> = written.into_iter().map(|it| it.json).collect();

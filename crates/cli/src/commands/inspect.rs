@@ -156,7 +156,10 @@ fn show_image(
         .fold(0, u64::saturating_add);
     let uncompressed = sizes.iter().copied().sum::<Option<u64>>();
     table.add_row([
-        format!("{} layers", rows.len()),
+        match rows.len() {
+            1 => "1 layer".to_owned(),
+            count => format!("{count} layers"),
+        },
         describe_size(compressed),
         uncompressed.map_or_else(|| "-".to_owned(), describe_size),
         String::new(),
