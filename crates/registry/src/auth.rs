@@ -26,7 +26,7 @@ use crate::secret::Secret;
 use crate::transport::{Reply, Transport, Wire, WireBody};
 
 /// What a token is good for when its server does not say (distribution, `spec/auth/token.md`).
-const DEFAULT_LIFETIME: Duration = Duration::from_secs(60);
+const DEFAULT_LIFETIME: Duration = Duration::from_mins(1);
 
 /// How long before its end a token is no longer used, so that it does not expire on the way.
 const MARGIN: Duration = Duration::from_secs(10);
@@ -34,7 +34,7 @@ const MARGIN: Duration = Duration::from_secs(10);
 /// How much a token server may answer. Tokens of some kilobytes occur.
 const MAX_TOKEN_ANSWER: usize = 64 * 1024;
 
-/// How we name ourselves to OAuth2 token servers.
+/// How we name ourselves to `OAuth2` token servers.
 const CLIENT_ID: &str = "tierce";
 
 /// What one registry wants, and what we have for it.
@@ -120,7 +120,7 @@ impl Authenticator {
         let headers = headers.iter().filter_map(|header| header.to_str().ok());
         let Some(challenge) = Challenge::pick(headers) else {
             if refused.headers().contains_key("www-authenticate") {
-                return Err(refused.unusable(Problem::UnknownChallenge));
+                return Err(refused.bad(Problem::UnknownChallenge));
             }
             return Err(self.refusal(context, shown, refused).await);
         };
@@ -218,21 +218,16 @@ impl Authenticator {
                 Some(basic(username, password))
             }
             (Challenge::Basic, Some(CredentialKind::IdentityToken(_))) => {
-                return Err(RegistryError::BadAnswer {
-                    host: context.registry.to_owned(),
-                    request: RequestLine {
-                        method: "GET".to_owned(),
-                        path: "/v2/".to_owned(),
-                    },
-                    source: Problem::WantsPassword,
-                });
+                return Err(bad_challenge(context, Problem::WantsPassword));
             }
             (Challenge::Basic, None) => return Ok(Authorization::default()),
             (Challenge::Bearer(_), _) => None,
         };
         match (direct, challenge) {
             (None, Challenge::Bearer(wanted)) => {
-                let (token, key) = self.token(context, access, wanted, kind, &origin).await?;
+                let (token, key) = self
+                    .token(context, access, wanted, kind, origin.as_deref())
+                    .await?;
                 Ok(Authorization {
                     header: Some(bearer(&token)),
                     origin,
@@ -253,7 +248,7 @@ impl Authenticator {
         access: &Access<'_>,
         wanted: &Bearer,
         kind: Option<&CredentialKind>,
-        origin: &Option<String>,
+        origin: Option<&str>,
     ) -> Result<(Secret, TokenKey), RegistryError> {
         let key = TokenKey {
             path: access.path.to_owned(),
@@ -278,7 +273,7 @@ impl Authenticator {
 }
 
 /// Says of a token server's no that it is about the credentials, when it is.
-fn explain(context: Context<'_>, error: RegistryError, origin: &Option<String>) -> RegistryError {
+fn explain(context: Context<'_>, error: RegistryError, origin: Option<&str>) -> RegistryError {
     match error {
         // 400 is OAuth2's `invalid_grant`: the refresh token is spent (RFC 6749, section 5.2).
         RegistryError::Answer(answer)
@@ -292,7 +287,7 @@ fn explain(context: Context<'_>, error: RegistryError, origin: &Option<String>) 
             RegistryError::Unauthorized(Box::new(Refusal {
                 registry: context.registry.to_owned(),
                 request: answer.request.clone(),
-                credentials: origin.clone(),
+                credentials: origin.map(str::to_owned),
                 answer: *answer,
             }))
         }
@@ -333,24 +328,26 @@ async fn fetch(
         return Err(reply.into_error().await);
     }
     let body = reply.bytes(MAX_TOKEN_ANSWER).await?;
-    read_token(&body, asked).ok_or_else(|| reply.unusable(Problem::NoToken))
+    read_token(&body, asked).ok_or_else(|| reply.bad(Problem::NoToken))
+}
+
+/// A challenge that leads nowhere. It is remembered from another request, so none is named but the
+/// root of the API, which asks the same.
+fn bad_challenge(context: Context<'_>, problem: Problem) -> RegistryError {
+    let request = RequestLine {
+        method: "GET".to_owned(),
+        path: "/v2/".to_owned(),
+    };
+    RegistryError::bad_answer(context.registry, request, problem)
 }
 
 fn check_realm(context: Context<'_>, realm: &str) -> Result<Url, RegistryError> {
-    let bad = |source| RegistryError::BadAnswer {
-        host: context.registry.to_owned(),
-        request: RequestLine {
-            method: "GET".to_owned(),
-            path: "/v2/".to_owned(),
-        },
-        source,
-    };
-    let url = Url::parse(realm).map_err(|_| bad(Problem::BadRealm))?;
+    let url = Url::parse(realm).map_err(|_| bad_challenge(context, Problem::BadRealm))?;
     match context.endpoint.check_named_url(&url) {
         Ok(()) => Ok(url),
         Err(source) => {
             let host = url.authority().to_owned();
-            Err(bad(Problem::Distrusted { host, source }))
+            Err(bad_challenge(context, Problem::Distrusted { host, source }))
         }
     }
 }
@@ -386,7 +383,7 @@ async fn get(
     .await
 }
 
-/// The OAuth2 POST that an identity token needs (distribution, `spec/auth/oauth.md`).
+/// The `OAuth2` POST that an identity token needs (distribution, `spec/auth/oauth.md`).
 async fn exchange(
     context: Context<'_>,
     realm: Url,
@@ -419,14 +416,7 @@ async fn send(
     authorization: Option<HeaderValue>,
     body: WireBody,
 ) -> Result<Reply, RegistryError> {
-    let server = Endpoint::at(&url).ok_or_else(|| RegistryError::BadAnswer {
-        host: context.registry.to_owned(),
-        request: RequestLine {
-            method: method.to_string(),
-            path: url.path().to_owned(),
-        },
-        source: Problem::BadRealm,
-    })?;
+    let server = Endpoint::at(&url).ok_or_else(|| bad_challenge(context, Problem::BadRealm))?;
     context
         .transport
         .send(Wire {

@@ -126,12 +126,12 @@ fn add(scopes: &mut Vec<String>, scope: &str) {
 mod tests {
     use super::*;
 
-    fn bearer(realm: &str, service: Option<&str>, scopes: &[&str]) -> Option<Challenge> {
-        Some(Challenge::Bearer(Bearer {
+    fn bearer(realm: &str, service: Option<&str>, scopes: &[&str]) -> Challenge {
+        Challenge::Bearer(Bearer {
             realm: realm.to_owned(),
             service: service.map(str::to_owned),
             scopes: scopes.iter().map(|scope| (*scope).to_owned()).collect(),
-        }))
+        })
     }
 
     #[test]
@@ -141,15 +141,19 @@ mod tests {
             (&["basic"], Some(Challenge::Basic)),
             (
                 &[r#"Bearer realm="https://a/t",service="s",scope="repository:a/b:pull,push""#],
-                bearer("https://a/t", Some("s"), &["repository:a/b:pull,push"]),
+                Some(bearer(
+                    "https://a/t",
+                    Some("s"),
+                    &["repository:a/b:pull,push"],
+                )),
             ),
             (
                 &[r#"BEARER Realm="https://a/t", Scope="x y""#],
-                bearer("https://a/t", None, &["x", "y"]),
+                Some(bearer("https://a/t", None, &["x", "y"])),
             ),
             (
                 &["Negotiate", r#"Bearer realm="https://a/t""#],
-                bearer("https://a/t", None, &[]),
+                Some(bearer("https://a/t", None, &[])),
             ),
             (
                 &[r#"Negotiate, Digest realm="d", nonce="n", Basic realm="q,\"r""#],

@@ -303,13 +303,18 @@ impl Client {
         if let Some(other) = other
             && matches!(call.target, Target::Path(_))
             && hints_at_other_scheme(&first, endpoint.scheme())
-            // Some servers of TLS say in the clear, by 400, that they are such.
-            && let Ok(reply) = self.send_to(registry, &other, call, shown).await
         {
-            tracing::debug!(registry = registry.name, endpoint = %other, "the other scheme works");
-            registry.use_endpoint(other);
-            registry.answered.store(true, Ordering::Relaxed);
-            return Ok(reply);
+            match self.send_to(registry, &other, call, shown).await {
+                Ok(reply) => {
+                    tracing::debug!(registry = registry.name, "reached at {other} instead");
+                    registry.use_endpoint(other);
+                    registry.answered.store(true, Ordering::Relaxed);
+                    return Ok(reply);
+                }
+                // It does speak TLS; that it is not trusted is what is to be told.
+                Err(error) if is_about_certificate(&error) => return Err(error),
+                Err(_) => {}
+            }
         }
         if first.is_ok() {
             registry.answered.store(true, Ordering::Relaxed);
@@ -344,6 +349,7 @@ impl Client {
 /// Whether the outcome is what a client sees who speaks TLS to a plain server or the reverse.
 fn hints_at_other_scheme(outcome: &Result<Reply, RegistryError>, scheme: Scheme) -> bool {
     match (outcome, scheme) {
+        // Some servers of TLS say in the clear, by 400, that they are such.
         (Ok(reply), Scheme::Http) => reply.status() == StatusCode::BAD_REQUEST,
         (Err(RegistryError::Connection(failure)), scheme) => {
             let ConnectionFailure { step, cause, .. } = failure.as_ref();
@@ -354,6 +360,11 @@ fn hints_at_other_scheme(outcome: &Result<Reply, RegistryError>, scheme: Scheme)
         }
         _ => false,
     }
+}
+
+fn is_about_certificate(error: &RegistryError) -> bool {
+    matches!(error, RegistryError::Connection(failure)
+        if failure.step == Step::Tls && failure.cause.is_about_certificate())
 }
 
 /// The statuses of [`RegistryError::is_transient`].

@@ -290,13 +290,13 @@ mod tests {
 
     #[test]
     fn what_was_asked_for_decides() {
+        use Scheme::{Http, Https};
         let with = |plain: PlainHttp, authorities| {
             let registry = "127.0.0.1:5000";
             let other = Endpoint::new("a.b:80", &plain, authorities).unwrap();
             let loopback = Endpoint::new(registry, &plain, authorities).unwrap();
             (loopback.scheme(), other.scheme())
         };
-        use Scheme::{Http, Https};
         assert_eq!(with(PlainHttp::Loopback, false), (Http, Https));
         assert_eq!(with(PlainHttp::Loopback, true), (Https, Https));
         assert_eq!(with(PlainHttp::Everywhere, true), (Http, Http));

@@ -2,6 +2,7 @@
 
 use std::error::Error;
 use std::fmt;
+use std::io;
 use std::time::Duration;
 
 use tierce_image::{BoxError, OpenBlobError};
@@ -51,16 +52,8 @@ pub enum RegistryError {
         source: BoxError,
     },
     /// A success that makes no sense.
-    #[error("the answer of {host} to `{request}` cannot be used")]
-    BadAnswer {
-        /// Who answered.
-        host: String,
-        /// What was asked.
-        request: RequestLine,
-        /// What is wrong with the answer.
-        #[source]
-        source: Problem,
-    },
+    #[error(transparent)]
+    BadAnswer(Box<BadAnswer>),
     /// What came is not a manifest or index.
     #[error("the manifest `{selector}` of {repository} cannot be used")]
     Document {
@@ -70,7 +63,7 @@ pub enum RegistryError {
         selector: Selector,
         /// Why it is none.
         #[source]
-        source: ParseDocumentError,
+        source: Box<ParseDocumentError>,
     },
     /// The other end of a transfer: the blob that was to be sent could not be read.
     #[error(transparent)]
@@ -117,6 +110,13 @@ impl Cause {
 
 fn chain<'a>(error: &'a (dyn Error + 'static)) -> impl Iterator<Item = &'a (dyn Error + 'static)> {
     std::iter::successors(Some(error), |error| (*error).source())
+}
+
+/// An I/O error and those inside it, which `source` leaps over.
+fn io_errors<'a>(error: &'a (dyn Error + 'static)) -> impl Iterator<Item = &'a io::Error> {
+    std::iter::successors(error.downcast_ref::<io::Error>(), |error| {
+        error.get_ref()?.downcast_ref()
+    })
 }
 
 /// At which step a connection failed.
@@ -191,12 +191,12 @@ impl ConnectionFailure {
     pub(crate) fn of(host: &str, request: &RequestLine, error: &reqwest::Error) -> Self {
         // A failed handshake comes as an I/O error of these kinds (tokio-rustls).
         let is_tls = || {
-            chain(error)
-                .filter_map(|error| error.downcast_ref::<std::io::Error>())
-                .any(|error| {
-                    use std::io::ErrorKind::{InvalidData, UnexpectedEof};
-                    matches!(error.kind(), InvalidData | UnexpectedEof)
-                })
+            chain(error).flat_map(io_errors).any(|error| {
+                matches!(
+                    error.kind(),
+                    io::ErrorKind::InvalidData | io::ErrorKind::UnexpectedEof
+                )
+            })
         };
         let step = if error.is_dns() {
             Step::Resolve
@@ -313,7 +313,20 @@ impl Error for Refusal {
     }
 }
 
-/// What makes a successful answer useless.
+/// A success that makes no sense.
+#[derive(Debug, Clone, PartialEq, Eq, thiserror::Error)]
+#[error("the answer of {host} to `{request}` cannot be used")]
+pub struct BadAnswer {
+    /// Who answered.
+    pub host: String,
+    /// What was asked.
+    pub request: RequestLine,
+    /// What is wrong with the answer.
+    #[source]
+    pub problem: Problem,
+}
+
+/// What makes an answer useless.
 #[derive(Debug, Clone, PartialEq, Eq, thiserror::Error)]
 pub enum Problem {
     /// An upload or redirect that leads nowhere.
@@ -371,6 +384,14 @@ pub enum Problem {
 }
 
 impl RegistryError {
+    pub(crate) fn bad_answer(host: &str, request: RequestLine, problem: Problem) -> Self {
+        Self::BadAnswer(Box::new(BadAnswer {
+            host: host.to_owned(),
+            request,
+            problem,
+        }))
+    }
+
     pub(crate) fn connection(failure: ConnectionFailure) -> Self {
         Self::Connection(Box::new(failure))
     }
@@ -421,6 +442,15 @@ impl RegistryError {
         match self {
             Self::Connection(failure) => Some(failure.step),
             Self::Token { source, .. } => source.step(),
+            _ => None,
+        }
+    }
+
+    /// What is wrong with an answer that cannot be used, when that is what happened.
+    pub fn problem(&self) -> Option<&Problem> {
+        match self {
+            Self::BadAnswer(answer) => Some(&answer.problem),
+            Self::Token { source, .. } => source.problem(),
             _ => None,
         }
     }

@@ -43,7 +43,8 @@ pub use credentials::{
 };
 pub use endpoint::{BadRegistryName, Distrust, Endpoint, PlainHttp, Scheme};
 pub use error::{
-    Answer, Cause, ConnectionFailure, Problem, Refusal, RegistryError, Reported, RequestLine, Step,
+    Answer, BadAnswer, Cause, ConnectionFailure, Problem, Refusal, RegistryError, Reported,
+    RequestLine, Step,
 };
 pub use retry::{RetryPolicy, Tally};
 pub use secret::Secret;

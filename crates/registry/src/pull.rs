@@ -94,7 +94,7 @@ fn read_manifest(
     Document::parse(bytes, served.as_ref()).map_err(|source| RegistryError::Document {
         repository: place.repository.clone(),
         selector: selector.clone(),
-        source,
+        source: Box::new(source),
     })
 }
 
@@ -210,7 +210,7 @@ impl Download {
         let reply = success(reply).await?;
         let promised = if reply.status() == StatusCode::PARTIAL_CONTENT {
             if range_start(&reply) != Some(self.at) {
-                return Err(reply.unusable(Problem::OtherRange(self.at)));
+                return Err(reply.bad(Problem::OtherRange(self.at)));
             }
             self.skip = 0;
             self.size - self.at
@@ -222,7 +222,7 @@ impl Download {
             && found != promised
         {
             let expected = promised;
-            return Err(reply.unusable(Problem::OtherSize { expected, found }));
+            return Err(reply.bad(Problem::OtherSize { expected, found }));
         }
         self.reply = Some(reply);
         Ok(())

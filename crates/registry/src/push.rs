@@ -289,7 +289,7 @@ impl RepositoryClient {
         tokio::select! {
             // An early answer is a no; the rest of the bytes is not wanted.
             answer = &mut answer => return answer,
-            fed = &mut feed => match fed {
+            outcome = &mut feed => match outcome {
                 Ok(()) => {}
                 // Dropping the request breaks the connection before the body is whole, so that
                 // nothing false can be there under the digest.

@@ -34,8 +34,8 @@ impl Default for RetryPolicy {
         Self {
             attempts: NonZeroU32::new(5).expect("five is not zero"),
             first_pause: Duration::from_millis(500),
-            longest_pause: Duration::from_secs(60),
-            longest_total: Duration::from_secs(600),
+            longest_pause: Duration::from_mins(1),
+            longest_total: Duration::from_mins(10),
         }
     }
 }

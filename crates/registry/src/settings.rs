@@ -54,9 +54,9 @@ impl Default for Timeouts {
     fn default() -> Self {
         Self {
             connect: Duration::from_secs(30),
-            read: Duration::from_secs(60),
+            read: Duration::from_mins(1),
             // buildkit had to go from half a minute to this (moby/buildkit#3995).
-            upload_answer: Duration::from_secs(600),
+            upload_answer: Duration::from_mins(10),
         }
     }
 }

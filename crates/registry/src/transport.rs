@@ -138,7 +138,7 @@ impl Transport {
         let Wire {
             registry,
             endpoint,
-            mut method,
+            method,
             mut url,
             headers,
             authorization,
@@ -152,7 +152,8 @@ impl Transport {
             WireBody::Stream(body, length) => stream = Some((body, length)),
         }
         let streams = stream.is_some();
-        for hop in 0..=MAX_REDIRECTS {
+        let mut hops = 0;
+        loop {
             let is_meant = endpoint.owns(&url);
             let registry = registry.filter(|_| is_meant);
             let host = registry.unwrap_or(url.authority()).to_owned();
@@ -172,19 +173,22 @@ impl Transport {
             } else if method == Method::POST || method == Method::PUT {
                 request = request.header(CONTENT_LENGTH, 0);
             }
-            let fail = |step, cause| {
-                RegistryError::connection(ConnectionFailure::new(&host, &line, step, cause))
-            };
+            // Told by its real name, which for Docker Hub is not the registry's.
+            let peer = url.authority();
             let answer = if streams {
                 request.send().await
             } else {
                 match tokio::time::timeout(self.timeouts.read, request.send()).await {
                     Ok(answer) => answer,
-                    Err(_) => return Err(fail(Step::Wait, waited(self.timeouts.read))),
+                    Err(_) => {
+                        let cause = waited(self.timeouts.read);
+                        let failure = ConnectionFailure::new(peer, &line, Step::Wait, cause);
+                        return Err(RegistryError::connection(failure));
+                    }
                 }
             };
             let response = answer.map_err(|error| {
-                RegistryError::connection(ConnectionFailure::of(&host, &line, &error))
+                RegistryError::connection(ConnectionFailure::of(peer, &line, &error))
             })?;
             tracing::debug!(%host, request = %line, status = response.status().as_u16(), "answered");
             let reply = Reply {
@@ -197,8 +201,8 @@ impl Transport {
             if !reply.asks_to_go_elsewhere(&method, streams) {
                 return Ok(reply);
             }
-            if hop == MAX_REDIRECTS {
-                return Err(reply.unusable(Problem::TooManyRedirects));
+            if hops == MAX_REDIRECTS {
+                return Err(reply.bad(Problem::TooManyRedirects));
             }
             let target = reply.location(endpoint)?;
             if bytes.is_some() && !endpoint.owns(&target) {
@@ -207,15 +211,11 @@ impl Transport {
             }
             if let Err(source) = endpoint.check_scheme(&target) {
                 let host = target.authority().to_owned();
-                return Err(reply.unusable(Problem::Distrusted { host, source }));
+                return Err(reply.bad(Problem::Distrusted { host, source }));
             }
-            if reply.status() == StatusCode::SEE_OTHER && method != Method::HEAD {
-                method = Method::GET;
-                bytes = None;
-            }
+            hops += 1;
             url = target;
         }
-        unreachable!("the last round of the loop returns")
     }
 }
 
@@ -342,16 +342,9 @@ impl Reply {
         RegistryError::connection(failure)
     }
 
-    pub(crate) fn bad(&self, source: Problem) -> RegistryError {
-        RegistryError::BadAnswer {
-            host: self.host.clone(),
-            request: self.request.clone(),
-            source,
-        }
-    }
-
-    pub(crate) fn unusable(self, source: Problem) -> RegistryError {
-        self.bad(source)
+    /// Says that the answer cannot be used.
+    pub(crate) fn bad(&self, problem: Problem) -> RegistryError {
+        RegistryError::bad_answer(&self.host, self.request.clone(), problem)
     }
 
     /// Reads an answer that is no. What of its body cannot be read is left out.
@@ -417,6 +410,6 @@ mod tests {
         assert_eq!(seconds("-1"), None);
         let date = Timestamp::from_second(100).unwrap();
         let wait = until(date, Timestamp::from_second(40).unwrap());
-        assert_eq!(wait, Duration::from_secs(60));
+        assert_eq!(wait, Duration::from_mins(1));
     }
 }

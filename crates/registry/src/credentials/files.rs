@@ -13,7 +13,7 @@ use crate::credentials::config::{BadConfig, Config, helper_key};
 use crate::credentials::{CredentialSource, Credentials, helper};
 
 /// How long a credential helper may think; some ask a person to unlock a key ring.
-const HELPER_PATIENCE: Duration = Duration::from_secs(60);
+const HELPER_PATIENCE: Duration = Duration::from_mins(1);
 
 /// Reads credentials where `docker login` and `podman login` leave them.
 ///

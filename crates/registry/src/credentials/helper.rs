@@ -124,16 +124,20 @@ fn find(program: &str, search_path: &OsStr) -> Option<PathBuf> {
 #[cfg(test)]
 mod tests {
     use super::*;
-    use std::fs;
-    use std::os::unix::fs::PermissionsExt as _;
 
     const PATIENCE: Duration = Duration::from_secs(30);
 
     async fn run(script: &str, patience: Duration) -> Result<Option<CredentialKind>, HelperError> {
         let directory = tempfile::tempdir().unwrap();
         let program = directory.path().join("docker-credential-test");
-        fs::write(&program, format!("#!/bin/sh\n{script}\n")).unwrap();
-        fs::set_permissions(&program, fs::Permissions::from_mode(0o755)).unwrap();
+        // Written by another process: a program that this one has open for writing, even in a child
+        // that another test is just starting, cannot be run.
+        let write = "printf '#!/bin/sh\\n%s\\n' \"$2\" >\"$1\" && chmod 755 \"$1\"";
+        let status = std::process::Command::new("/bin/sh")
+            .args(["-c", write, "sh"])
+            .args([program.as_os_str(), OsStr::new(script)])
+            .status();
+        assert!(status.unwrap().success());
         ask("test", "a.b:5000", directory.path().as_os_str(), patience).await
     }
 

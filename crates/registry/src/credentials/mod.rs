@@ -47,7 +47,7 @@ pub enum CredentialKind {
         /// The proof.
         password: Secret,
     },
-    /// An OAuth2 refresh token, to be exchanged at the token server.
+    /// An `OAuth2` refresh token, to be exchanged at the token server.
     IdentityToken(Secret),
     /// A bearer token for the registry itself.
     RegistryToken(Secret),

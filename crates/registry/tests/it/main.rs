@@ -1,0 +1,8 @@
+//! The client against a registry that does what tests tell it to.
+
+mod auth;
+mod connection;
+mod pull;
+mod push;
+mod secrets;
+mod support;

@@ -1,0 +1,118 @@
+//! Secrets reach whom they are for, and nobody else.
+
+use std::io::{self, Write};
+use std::sync::{Arc, Mutex};
+
+use tierce_image::ImageSource as _;
+use tierce_testkit::{FakeRegistry, Fault, Redirect, TokenSettings};
+use tracing_subscriber::fmt::MakeWriter;
+
+use crate::support::{
+    Fixed, artifact, by_tag, client_as, copy, image, place, push, settings, told,
+};
+
+const PASSWORD: &str = "correct-horse-battery";
+
+/// Keeps what is logged.
+#[derive(Clone, Default)]
+struct Kept(Arc<Mutex<Vec<u8>>>);
+
+impl Write for Kept {
+    fn write(&mut self, bytes: &[u8]) -> io::Result<usize> {
+        self.0.lock().expect("no test panics here").extend(bytes);
+        Ok(bytes.len())
+    }
+
+    fn flush(&mut self) -> io::Result<()> {
+        Ok(())
+    }
+}
+
+impl<'a> MakeWriter<'a> for Kept {
+    type Writer = Self;
+
+    fn make_writer(&'a self) -> Self {
+        self.clone()
+    }
+}
+
+#[test]
+fn nothing_secret_is_logged_or_told() {
+    let kept = Kept::default();
+    let subscriber = tracing_subscriber::fmt()
+        .with_max_level(tracing::Level::TRACE)
+        .with_writer(kept.clone())
+        .finish();
+    let mut seen = Vec::new();
+    let mut bearer_tokens = Vec::new();
+    tracing::subscriber::with_default(subscriber, || {
+        let runtime = tokio::runtime::Builder::new_current_thread()
+            .enable_all()
+            .build()
+            .unwrap();
+        runtime.block_on(async {
+            let registry = FakeRegistry::builder()
+                .bearer(TokenSettings::user("me", PASSWORD))
+                .redirect_blobs(Redirect::OtherPort)
+                .start();
+            let credentials = Fixed::password("me", PASSWORD);
+            let client = client_as(credentials.clone());
+            let app = place(&client, &registry, "app");
+            push(&artifact(&image()), &app, "1", &client).await.unwrap();
+            let other = FakeRegistry::start();
+            copy(&app, &place(&client, &other, "app"), "1", &client)
+                .await
+                .unwrap();
+            registry.inject(Fault::status(503).on_path("/manifests/").times(9));
+            let error = app.manifest(&by_tag("1")).await.unwrap_err();
+            seen.push(format!("{}\n{error:?}", told(&error)));
+            registry.clear_faults();
+            registry.inject(Fault::status(403).on_path("/storage/"));
+            let third = FakeRegistry::start();
+            let copied = copy(&app, &place(&client, &third, "app"), "1", &client).await;
+            let error = copied.unwrap_err();
+            seen.push(format!("{}\n{error:?}", told(&error)));
+
+            let wrong = client_as(Fixed::password("me", "wrong-horse-battery"));
+            let refused = place(&wrong, &registry, "app").manifest(&by_tag("1")).await;
+            let error = refused.unwrap_err();
+            seen.push(format!("{}\n{error:?}", told(&error)));
+            let mut settings = settings();
+            settings.credentials = Arc::new(credentials);
+            seen.push(format!("{settings:?} {client:?} {app:?}"));
+
+            let log = registry.log();
+            assert_eq!(log.leaks(PASSWORD), Vec::<String>::new());
+            let shown = log
+                .records()
+                .iter()
+                .filter_map(|it| it.authorization_seen());
+            bearer_tokens.extend(shown.map(|it| it[7..].to_owned()));
+            let signed = log
+                .records()
+                .iter()
+                .filter(|it| it.path.starts_with("/storage/"));
+            bearer_tokens.extend(signed.map(|it| it.query.clone()));
+        });
+    });
+    seen.push(String::from_utf8_lossy(&kept.0.lock().unwrap()).into_owned());
+    let seen = seen.join("\n");
+    assert!(
+        seen.contains("answered") && seen.contains("trying again"),
+        "something is logged"
+    );
+    bearer_tokens.sort();
+    bearer_tokens.dedup();
+    assert!(bearer_tokens.len() > 3, "{bearer_tokens:?}");
+    for secret in bearer_tokens.iter().map(String::as_str).chain([
+        PASSWORD,
+        "wrong-horse",
+        // `me:correct` in base64.
+        "bWU6Y29ycmVjd",
+    ]) {
+        let place = seen
+            .find(secret)
+            .map(|at| &seen[at.saturating_sub(300)..at]);
+        assert_eq!(place, None, "{secret}");
+    }
+}
