@@ -492,7 +492,8 @@ pub enum ReadLinksError {
 /// for symlinks, in order; contents are read past and nothing is kept.
 ///
 /// The layer is read as runtimes read it: what they skip is skipped, and only what nobody can read
-/// is an error. Give the records to [`crate::BaseLinks::apply`], or keep those that the
+/// is an error. It is read to its last byte, so that a reader that verifies a digest has seen them
+/// all. Give the records to [`crate::BaseLinks::apply`], or keep those that the
 /// caller needs.
 pub fn read_links<R: Read + Send>(
     layer: R,
@@ -509,7 +510,7 @@ pub fn read_links<R: Read + Send>(
             take(record).map_err(ReadLinksError::Links)?;
         }
     }
-    Ok(())
+    walker.finish().map(drop).map_err(ReadLinksError::Tar)
 }
 
 fn record_of(member: &Member) -> Option<LinkRecord> {

@@ -401,8 +401,9 @@ impl<R: Read> Walker<R> {
         Ok(read)
     }
 
-    /// Reads what follows the end blocks: padding to the archive's record size is zeros, and
-    /// anything else would be seen by some readers and not by others.
+    /// Reads what follows the end blocks, up to the sum that ends compressed data. Padding to the
+    /// archive's record size is zeros; anything else would be seen by some readers and not by
+    /// others.
     pub(crate) fn finish(mut self) -> Result<R, TarError> {
         let mut buffer = vec![0; 32 << 10];
         loop {
@@ -411,7 +412,8 @@ impl<R: Read> Walker<R> {
             if read == 0 {
                 return Ok(self.archive);
             }
-            if let Some(data) = buffer[..read].iter().position(|&byte| byte != 0) {
+            let data = buffer[..read].iter().position(|&byte| byte != 0);
+            if let (Some(data), Strictness::Strict) = (data, self.strictness) {
                 return Err(TarError::DataAfterEnd {
                     offset: offset + data as u64,
                 });

@@ -482,6 +482,16 @@ fn layers_of_a_base_are_read_leniently() {
             "/ Opaque",
         ]
     );
+    // Whoever verifies a digest behind the reader has seen all of the layer afterwards.
+    let padded = [archive.clone().end(), vec![0; 100_000]].concat();
+    let mut rest = &*padded;
+    read_links(&mut rest, Compression::None, SMALL, |_| Ok(())).unwrap();
+    assert!(rest.is_empty());
+    let mut damaged = gzip(&archive.clone().end());
+    let crc = damaged.len() - 8;
+    damaged[crc] ^= 1;
+    let error = read_links(&*damaged, Compression::Gzip, SMALL, |_| Ok(())).unwrap_err();
+    assert!(chain(&error).contains("could not read the archive"));
     let cut = &archive.0[..700];
     let error = read_links(cut, Compression::None, SMALL, |_| Ok(())).unwrap_err();
     assert_eq!(
