@@ -484,9 +484,9 @@ fn layers_of_a_base_are_read_leniently() {
     );
     // Whoever verifies a digest behind the reader has seen all of the layer afterwards.
     let padded = [archive.clone().end(), vec![0; 100_000]].concat();
-    let mut rest = &*padded;
+    let mut rest = std::io::Cursor::new(&padded);
     read_links(&mut rest, Compression::None, SMALL, |_| Ok(())).unwrap();
-    assert!(rest.is_empty());
+    assert_eq!(rest.position(), padded.len() as u64);
     let mut damaged = gzip(&archive.clone().end());
     let crc = damaged.len() - 8;
     damaged[crc] ^= 1;
