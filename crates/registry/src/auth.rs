@@ -18,7 +18,7 @@ use tierce_oci::Repository;
 use tokio::sync::Mutex;
 use url::Url;
 
-use crate::challenge::{Access, Bearer, Challenge};
+use crate::challenge::{Access, Bearer, Challenge, covers};
 use crate::credentials::{CredentialKind, CredentialSource, Credentials};
 use crate::endpoint::Endpoint;
 use crate::error::{Problem, Refusal, RegistryError, RequestLine};
@@ -53,6 +53,15 @@ struct TokenKey {
     realm: String,
     service: Option<String>,
     scopes: Vec<String>,
+}
+
+impl TokenKey {
+    fn does_for(&self, wanted: &Self) -> bool {
+        self.path == wanted.path
+            && self.realm == wanted.realm
+            && self.service == wanted.service
+            && covers(&self.scopes, &wanted.scopes)
+    }
 }
 
 #[derive(Debug, Clone)]
@@ -258,10 +267,10 @@ impl Authenticator {
         };
         // Held while the token is fetched: those who wait need the same one.
         let mut tokens = self.tokens.lock().await;
-        if let Some(token) = tokens.get(&key)
-            && Instant::now() < token.good_until
-        {
-            return Ok((token.value.clone(), key));
+        let now = Instant::now();
+        tokens.retain(|_, token| now < token.good_until);
+        if let Some((kept, token)) = tokens.iter().find(|(kept, _)| kept.does_for(&key)) {
+            return Ok((token.value.clone(), kept.clone()));
         }
         let token = fetch(context, &key, kind)
             .await

@@ -99,6 +99,26 @@ impl Access<'_> {
     }
 }
 
+/// Whether a token for the scopes `held` does for `wanted`, as one to push with does for a pull.
+pub(crate) fn covers(held: &[String], wanted: &[String]) -> bool {
+    wanted.iter().all(|wanted| {
+        held.iter()
+            .any(|held| held == wanted || allows(held, wanted))
+    })
+}
+
+fn allows(held: &str, wanted: &str) -> bool {
+    let (Some((held, allowed)), Some((resource, actions))) =
+        (held.rsplit_once(':'), wanted.rsplit_once(':'))
+    else {
+        return false;
+    };
+    held == resource
+        && actions
+            .split(',')
+            .all(|action| allowed.split(',').any(|allowed| allowed == action))
+}
+
 /// Adds a scope's actions to those of the same resource, or the scope as a whole.
 fn add(scopes: &mut Vec<String>, scope: &str) {
     let Some((resource, actions)) = scope.rsplit_once(':') else {
@@ -210,5 +230,17 @@ mod tests {
             ..access
         };
         assert_eq!(read.scopes(), ["repository:a/b:pull"]);
+    }
+
+    #[test]
+    fn a_token_does_for_less_than_it_was_asked_for() {
+        let owned = |scopes: &[&str]| scopes.iter().map(ToString::to_string).collect::<Vec<_>>();
+        let covered = |held: &[&str], wanted: &[&str]| covers(&owned(held), &owned(wanted));
+        let both = ["repository:a:pull,push", "repository:b:pull"];
+        assert!(covered(&both, &["repository:a:pull"]));
+        assert!(covered(&both, &["repository:b:pull", "repository:a:push"]));
+        assert!(!covered(&both, &["repository:b:push"]));
+        assert!(!covered(&both, &["repository:c:pull"]));
+        assert!(covered(&["aws"], &["aws"]) && !covered(&both, &["aws"]));
     }
 }

@@ -138,6 +138,7 @@ async fn a_push_costs_one_token() {
     push(&artifact(&image()), &place, "1", &client)
         .await
         .unwrap();
+    place.manifest(&by_tag("1")).await.unwrap();
     assert_eq!((refusals(&registry), token_requests(&registry)), (1, 1));
     assert_eq!(registry.log().leaks("hunter2"), Vec::<String>::new());
 }
