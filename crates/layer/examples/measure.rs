@@ -72,7 +72,7 @@ fn main() -> Result<(), Box<dyn Error>> {
         "{{\"jobs\": {jobs}, \"entries\": {entries}, \"notices\": {notices}, \
          \"segments\": {segments}, \"archive\": {archive}, \"blob\": {blob}, \
          \"scan_s\": {scan:.3}, \"settle_s\": {settle:.3}, \"seal_s\": {seconds:.3}, \
-         \"mb_per_s\": {speed:.1}, \"peak_rss_mb\": {rss:.1}, \"digest\": \"{digest}\"}}",
+         \"mb_per_s\": {speed:.1}, \"peak_rss_mb\": {rss:.1}, \"diff_id\": \"{diff_id}\", \"digest\": \"{digest}\"}}",
         entries = plan.records().len(),
         notices = notices.len(),
         segments = layer.segments,
@@ -82,6 +82,7 @@ fn main() -> Result<(), Box<dyn Error>> {
         settle = settled.as_secs_f64(),
         speed = megabytes / seconds,
         rss = peak_rss()? as f64 / 1e3,
+        diff_id = layer.diff_id,
         digest = layer.digest,
     );
     Ok(())
