@@ -100,7 +100,8 @@ async fn a_wrong_guess_about_tls_on_this_machine_is_corrected() {
 
 #[tokio::test]
 async fn nobody_listening_is_told_at_once() {
-    let free = TcpListener::bind("127.0.0.1:0").unwrap();
+    // Not the address of the fake registries, one of which might be given the port next.
+    let free = TcpListener::bind("127.0.0.77:0").unwrap();
     let address = free.local_addr().unwrap();
     drop(free);
     let error = failure(&client(), &format!("{address}/app")).await;

@@ -36,8 +36,8 @@ impl<'a> MakeWriter<'a> for Kept {
     }
 }
 
-#[test]
-fn nothing_secret_is_logged_or_told() {
+#[tokio::test]
+async fn nothing_secret_is_logged_or_told() {
     let kept = Kept::default();
     let subscriber = tracing_subscriber::fmt()
         .with_max_level(tracing::Level::TRACE)
@@ -45,56 +45,51 @@ fn nothing_secret_is_logged_or_told() {
         .finish();
     let mut seen = Vec::new();
     let mut bearer_tokens = Vec::new();
-    tracing::subscriber::with_default(subscriber, || {
-        let runtime = tokio::runtime::Builder::new_current_thread()
-            .enable_all()
-            .build()
-            .unwrap();
-        runtime.block_on(async {
-            let registry = FakeRegistry::builder()
-                .bearer(TokenSettings::user("me", PASSWORD))
-                .redirect_blobs(Redirect::OtherPort)
-                .start();
-            let credentials = Fixed::password("me", PASSWORD);
-            let client = client_as(credentials.clone());
-            let app = place(&client, &registry, "app");
-            push(&artifact(&image()), &app, "1", &client).await.unwrap();
-            let other = FakeRegistry::start();
-            copy(&app, &place(&client, &other, "app"), "1", &client)
-                .await
-                .unwrap();
-            registry.inject(Fault::status(503).on_path("/manifests/").times(9));
-            let error = app.manifest(&by_tag("1")).await.unwrap_err();
-            seen.push(format!("{}\n{error:?}", told(&error)));
-            registry.clear_faults();
-            registry.inject(Fault::status(403).on_path("/storage/"));
-            let third = FakeRegistry::start();
-            let copied = copy(&app, &place(&client, &third, "app"), "1", &client).await;
-            let error = copied.unwrap_err();
-            seen.push(format!("{}\n{error:?}", told(&error)));
+    // For the whole process, whose other tests are heard along: what is enabled is remembered for
+    // all threads by the first that asks.
+    tracing::subscriber::set_global_default(subscriber).unwrap();
+    let registry = FakeRegistry::builder()
+        .bearer(TokenSettings::user("me", PASSWORD))
+        .redirect_blobs(Redirect::OtherPort)
+        .start();
+    let credentials = Fixed::password("me", PASSWORD);
+    let client = client_as(credentials.clone());
+    let app = place(&client, &registry, "app");
+    push(&artifact(&image()), &app, "1", &client).await.unwrap();
+    let other = FakeRegistry::start();
+    copy(&app, &place(&client, &other, "app"), "1", &client)
+        .await
+        .unwrap();
+    registry.inject(Fault::status(503).on_path("/manifests/").times(9));
+    let error = app.manifest(&by_tag("1")).await.unwrap_err();
+    seen.push(format!("{}\n{error:?}", told(&error)));
+    registry.clear_faults();
+    registry.inject(Fault::status(403).on_path("/storage/"));
+    let third = FakeRegistry::start();
+    let copied = copy(&app, &place(&client, &third, "app"), "1", &client).await;
+    let error = copied.unwrap_err();
+    seen.push(format!("{}\n{error:?}", told(&error)));
 
-            let wrong = client_as(Fixed::password("me", "wrong-horse-battery"));
-            let refused = place(&wrong, &registry, "app").manifest(&by_tag("1")).await;
-            let error = refused.unwrap_err();
-            seen.push(format!("{}\n{error:?}", told(&error)));
-            let mut settings = settings();
-            settings.credentials = Arc::new(credentials);
-            seen.push(format!("{settings:?} {client:?} {app:?}"));
+    let wrong = client_as(Fixed::password("me", "wrong-horse-battery"));
+    let refused = place(&wrong, &registry, "app").manifest(&by_tag("1")).await;
+    let error = refused.unwrap_err();
+    seen.push(format!("{}\n{error:?}", told(&error)));
+    let mut settings = settings();
+    settings.credentials = Arc::new(credentials);
+    seen.push(format!("{settings:?} {client:?} {app:?}"));
 
-            let log = registry.log();
-            assert_eq!(log.leaks(PASSWORD), Vec::<String>::new());
-            let shown = log
-                .records()
-                .iter()
-                .filter_map(|it| it.authorization_seen());
-            bearer_tokens.extend(shown.map(|it| it[7..].to_owned()));
-            let signed = log
-                .records()
-                .iter()
-                .filter(|it| it.path.starts_with("/storage/"));
-            bearer_tokens.extend(signed.map(|it| it.query.clone()));
-        });
-    });
+    let log = registry.log();
+    assert_eq!(log.leaks(PASSWORD), Vec::<String>::new());
+    let shown = log
+        .records()
+        .iter()
+        .filter_map(|it| it.authorization_seen());
+    bearer_tokens.extend(shown.map(|it| it[7..].to_owned()));
+    let signed = log
+        .records()
+        .iter()
+        .filter(|it| it.path.starts_with("/storage/"));
+    bearer_tokens.extend(signed.map(|it| it.query.clone()));
     seen.push(String::from_utf8_lossy(&kept.0.lock().unwrap()).into_owned());
     let seen = seen.join("\n");
     assert!(
