@@ -96,6 +96,8 @@ pub fn assemble(
     if format == ImageFormat::Oci {
         if let Some(base) = base {
             annotations.extend(base.image.manifest().annotations.clone());
+            annotations.remove(BASE_NAME);
+            annotations.remove(BASE_DIGEST);
         }
         annotations.extend(base_marks);
         annotations.extend(edits.annotations.clone());
@@ -212,6 +214,11 @@ fn edit_run_config(
     }
     if !edits.env.is_empty() {
         edit_env(list(run, "config.Env", "Env")?, &edits.env)?;
+    }
+    if let Some(labels) = run.get_mut("Labels").and_then(Value::as_object_mut) {
+        // What the base says of its own base is not true of this image.
+        labels.remove(BASE_NAME);
+        labels.remove(BASE_DIGEST);
     }
     let labels = base_marks.iter().chain(&edits.labels);
     for (name, value) in labels {

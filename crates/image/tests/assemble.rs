@@ -260,14 +260,29 @@ fn the_base_is_recorded() {
             assert_eq!(annotations["kept"], "yes");
         }
     }
-    let local = BaseImage { name: None, ..base };
-    let image = build(Some(&local), &ConfigEdits::default(), ImageFormat::Oci).unwrap();
+}
+
+/// A base's word on its own base would name layers that this image shares with neither.
+#[test]
+fn the_base_of_the_base_is_not_recorded() {
+    let named = base(ImageFormat::Oci, OCI_GZIP, &json!({}));
+    let middle = build(Some(&named), &ConfigEdits::default(), ImageFormat::Oci).unwrap();
     assert!(
-        !image
+        middle
             .config()
             .labels
             .contains_key("org.opencontainers.image.base.name")
     );
+    let local = BaseImage {
+        name: None,
+        image: middle,
+    };
+    let image = build(Some(&local), &ConfigEdits::default(), ImageFormat::Oci).unwrap();
+    let digest = local.image.digest().to_string();
+    for marks in [&image.config().labels, &image.manifest().annotations] {
+        assert!(!marks.contains_key("org.opencontainers.image.base.name"));
+        assert_eq!(marks["org.opencontainers.image.base.digest"], digest);
+    }
 }
 
 #[test]
