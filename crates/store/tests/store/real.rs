@@ -6,6 +6,7 @@
 use std::fs;
 use std::path::{Path, PathBuf};
 use std::process::{Child, Command, Stdio};
+use std::time::{Duration, Instant};
 
 use crate::common::*;
 use serde_json::Value;
@@ -177,6 +178,9 @@ fn umoci_unpacks_and_changes_what_is_written() {
     tool("umoci", &["list", "--layout", root.to_str().unwrap()]);
 }
 
+/// How long a daemon may take to answer for the first time.
+const PATIENCE: Duration = Duration::from_mins(1);
+
 /// A Docker daemon of the test's own.
 struct Daemon {
     directory: PathBuf,
@@ -204,8 +208,9 @@ impl Daemon {
             directory: directory.to_owned(),
             process,
         };
+        let begun = Instant::now();
         // `docker version` itself takes a while, so that this is no busy loop.
-        while daemon.process.try_wait().unwrap().is_none() {
+        while daemon.process.try_wait().unwrap().is_none() && begun.elapsed() < PATIENCE {
             if daemon.docker(&["version"]).status.success() {
                 return Some(daemon);
             }
