@@ -8,6 +8,7 @@ use std::{fmt, io};
 use anyhow::Error;
 use tierce_image::{AssembleError, ReadError, VerifyError};
 use tierce_registry::RegistryError;
+use tierce_store::ArchiveError;
 
 use crate::config_file::ConfigFileError;
 use crate::documents::CachedError;
@@ -189,6 +190,12 @@ fn known(cause: &(dyn std::error::Error + 'static)) -> Option<String> {
         "what is stored there is damaged, or was damaged on the way: get a new copy of the image"
     } else if matches!(cause.downcast_ref(), Some(CachedError::Offline(_))) {
         "run the same build once without --offline, in a folder with a tierce.toml"
+    } else if let Some(error) = cause.downcast_ref::<ArchiveError>() {
+        match error {
+            ArchiveError::Compressed { .. } => "decompress it first: `gunzip FILE`, `unzstd FILE`",
+            ArchiveError::ImageNeeded { .. } => "name one: `docker-archive:FILE:NAME:TAG`",
+            _ => return None,
+        }
     } else if let Some(error) = cause.downcast_ref::<io::Error>() {
         match error.kind() {
             io::ErrorKind::StorageFull | io::ErrorKind::QuotaExceeded => {

@@ -146,6 +146,25 @@ fn check_destinations(plan: &BuildPlan, platforms: usize, offline: bool) -> Resu
     Ok(())
 }
 
+/// Says that other tools may not find what is written, before somebody looks for the reason.
+///
+/// skopeo (seen with 1.9.3) looks up tags among manifests of OCI's types only, and umoci (0.4.7)
+/// unpacks nothing else.
+fn warn_of_docker_types(place: &ImagePlace, images: &[Image], output: Output) {
+    let in_a_layout = matches!(
+        place,
+        ImagePlace::Layout { .. } | ImagePlace::OciArchive { .. }
+    );
+    let docker = images
+        .iter()
+        .any(|image| image.format() == ImageFormat::DockerV2S2);
+    if in_a_layout && docker {
+        output.note(&format!(
+            "note: `{place}` gets an image of Docker's media types, which some tools do not find in an OCI layout; `--format oci` writes OCI's"
+        ));
+    }
+}
+
 /// One line of the result.
 struct Written {
     line: String,
@@ -192,6 +211,7 @@ async fn write_all(
 ) -> Result<Vec<Written>> {
     let mut written = Vec::new();
     for place in &plan.destinations {
+        warn_of_docker_types(place, images, output);
         for (place, artifact) in shipments(plan, images, place)? {
             let report = places.write(&artifact, &place, plan.transfer_jobs).await?;
             output.note(&format!("{place}: {}", describe_report(&report)));
