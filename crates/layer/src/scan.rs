@@ -181,7 +181,7 @@ impl Scan<'_> {
         Ok(())
     }
 
-    /// Takes an entry below the source directory; false when what is in it is not wanted.
+    /// Takes an entry below the source directory; false for a directory of which nothing is wanted.
     fn found(&mut self, found: &DirEntry) -> Result<bool, ScanError> {
         let metadata = found
             .metadata()
@@ -189,7 +189,8 @@ impl Scan<'_> {
         self.levels.truncate(found.depth());
         let mut level = self.level_of(found);
         if self.is_pruned(&level) {
-            return Ok(false);
+            // Skipping a file would skip what follows it in its directory.
+            return Ok(!metadata.is_dir());
         }
         let bad_name = |problem| ScanError::Name {
             path: found.path().to_owned(),

@@ -284,6 +284,22 @@ fn what_is_excluded_is_not_looked_at() {
     assert_eq!(names(&tree), "a");
 }
 
+/// Walking on after an excluded file once skipped everything after it in its directory.
+#[test]
+fn what_follows_an_excluded_file_is_taken() {
+    let source = tempdir().unwrap();
+    for name in ["a.md", "b/c", "d", "e.md", "f"] {
+        write(source.path().join(name), "x");
+    }
+    let matcher = Matcher::new(["*.md"]).unwrap();
+    let excludes = [Anchored {
+        matcher: &matcher,
+        root: source.path(),
+    }];
+    let (tree, _) = scan_with(source.path(), &Treatment::default(), &excludes, None).unwrap();
+    assert_eq!(names(&tree), "b b/c d f");
+}
+
 #[test]
 fn what_no_layer_holds_is_skipped_or_refused() {
     let source = tempdir().unwrap();
