@@ -3,5 +3,8 @@
 //! | module | what it asks |
 //! |---|---|
 //! | `architecture` | do the crates depend on each other as the design says |
+//! | `build` | does the image hold what files, flags and base say |
 
 mod architecture;
+mod build;
+mod support;
