@@ -1,1 +1,28 @@
-//! Tests of the whole program against real parts, which `tests/run` installs.
+//! Tests of the whole program against real parts: docker-registry, skopeo, umoci, crun, docker, GNU
+//! tar and Python read what it makes, and it reads what they make.
+//!
+//! `tests/setup/install` installs the parts and `tests/run real` runs the tests, as root: dockerd,
+//! crun and files of other owners need that. A part that is missing fails the test. A machine whose
+//! kernel lets no dockerd start says so with `TIERCE_TESTS_WITHOUT_DOCKER=1`; `tests/run` finds out by
+//! itself and prints a line.
+//!
+//! | module | what it asks |
+//! |---|---|
+//! | `determinism` | do places, journeys and build profiles leave every digest alone |
+//! | `files` | does every kind of file come out of a layer as it went in, or as the format says |
+//! | `lambda` | does a function on a Lambda-like base run and answer |
+//! | `places` | does every pair of places carry an image unharmed, and do others read the result |
+//! | `registries` | do real registries take pushes, with each kind of authentication, and only once |
+//! | `sources` | are images that others made good bases and sources |
+//! | `wheels` | is a tree of 400 MB built and pushed in little memory |
+
+#![expect(clippy::unwrap_used, reason = "a test may fail where it stands")]
+
+mod determinism;
+mod files;
+mod lambda;
+mod places;
+mod registries;
+mod sources;
+mod support;
+mod wheels;
