@@ -8,6 +8,8 @@ use serde::{Deserialize, Serialize};
 use tierce_oci::Digest;
 use tierce_store::atomic::write_file;
 
+use crate::diagnostic::Hinted as _;
+
 const HEADER: &str = "# What the base's tag stood for, by platform. Written by tierce; keep it in version control.\n\
 # `tierce lock --update` moves it.\n\n";
 
@@ -52,7 +54,8 @@ impl LockFile {
             }
         };
         let lock: Self = toml::from_str(&text)
-            .with_context(|| format!("{} is not a lock file of tierce", path.display()))?;
+            .with_context(|| format!("{} is not a lock file of tierce", path.display()))
+            .hint("take it from version control, or delete it: the next build pins anew")?;
         anyhow::ensure!(
             lock.version == 1,
             "{} has the version {}, which this tierce does not know",

@@ -40,8 +40,8 @@ pub(crate) async fn build(
     };
     let mut lock = Lock::open(plan.lock.clone(), policy)?;
 
+    check_destinations(&plan, plan.platforms.len().max(1), arguments.offline)?;
     let bases = resolve_bases(&plan, &mut lock, &places, output).await?;
-    check_destinations(&plan, bases.len(), arguments.offline)?;
     let mut sealer = Sealer::new(&plan, &places, output)?;
     let mut images = Vec::new();
     for Resolved { platform, base } in &bases {
@@ -91,10 +91,14 @@ async fn resolve_bases(
 ) -> Result<Vec<Resolved>> {
     let mut wanted: Vec<Option<Platform>> = plan.platforms.iter().cloned().map(Some).collect();
     if wanted.is_empty() {
-        // What the first build settled on is pinned; the others follow it.
+        // What the first build settled on is pinned; the others follow it. Out of several it is the
+        // one that would be chosen out of an index.
         wanted.push(match &lock.platforms(&plan.base)[..] {
             [only] => Some(only.clone()),
-            _ => None,
+            several => {
+                let default = Platform::linux("amd64");
+                several.contains(&default).then_some(default)
+            }
         });
     }
     let mut bases = Vec::new();
