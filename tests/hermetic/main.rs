@@ -6,5 +6,8 @@
 //! | `build` | does the image hold what files, flags and base say |
 
 mod architecture;
+mod base_links;
 mod build;
+mod lock;
+mod platforms;
 mod support;
