@@ -8,6 +8,8 @@
 mod architecture;
 mod base_links;
 mod build;
+mod determinism;
 mod lock;
 mod platforms;
 mod support;
+mod transports;
