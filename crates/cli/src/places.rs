@@ -213,14 +213,17 @@ impl Places {
         place: &ImagePlace,
         platform: Option<&Platform>,
     ) -> Result<Artifact> {
+        if platform.is_some() {
+            return Ok(self.read_image(place, None, platform).await?.to_artifact());
+        }
         Ok(match place {
             ImagePlace::Registry(reference) => {
                 let repository = self.blobs.client.repository(&reference.repository);
-                read_artifact(&repository, &reference.selector(), platform).await?
+                read_artifact(&repository, &reference.selector()).await?
             }
             ImagePlace::Store(reference) => {
                 let source = self.local_store()?.image(&reference.name);
-                read_artifact(&source, &store_selector(reference), platform).await?
+                read_artifact(&source, &store_selector(reference)).await?
             }
             ImagePlace::Layout {
                 directory,
@@ -228,15 +231,15 @@ impl Places {
             } => {
                 let layout = Layout::open(directory)?;
                 let selector = chosen(None, selector.as_ref(), || layout.find(None))?;
-                read_artifact(&layout, &selector, platform).await?
+                read_artifact(&layout, &selector).await?
             }
             ImagePlace::OciArchive { file, selector } => {
                 let layout = ArchiveLayout::open(file)?;
                 let selector = chosen(None, selector.as_ref(), || layout.find(None))?;
-                read_artifact(&layout, &selector, platform).await?
+                read_artifact(&layout, &selector).await?
             }
             ImagePlace::DockerArchive { .. } => {
-                self.read_image(place, None, platform).await?.to_artifact()
+                self.read_image(place, None, None).await?.to_artifact()
             }
         })
     }

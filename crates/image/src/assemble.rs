@@ -9,7 +9,7 @@ use tierce_oci::{
 };
 
 use crate::base::BaseImage;
-use crate::edits::{BadEdit, ConfigEdits, EnvEdit};
+use crate::edits::{BadEdit, ConfigEdits, EnvEdit, ports};
 use crate::image::{Image, InvalidImage};
 use crate::layer::Layer;
 
@@ -224,13 +224,12 @@ fn edit_run_config(
     for (name, value) in labels {
         object(run, "config.Labels", "Labels")?.insert(name.clone(), json!(value));
     }
-    for port in &edits.exposed_ports {
-        // Docker writes the protocol out.
-        let port = if port.contains('/') {
-            port.clone()
-        } else {
-            format!("{port}/tcp")
-        };
+    for port in edits
+        .exposed_ports
+        .iter()
+        .filter_map(|port| ports(port))
+        .flatten()
+    {
         object(run, "config.ExposedPorts", "ExposedPorts")?.insert(port, json!({}));
     }
     Ok(())

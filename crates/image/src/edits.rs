@@ -19,7 +19,7 @@ pub struct ConfigEdits {
     pub user: Option<String>,
     /// Added to the base's labels, replacing those of the same name.
     pub labels: BTreeMap<String, String>,
-    /// Added to the base's exposed ports: `8080`, `8080/tcp`, `53/udp`.
+    /// Added to the base's exposed ports: `8080`, `8080/tcp`, `53/udp`, `8000-8010`.
     pub exposed_ports: BTreeSet<String>,
     /// Replaces STOPSIGNAL.
     pub stop_signal: Option<String>,
@@ -115,7 +115,7 @@ impl ConfigEdits {
         {
             return Err(BadEdit::RelativeWorkingDir(path.clone()));
         }
-        if let Some(port) = self.exposed_ports.iter().find(|port| !is_port(port)) {
+        if let Some(port) = self.exposed_ports.iter().find(|port| ports(port).is_none()) {
             return Err(BadEdit::Port(port.clone()));
         }
         if self.labels.contains_key("") || self.annotations.contains_key("") {
@@ -132,26 +132,46 @@ impl ConfigEdits {
     }
 }
 
-fn is_port(text: &str) -> bool {
-    let (port, protocol) = text.split_once('/').unwrap_or((text, "tcp"));
+/// The single ports that `text` stands for, as configs have them; `None` when it is no port.
+///
+/// Docker's EXPOSE takes ranges, the image specification does not: they are written out.
+pub(crate) fn ports(text: &str) -> Option<Vec<String>> {
+    let (range, protocol) = text.split_once('/').unwrap_or((text, "tcp"));
     let number = |text: &str| {
-        text.bytes().all(|byte| byte.is_ascii_digit())
-            && text.parse::<u16>().is_ok_and(|port| port > 0)
+        let digits = text.bytes().all(|byte| byte.is_ascii_digit());
+        text.parse::<u16>().ok().filter(|port| digits && *port > 0)
     };
-    let (first, last) = port.split_once('-').unwrap_or((port, port));
-    number(first) && number(last) && matches!(protocol, "tcp" | "udp" | "sctp")
+    let (first, last) = range.split_once('-').unwrap_or((range, range));
+    let (first, last) = (number(first)?, number(last)?);
+    if first > last || !matches!(protocol, "tcp" | "udp" | "sctp") {
+        return None;
+    }
+    Some(
+        (first..=last)
+            .map(|port| format!("{port}/{protocol}"))
+            .collect(),
+    )
 }
+
+/// The names of Linux's signals (signal(7)), without `SIG`.
+const SIGNALS: [&str; 34] = [
+    "ABRT", "ALRM", "BUS", "CHLD", "CLD", "CONT", "FPE", "HUP", "ILL", "INT", "IO", "IOT", "KILL",
+    "PIPE", "POLL", "PROF", "PWR", "QUIT", "SEGV", "STKFLT", "STOP", "SYS", "TERM", "TRAP", "TSTP",
+    "TTIN", "TTOU", "URG", "USR1", "USR2", "VTALRM", "WINCH", "XCPU", "XFSZ",
+];
 
 fn is_signal(text: &str) -> bool {
     let numbered = text
         .parse::<u8>()
         .is_ok_and(|number| (1..=64).contains(&number));
     let name = text.strip_prefix("SIG").unwrap_or(text);
-    let named = name.starts_with(|first: char| first.is_ascii_uppercase())
-        && name.bytes().all(|byte| {
-            byte.is_ascii_uppercase() || byte.is_ascii_digit() || b"+-".contains(&byte)
-        });
-    numbered || named
+    let real_time = ["RTMIN", "RTMAX"].iter().any(|end| {
+        name.strip_prefix(end).is_some_and(|offset| {
+            let distance = offset.strip_prefix(['+', '-']).map(str::parse::<u8>);
+            offset.is_empty() || distance.is_some_and(|it| it.is_ok_and(|distance| distance < 32))
+        })
+    });
+    numbered || real_time || SIGNALS.contains(&name)
 }
 
 #[cfg(test)]
@@ -233,6 +253,20 @@ mod tests {
                     ..default()
                 },
                 BadEdit::EmptyLabel,
+            ),
+            (
+                ConfigEdits {
+                    exposed_ports: ["9000-8000".into()].into(),
+                    ..default()
+                },
+                BadEdit::Port("9000-8000".into()),
+            ),
+            (
+                ConfigEdits {
+                    stop_signal: Some("SIGFOO".into()),
+                    ..default()
+                },
+                BadEdit::StopSignal("SIGFOO".into()),
             ),
         ] {
             assert_eq!(edits.check(), Err(expected));

@@ -215,30 +215,15 @@ pub async fn read_blob<B: BlobSource>(
     Ok(bytes.freeze())
 }
 
-/// Reads all that `selector` stands for: with a `platform`, the one image for it; without, an index
-/// with all its children, attestations included.
+/// Reads all that `selector` stands for, an index with all its children, attestations included.
 ///
-/// Only manifests are read; the blobs stay where they are.
+/// Only manifests are read; the blobs stay where they are. For one platform out of an index there
+/// is [`read_image`].
 pub async fn read_artifact<P: ImageSource>(
     place: &P,
     selector: &Selector,
-    platform: Option<&Platform>,
 ) -> Result<Artifact, ReadError> {
-    let mut document = fetch(place, selector).await?;
-    if let Some(wanted) = platform {
-        for _ in 0..MAX_DEPTH {
-            let Document::Index(index) = &document else {
-                break;
-            };
-            let child = index
-                .child(wanted)
-                .ok_or_else(|| ReadError::NoSuchPlatform {
-                    wanted: wanted.clone(),
-                    offered: index.platforms(),
-                })?;
-            document = fetch(place, &Selector::Digest(child.digest)).await?;
-        }
-    }
+    let document = fetch(place, selector).await?;
     let root = document.digest();
     let mut budget = MAX_MANIFESTS;
     grow(place, document, root, MAX_DEPTH, &mut budget).await

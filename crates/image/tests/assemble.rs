@@ -289,7 +289,7 @@ fn the_base_of_the_base_is_not_recorded() {
 fn from_scratch_the_config_is_complete() {
     let edits = ConfigEdits {
         entrypoint: Some(vec!["/app".into()]),
-        exposed_ports: ["8080".into(), "53/udp".into()].into(),
+        exposed_ports: ["8080-8081".into(), "53/udp".into()].into(),
         user: Some("1000".into()),
         stop_signal: Some("SIGINT".into()),
         ..ConfigEdits::default()
@@ -304,7 +304,7 @@ fn from_scratch_the_config_is_complete() {
             "created": "1970-01-01T00:00:00Z",
             "config": {
                 "Entrypoint": ["/app"],
-                "ExposedPorts": {"53/udp": {}, "8080/tcp": {}},
+                "ExposedPorts": {"53/udp": {}, "8080/tcp": {}, "8081/tcp": {}},
                 "StopSignal": "SIGINT",
                 "User": "1000",
             },

@@ -29,6 +29,18 @@ impl Platform {
         }
     }
 
+    /// The platform that a document states, in the one spelling that compares and prints the same:
+    /// `arm64` with the variant `v8`, as Docker's official images say it, is `arm64`.
+    pub fn stated(os: &str, architecture: &str, variant: Option<&str>) -> Self {
+        let variant = variant.filter(|variant| !variant.is_empty());
+        let (architecture, variant) = normalise(architecture, variant);
+        Self {
+            os: os.to_owned(),
+            architecture,
+            variant,
+        }
+    }
+
     /// Whether an image for `offered` runs where `self` was asked for.
     ///
     /// A missing variant is taken as the architecture's usual one (`v8` for arm64, `v7` for arm).

@@ -327,10 +327,12 @@ fn view_descriptor(
         digest,
         size: spec.size(),
         annotations: sorted(spec.annotations().as_ref()),
-        platform: spec.platform().as_ref().map(|platform| Platform {
-            os: platform.os().to_string(),
-            architecture: platform.architecture().to_string(),
-            variant: platform.variant().clone(),
+        platform: spec.platform().as_ref().map(|platform| {
+            Platform::stated(
+                &platform.os().to_string(),
+                &platform.architecture().to_string(),
+                platform.variant().as_deref(),
+            )
         }),
         urls: spec.urls().clone().unwrap_or_default(),
         artifact_type: spec.artifact_type().as_ref().map(ToString::to_string),
@@ -361,11 +363,11 @@ fn view_config(value: Value) -> Result<ImageConfig, ParseDocumentError> {
     let mut volumes = list(run.volumes());
     volumes.sort();
     Ok(ImageConfig {
-        platform: Platform {
-            os: spec.os().to_string(),
-            architecture: spec.architecture().to_string(),
-            variant: spec.variant().clone(),
-        },
+        platform: Platform::stated(
+            &spec.os().to_string(),
+            &spec.architecture().to_string(),
+            spec.variant().as_deref(),
+        ),
         created: spec.created().clone(),
         diff_ids,
         history: history.collect(),
@@ -480,7 +482,7 @@ mod tests {
 
     #[test]
     fn a_go_config_with_nulls_is_read_and_unknown_members_stay() {
-        let text = r#"{"architecture":"arm64","os":"linux","docker_version":"20.10","config":{
+        let text = r#"{"architecture":"arm64","variant":"v8","os":"linux","docker_version":"20.10","config":{
             "Env":null,"Cmd":null,"Labels":null,"ExposedPorts":{"9/udp":{},"80/tcp":{}},"User":"",
             "Healthcheck":{"Test":["NONE"]},"OnBuild":null},"rootfs":{"type":"layers","diff_ids":null},
             "history":null}"#;

@@ -309,7 +309,7 @@ async fn a_source_that_vanishes_is_not_the_targets_fault() {
     image.put(&source, "base", Some("1"));
     let client = client();
     let from = place(&client, &source, "base");
-    let artifact = tierce_image::read_artifact(&from, &by_tag("1"), None)
+    let artifact = tierce_image::read_artifact(&from, &by_tag("1"))
         .await
         .unwrap();
     source.delete_blob("base", &image.layers[0].digest());

@@ -177,7 +177,7 @@ pub(crate) async fn copy(
     name: &str,
     blobs: &Client,
 ) -> Result<WriteReport, WriteError> {
-    let artifact = read_artifact(from, &by_tag(name), None)
+    let artifact = read_artifact(from, &by_tag(name))
         .await
         .expect("the source is fine");
     push(&artifact, to, name, blobs).await

@@ -212,9 +212,9 @@ impl Place {
         let selector = Selector::Tag(tag("1.0"));
         run(async {
             match self {
-                Self::Layout => read_artifact(&Layout::open(path).unwrap(), &selector, None).await,
+                Self::Layout => read_artifact(&Layout::open(path).unwrap(), &selector).await,
                 Self::OciArchive => {
-                    read_artifact(&ArchiveLayout::open(path).unwrap(), &selector, None).await
+                    read_artifact(&ArchiveLayout::open(path).unwrap(), &selector).await
                 }
                 Self::DockerArchive => {
                     let archive = DockerArchive::open(path).unwrap();
@@ -223,11 +223,11 @@ impl Place {
                         panic!("the manifest is not in the archive");
                     };
                     let selector = Selector::Digest(found.digest);
-                    read_artifact(archive.layout().unwrap(), &selector, None).await
+                    read_artifact(archive.layout().unwrap(), &selector).await
                 }
                 Self::Store => {
                     let store = LocalStore::open(path).unwrap();
-                    read_artifact(&store.image(&"name".parse().unwrap()), &selector, None).await
+                    read_artifact(&store.image(&"name".parse().unwrap()), &selector).await
                 }
             }
         })

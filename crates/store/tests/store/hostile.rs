@@ -521,7 +521,7 @@ fn a_cut_off_archive_or_a_missing_blob_is_noticed() {
         .write(&path);
     let archive = ArchiveLayout::open(&path).unwrap();
     let digest = archive.find(None).unwrap().digest;
-    let read = run(read_artifact(&archive, &Selector::Digest(digest), None)).unwrap();
+    let read = run(read_artifact(&archive, &Selector::Digest(digest))).unwrap();
     let error = read_all(&read, &Files::default()).unwrap_err();
     assert!(error.contains("could not read `"), "{error}");
 }

@@ -431,7 +431,7 @@ fn the_store_lists_removes_and_collects() {
             .parse()
             .unwrap(),
     );
-    let read = run(read_artifact(&source, &Selector::Tag(tag("1")), None)).unwrap();
+    let read = run(read_artifact(&source, &Selector::Tag(tag("1")))).unwrap();
     read_all(&read, &files).unwrap();
 }
 

@@ -93,7 +93,7 @@ fn skopeo_copies_an_index_with_all_its_children() {
         let from = at(transport, &place.path(directory.path()), "1.0");
         skopeo(&["copy", "--all", &from, &at("oci", &copy, "x")]);
         let layout = Layout::open(&copy).unwrap();
-        let read = run(read_artifact(&layout, &Selector::Tag(tag("x")), None)).unwrap();
+        let read = run(read_artifact(&layout, &Selector::Tag(tag("x")))).unwrap();
         assert_eq!(read.document, built.document);
         read_all(&read, &Files::default()).unwrap();
         fs::remove_dir_all(&copy).unwrap();
