@@ -341,7 +341,7 @@ pub(crate) struct TransferArguments {
   tierce inspect --platform arm64 --json public.ecr.aws/lambda/python:3.12")]
 pub(crate) struct InspectArguments {
     /// The image, in any place
-    pub(crate) image: PushSource,
+    pub(crate) image: ImagePlace,
 
     /// Out of an index show the image for this platform
     #[arg(long, value_name = "PLATFORM")]

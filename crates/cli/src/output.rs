@@ -66,28 +66,42 @@ impl Output {
     /// Says something that a user wants to know but a program does not.
     pub(crate) fn note(self, text: &str) {
         if !self.quiet {
-            eprintln!("{text}");
+            eprintln!("{}", printable(text));
         }
     }
 
     /// Says something that the user should look at.
     pub(crate) fn warn(self, text: &str) {
         if !self.quiet {
-            eprintln!("warning: {text}");
+            eprintln!("warning: {}", printable(text));
         }
     }
 
     /// Says that a step begins, where every step is wanted.
     pub(crate) fn step(self, text: &str) {
         if self.plain {
-            eprintln!("{text}");
+            eprintln!("{}", printable(text));
         }
     }
 
     /// Says why it did not work.
     pub(crate) fn error(text: &str) {
-        eprintln!("{text}");
+        eprintln!("{}", printable(text));
     }
+}
+
+/// Text without what would move the cursor of a terminal or change its state: much of it comes out
+/// of images and registries. Line ends stay.
+pub(crate) fn printable(text: &str) -> String {
+    text.chars()
+        .map(|letter| {
+            if letter.is_control() && letter != '\n' {
+                '\u{fffd}'
+            } else {
+                letter
+            }
+        })
+        .collect()
 }
 
 /// What a walk did, in one line: `3 layers already there, 1 mounted, 1 sent (214 KiB)`.

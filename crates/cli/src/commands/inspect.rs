@@ -11,7 +11,7 @@ use tierce_oci::{Compression, Descriptor, Document, Index, MediaType, Raw};
 
 use crate::arguments::InspectArguments;
 use crate::environment::Environment;
-use crate::output::{Output, describe_size};
+use crate::output::{Output, describe_size, printable};
 use crate::places::{Places, PlacesSettings};
 use crate::transport::ImagePlace;
 
@@ -27,7 +27,7 @@ pub(crate) async fn inspect(
         compress_jobs: Jobs(std::thread::available_parallelism().unwrap_or(NonZeroUsize::MIN)),
     };
     let places = Places::open(&settings, environment, output)?;
-    let place = places.find(&arguments.image)?;
+    let place = arguments.image;
     let read = || format!("could not read `{place}`");
     if arguments.platform.is_none() {
         let document = places.read_document(&place).await.with_context(read)?;
@@ -57,10 +57,10 @@ fn show_index(place: &ImagePlace, index: &Raw<Index>, output: Output) -> Result<
     output.result_line(&format!("type      {}", index.media_type))?;
     let mut table = table(&["platform", "manifest", "size"]);
     for child in &index.manifests {
-        let platform = child
-            .platform
-            .as_ref()
-            .map_or_else(|| "-".to_owned(), ToString::to_string);
+        let platform = child.platform.as_ref().map_or_else(
+            || "-".to_owned(),
+            |platform| one_line(&platform.to_string()),
+        );
         table.add_row([
             platform,
             child.digest.to_string(),
@@ -113,7 +113,7 @@ fn show_image(
         if value.is_empty() {
             Ok(())
         } else {
-            output.result_line(&format!("{name:<12}{value}"))
+            output.result_line(&format!("{name:<12}{}", one_line(value)))
         }
     };
     line("image", &image.digest().to_string())?;
@@ -131,10 +131,10 @@ fn show_image(
     )?;
     line("ports", &config.exposed_ports.join(" "))?;
     for pair in &config.env {
-        line("env", &printable(pair))?;
+        line("env", pair)?;
     }
     for (name, value) in &config.labels {
-        line("label", &printable(&format!("{name}={value}")))?;
+        line("label", &format!("{name}={value}"))?;
     }
     let mut table = table(&["layer", "compressed", "uncompressed", "made by"]);
     for column in [1, 2] {
@@ -154,7 +154,9 @@ fn show_image(
         .iter()
         .map(|(layer, _)| layer.descriptor.size)
         .fold(0, u64::saturating_add);
-    let uncompressed = sizes.iter().copied().sum::<Option<u64>>();
+    let uncompressed = sizes
+        .iter()
+        .try_fold(0_u64, |sum, size| sum.checked_add((*size)?));
     table.add_row([
         match rows.len() {
             1 => "1 layer".to_owned(),
@@ -183,22 +185,14 @@ fn words(words: &[String]) -> String {
     }
 }
 
-/// Text out of an image, without what would move the cursor of a terminal.
-fn printable(text: &str) -> String {
-    text.chars()
-        .map(|letter| {
-            if letter.is_control() {
-                '\u{fffd}'
-            } else {
-                letter
-            }
-        })
-        .collect()
+/// Text out of an image, on one line.
+fn one_line(text: &str) -> String {
+    printable(text).replace('\n', "\u{fffd}")
 }
 
 fn shortened(text: &str) -> String {
     const ROOM: usize = 60;
-    let text = printable(text);
+    let text = one_line(text);
     if text.chars().count() <= ROOM {
         return text;
     }
