@@ -162,7 +162,7 @@ pub(crate) struct BuildArguments {
 }
 
 /// What the image is made of; all of it can stand in tierce.toml instead.
-#[derive(Debug, Args)]
+#[derive(Debug, Default, Args)]
 #[command(next_help_heading = "Image options")]
 pub(crate) struct ImageArguments {
     /// Build on this image, from any place, or on `scratch`

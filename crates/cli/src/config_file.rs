@@ -6,21 +6,36 @@ use std::path::{Path, PathBuf};
 
 use serde::{Deserialize, Deserializer};
 use tierce_image::EnvEdit;
+use tierce_layer::{Destination, Matcher};
 use tierce_oci::{ImageFormat, Platform, Reference};
 use toml::Spanned;
 
 use crate::transport::BaseName;
 
 /// The whole file.
-#[derive(Debug, Default, Deserialize)]
+#[derive(Debug, Deserialize)]
 #[serde(deny_unknown_fields, rename_all = "kebab-case")]
 pub(crate) struct ConfigFile {
     #[serde(default)]
     pub(crate) image: ImageTable,
     #[serde(default)]
     pub(crate) layer: Vec<Spanned<LayerTable>>,
-    #[serde(default)]
-    pub(crate) config: RunTable,
+    #[serde(default = "no_run_table")]
+    pub(crate) config: Spanned<RunTable>,
+}
+
+impl Default for ConfigFile {
+    fn default() -> Self {
+        Self {
+            image: ImageTable::default(),
+            layer: Vec::new(),
+            config: no_run_table(),
+        }
+    }
+}
+
+fn no_run_table() -> Spanned<RunTable> {
+    Spanned::new(0..0, RunTable::default())
 }
 
 /// `[image]`: what the image is.
@@ -60,17 +75,19 @@ impl Target {
 #[derive(Debug, Deserialize)]
 #[serde(deny_unknown_fields, rename_all = "kebab-case")]
 pub(crate) struct LayerTable {
+    #[serde(deserialize_with = "layer_name")]
     pub(crate) name: String,
     #[serde(default)]
     pub(crate) add: Vec<AddTable>,
     pub(crate) tar: Option<Spanned<PathBuf>>,
     /// Where the tar's root goes; `/` when absent.
+    #[serde(default, deserialize_with = "optional_destination")]
     pub(crate) to: Option<String>,
     /// Members of the tar that are taken; all when empty.
-    #[serde(default)]
+    #[serde(default, deserialize_with = "patterns")]
     pub(crate) include: Vec<String>,
     /// Members of the tar that are left out.
-    #[serde(default)]
+    #[serde(default, deserialize_with = "patterns")]
     pub(crate) exclude: Vec<String>,
     /// Take the tar's own bytes as the layer.
     #[serde(default)]
@@ -92,10 +109,11 @@ pub(crate) struct LayerTable {
 #[serde(deny_unknown_fields, rename_all = "kebab-case")]
 pub(crate) struct AddTable {
     pub(crate) from: Spanned<PathBuf>,
+    #[serde(deserialize_with = "destination")]
     pub(crate) to: String,
-    #[serde(default)]
+    #[serde(default, deserialize_with = "patterns")]
     pub(crate) include: Vec<String>,
-    #[serde(default)]
+    #[serde(default, deserialize_with = "patterns")]
     pub(crate) exclude: Vec<String>,
 }
 
@@ -195,6 +213,41 @@ fn words<'de, D: Deserializer<'de>>(deserializer: D) -> Result<Option<Vec<String
 
 fn text_or_number<'de, D: Deserializer<'de>>(deserializer: D) -> Result<Option<String>, D::Error> {
     TextOrNumber::deserialize(deserializer).map(|value| Some(value.into_text()))
+}
+
+/// A layer's name stands in the image's history, on one line.
+fn layer_name<'de, D: Deserializer<'de>>(deserializer: D) -> Result<String, D::Error> {
+    let name = String::deserialize(deserializer)?;
+    if name.trim().is_empty() || name.chars().any(char::is_control) {
+        return Err(serde::de::Error::custom(
+            "a layer's name is one line that is not empty",
+        ));
+    }
+    Ok(name)
+}
+
+/// Checked here, where the place in the file is known; made again where it is used.
+fn destination<'de, D: Deserializer<'de>>(deserializer: D) -> Result<String, D::Error> {
+    let text = String::deserialize(deserializer)?;
+    match Destination::parse(&text) {
+        Ok(_) => Ok(text),
+        Err(problem) => Err(serde::de::Error::custom(format!("`{text}`: {problem}"))),
+    }
+}
+
+fn optional_destination<'de, D: Deserializer<'de>>(
+    deserializer: D,
+) -> Result<Option<String>, D::Error> {
+    destination(deserializer).map(Some)
+}
+
+/// Checked like [`destination`].
+fn patterns<'de, D: Deserializer<'de>>(deserializer: D) -> Result<Vec<String>, D::Error> {
+    let texts = Vec::<String>::deserialize(deserializer)?;
+    match Matcher::new(&texts) {
+        Ok(_) => Ok(texts),
+        Err(error) => Err(serde::de::Error::custom(error)),
+    }
 }
 
 /// Reads a text with the type's own parser, whose error then points at the place in the file.
@@ -356,10 +409,13 @@ mod tests {
             .unwrap()
             .values;
         assert_eq!(file.image.platforms.len(), 2);
-        assert_eq!(file.config.user.as_deref(), Some("1000"));
-        assert_eq!(file.config.entrypoint, Some(vec!["/bin/app".to_owned()]));
+        assert_eq!(file.config.get_ref().user.as_deref(), Some("1000"));
         assert_eq!(
-            file.config.env["WORKERS"].clone().edit(),
+            file.config.get_ref().entrypoint,
+            Some(vec!["/bin/app".to_owned()])
+        );
+        assert_eq!(
+            file.config.get_ref().env["WORKERS"].clone().edit(),
             EnvEdit::Set("4".to_owned())
         );
     }

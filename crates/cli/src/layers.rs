@@ -8,9 +8,9 @@ use anyhow::{Context as _, Result};
 use futures_util::TryStreamExt as _;
 use tierce_image::{BaseImage, Blob, Content, Facts, Jobs, Layer};
 use tierce_layer::{
-    Anchored, ArchiveAdd, BaseLinks, Compression, Destination, Keep, Limits, LinkRecord, Matcher,
-    Notice, ScanAdd, SealSettings, SealedLayer, TarCheck, Treatment, Tree, ZlibRs, add_archive,
-    read_links, scan, seal, seal_tar,
+    Anchored, ArchiveAdd, BaseLinks, Compression, Destination, EntryKind, Keep, Limits, LinkRecord,
+    Matcher, Notice, ScanAdd, SealSettings, SealedLayer, TarCheck, Treatment, Tree, ZlibRs,
+    add_archive, read_links, scan, seal, seal_tar,
 };
 use tierce_oci::{Descriptor, ImageFormat, MediaType};
 
@@ -31,8 +31,10 @@ pub(crate) struct Sealer<'a> {
     output: Output,
     jobs: Jobs,
     sources: Arc<Sources>,
-    /// The links that the sealed layers were settled with, and the layers.
-    sealed: Vec<(BaseLinks, Vec<Layer>)>,
+    /// WORKDIR, when the build sets it.
+    working_dir: Option<String>,
+    /// What the sealed layers depended on of their base, and the layers.
+    sealed: Vec<(String, BaseLinks, Vec<Layer>)>,
 }
 
 /// The planned layers, with what is needed to find their files.
@@ -81,6 +83,7 @@ impl<'a> Sealer<'a> {
                 layers,
                 scratch: places.scratch().to_owned(),
             }),
+            working_dir: plan.edits.working_dir.clone(),
             sealed: Vec::new(),
         })
     }
@@ -88,7 +91,13 @@ impl<'a> Sealer<'a> {
     /// The layers to put on `base`.
     pub(crate) async fn seal(&mut self, base: Option<&BaseImage>) -> Result<Vec<Layer>> {
         let sources = Arc::clone(&self.sources);
-        let (scanned, notices) = in_background(move |_| sources.scan()).await?;
+        let working_dir = self
+            .working_dir
+            .clone()
+            .or_else(|| base?.image.config().working_dir.clone())
+            .unwrap_or_else(|| "/".to_owned());
+        let below = working_dir.clone();
+        let (scanned, notices) = in_background(move |_| sources.scan(&below)).await?;
         let needs_links = scanned.iter().any(|(_, scanned)| match scanned {
             Scanned::Tree(tree) => tree.needs_base_links().is_some(),
             Scanned::Verbatim(_) => false,
@@ -97,7 +106,11 @@ impl<'a> Sealer<'a> {
             Some(base) if needs_links => self.read_base_links(base).await?,
             _ => BaseLinks::none(),
         };
-        if let Some((_, layers)) = self.sealed.iter().find(|(known, _)| *known == links) {
+        let known = self
+            .sealed
+            .iter()
+            .find(|(known_dir, known_links, _)| *known_dir == working_dir && *known_links == links);
+        if let Some((_, _, layers)) = known {
             return Ok(layers.clone());
         }
         for notice in notices {
@@ -121,7 +134,7 @@ impl<'a> Sealer<'a> {
             above = next;
             layers.push(layer);
         }
-        self.sealed.push((links, layers.clone()));
+        self.sealed.push((working_dir, links, layers.clone()));
         Ok(layers)
     }
 
@@ -240,19 +253,24 @@ async fn in_background<T: Send + 'static>(
 }
 
 impl Sources {
-    fn scan(&self) -> Result<(ScannedLayers, Vec<Notice>)> {
+    fn scan(&self, working_dir: &str) -> Result<(ScannedLayers, Vec<Notice>)> {
         let mut notices = Vec::new();
         let mut scanned = Vec::new();
         for plan in &self.layers {
             let layer = self
-                .scan_layer(plan, &mut notices)
+                .scan_layer(plan, working_dir, &mut notices)
                 .with_context(|| format!("could not make the layer `{}`", plan.name))?;
             scanned.push((plan.clone(), layer));
         }
         Ok((scanned, notices))
     }
 
-    fn scan_layer(&self, plan: &LayerPlan, notices: &mut Vec<Notice>) -> Result<Scanned> {
+    fn scan_layer(
+        &self,
+        plan: &LayerPlan,
+        working_dir: &str,
+        notices: &mut Vec<Notice>,
+    ) -> Result<Scanned> {
         let keep = |keep| if keep { Keep::Keep } else { Keep::Normalised };
         let treatment = Treatment {
             modes: keep(plan.keep_modes),
@@ -270,7 +288,7 @@ impl Sources {
                     include,
                     exclude,
                 } => {
-                    let destination = destination(to)?;
+                    let destination = destination(to, working_dir)?;
                     let exclude = Matcher::new(exclude)?;
                     let include = Matcher::new(include)?;
                     let add = ArchiveAdd {
@@ -289,7 +307,10 @@ impl Sources {
                     include,
                     exclude,
                 } => {
-                    let destination = destination(to)?;
+                    let mut destination = destination(to, working_dir)?;
+                    if !from.is_dir() && is_directory(&destination, &tree, working_dir) {
+                        destination = self::destination(&format!("{to}/"), working_dir)?;
+                    }
                     let exclude = Matcher::new(exclude)?;
                     let include = Matcher::new(include)?;
                     // Patterns of a single file are anchored at the folder that it is in.
@@ -326,8 +347,59 @@ impl Sources {
     }
 }
 
-fn destination(text: &str) -> Result<Destination> {
-    Destination::parse(text).with_context(|| format!("`{text}` cannot be a path in an image"))
+/// Reads a destination as COPY does: a relative one is below the working directory.
+fn destination(text: &str, working_dir: &str) -> Result<Destination> {
+    let absolute = if text.starts_with('/') {
+        text.to_owned()
+    } else {
+        format!("{}/{text}", working_dir.trim_end_matches('/'))
+    };
+    Destination::parse(&absolute).with_context(|| format!("`{text}` cannot be a path in an image"))
+}
+
+/// Directories that images for Lambda and others have: a file that is added under exactly one of
+/// these names is meant to go into it, as COPY does when it finds a directory there.
+const DIRECTORIES: [&str; 22] = [
+    "app",
+    "bin",
+    "etc",
+    "home",
+    "lib",
+    "lib64",
+    "opt",
+    "opt/bin",
+    "opt/extensions",
+    "opt/lib",
+    "opt/python",
+    "root",
+    "sbin",
+    "srv",
+    "tmp",
+    "usr",
+    "usr/bin",
+    "usr/lib",
+    "usr/local/bin",
+    "var",
+    "var/runtime",
+    "var/task",
+];
+
+/// Whether a destination without a trailing slash is known to be a directory: by what was added
+/// before, as the working directory, or by its name. A pure function of what is built, so that no
+/// digest depends on how much is known of the base.
+fn is_directory(destination: &Destination, tree: &Tree, working_dir: &str) -> bool {
+    let Some(path) = destination.path() else {
+        return true;
+    };
+    let added = tree
+        .get(path)
+        .is_some_and(|entry| matches!(entry.kind, EntryKind::Directory));
+    let name = path.as_bytes();
+    added
+        || name == working_dir.trim_matches('/').as_bytes()
+        || DIRECTORIES
+            .iter()
+            .any(|directory| name == directory.as_bytes())
 }
 
 /// One layer, ready to be compressed.

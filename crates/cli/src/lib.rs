@@ -45,6 +45,7 @@ pub fn main() -> ExitCode {
     };
     // Dropping the command removes what it has half made.
     let ended = runtime.block_on(async {
+        let _handler = survive_file_size_limit();
         tokio::select! {
             result = run(arguments.command, output) => Ended::Itself(result),
             signal = asked_to_end() => Ended::By(signal),
@@ -69,6 +70,15 @@ pub fn main() -> ExitCode {
 enum Ended {
     Itself(anyhow::Result<()>),
     By(u8),
+}
+
+/// Makes a write over the limit on the size of files an error like that of a full disk. Without a
+/// handler the signal would end the process where it stands, with its temporary files.
+fn survive_file_size_limit() -> Option<tokio::signal::unix::Signal> {
+    use tokio::signal::unix::{SignalKind, signal};
+    /// The same number on every Unix but those for MIPS.
+    const SIGXFSZ: i32 = 25;
+    signal(SignalKind::from_raw(SIGXFSZ)).ok()
 }
 
 /// Waits for Ctrl-C, or for the polite signal of whoever supervises us; gives its number.

@@ -8,7 +8,7 @@ use anyhow::{Context as _, Result};
 use tempfile::TempDir;
 use tierce_image::{
     Artifact, BlobSource, BlobStream, BoxError, Content, Image, ImageSink, ImageSource, Jobs,
-    Layer, WriteReport, read_artifact, read_image, write,
+    Layer, ReadError, WriteReport, read_artifact, read_image, write,
 };
 use tierce_layer::{SealSettings, TarCheck, ZlibRs, seal_tar};
 use tierce_oci::{
@@ -128,25 +128,22 @@ impl Places {
         Ok(LocalStore::open(&self.store)?)
     }
 
-    /// Settles whether a bare name means the local store or a registry.
-    pub(crate) fn find(&self, source: &PushSource) -> Result<ImagePlace> {
-        match source {
-            PushSource::Place(place) => Ok(place.clone()),
-            PushSource::Bare(reference, stored) => {
-                let in_store = self.store.exists() && {
-                    let image = self.local_store()?.image(&stored.name);
-                    match store_selector(stored) {
-                        Selector::Tag(tag) => image.find(&tag).is_ok(),
-                        Selector::Digest(_) => false,
-                    }
-                };
-                Ok(if in_store {
-                    ImagePlace::Store(stored.clone())
-                } else {
-                    ImagePlace::Registry(reference.clone())
-                })
+    /// Settles whether a bare name means the local store, which is asked first, or a registry.
+    pub(crate) async fn find(&self, source: &PushSource) -> Result<ImagePlace> {
+        let (reference, stored) = match source {
+            PushSource::Place(place) => return Ok(place.clone()),
+            PushSource::Bare(reference, stored) => (reference, stored),
+        };
+        if self.store.exists() {
+            let image = self.local_store()?.image(&stored.name);
+            if image.manifest(&store_selector(stored)).await.is_ok() {
+                return Ok(ImagePlace::Store(stored.clone()));
             }
         }
+        self.output.note(&format!(
+            "the local store has no `{stored}`: looking for {reference} in its registry"
+        ));
+        Ok(ImagePlace::Registry(reference.clone()))
     }
 
     /// Reads manifest and config of the image in `place`, held to `pinned` when that is given.
@@ -192,16 +189,26 @@ impl Places {
                 let selector = chosen(pinned, selector.as_ref(), || layout.find(None))?;
                 read_image(&layout, blobs, &selector, platform).await?
             }
-            ImagePlace::DockerArchive { file, reference } => {
+            ImagePlace::DockerArchive {
+                file,
+                references,
+                digest,
+            } => {
                 let archive = DockerArchive::open(file)?;
-                match archive.select(reference.as_ref())? {
+                let image = match archive.select(references.first())? {
                     Selected::Exact(descriptor) => {
                         let layout = archive.layout().context("an exact image has a layout")?;
                         let selector = Selector::Digest(descriptor.digest);
                         read_image(layout, blobs, &selector, platform).await?
                     }
                     Selected::Plain(plain) => self.seal_plain(plain, platform).await?,
+                };
+                // An archive is not asked by digest: what is in it is compared.
+                if let Some(asked) = digest.filter(|asked| *asked != image.digest()) {
+                    let found = image.digest();
+                    return Err(ReadError::OtherManifest { asked, found }.into());
                 }
+                image
             }
         };
         Ok(image)
@@ -314,7 +321,9 @@ impl Places {
                 let sink = ArchiveSink::create(file, ArchiveKind::Oci(None))?;
                 self.walk(artifact, place.tag(), &sink, jobs).await
             }
-            ImagePlace::DockerArchive { file, reference } => {
+            ImagePlace::DockerArchive {
+                file, references, ..
+            } => {
                 if let Document::Index(index) = &artifact.document {
                     let offered: Vec<String> =
                         index.platforms().iter().map(ToString::to_string).collect();
@@ -324,7 +333,7 @@ impl Places {
                     )))
                     .hint("choose one with --platform");
                 }
-                let sink = ArchiveSink::create(file, ArchiveKind::Docker(reference.clone()))?;
+                let sink = ArchiveSink::create(file, ArchiveKind::Docker(references.clone()))?;
                 self.walk(artifact, place.tag(), &sink, jobs).await
             }
         }
@@ -373,7 +382,7 @@ impl Places {
         if let Some(wanted) = platform
             && !wanted.accepts(&config.platform)
         {
-            return Err(tierce_image::ReadError::OtherPlatform {
+            return Err(ReadError::OtherPlatform {
                 wanted: wanted.clone(),
                 found: config.platform.clone(),
             }

@@ -6,7 +6,7 @@ use std::path::{Path, PathBuf};
 
 use anyhow::{Context as _, Result};
 use tierce_image::{ConfigEdits, EnvEdit, Jobs, TARGET_LABEL};
-use tierce_oci::{ImageFormat, Platform, Reference, Tag, Timestamp};
+use tierce_oci::{ImageFormat, Platform, Reference, Selector, Tag, Timestamp};
 
 use crate::arguments::{BuildArguments, ImageArguments};
 use crate::config_file::{AddTable, ConfigFile, Keep, LayerTable, LoadedFile, Mtime, Target};
@@ -136,7 +136,18 @@ impl BuildPlan {
             }
         };
         let names = names(arguments, values, &context)?;
-        let (edits, handler_named) = edits(&arguments.image, values);
+        if let Some(file) = &file {
+            // First the file alone, so that its mistakes are pointed at.
+            let (edits, _) = edits(&ImageArguments::default(), values)?;
+            let span = values.config.span();
+            edits
+                .check()
+                .map_err(|error| file.complain(&span, error.to_string()))?;
+        }
+        let (edits, handler_named) = edits(&arguments.image, values)?;
+        edits
+            .check()
+            .map_err(|error| UsageError(error.to_string()))?;
         let mut layers = file
             .iter()
             .flat_map(|file| file.values.layer.iter().map(move |layer| (file, layer)))
@@ -282,14 +293,25 @@ fn name_of_folder(context: &Path) -> Result<Reference> {
 
 fn destinations(arguments: &BuildArguments, names: &[Reference]) -> Result<Vec<ImagePlace>> {
     let mut destinations = arguments.output.clone();
+    let tag = names.first().and_then(Reference::effective_tag);
     for place in &mut destinations {
-        // An archive for `docker load` needs a name; the image has one.
-        if let ImagePlace::DockerArchive {
-            reference: reference @ None,
-            ..
-        } = place
-        {
-            *reference = names.first().cloned();
+        // Where the place has room for a name and none was written, the image's own goes there.
+        match place {
+            ImagePlace::DockerArchive { references, .. } if references.is_empty() => {
+                references.extend_from_slice(names);
+            }
+            ImagePlace::Layout { selector, .. } | ImagePlace::OciArchive { selector, .. }
+                if selector.is_none() =>
+            {
+                *selector = tag.clone().map(Selector::Tag);
+            }
+            _ => {}
+        }
+        if place.states_digest() {
+            return Err(UsageError(format!(
+                "`{place}` has a digest: an image cannot be given one, it has its own"
+            ))
+            .into());
         }
     }
     if arguments.push {
@@ -310,8 +332,8 @@ fn destinations(arguments: &BuildArguments, names: &[Reference]) -> Result<Vec<I
     Ok(destinations)
 }
 
-fn edits(arguments: &ImageArguments, values: &ConfigFile) -> (ConfigEdits, bool) {
-    let run = &values.config;
+fn edits(arguments: &ImageArguments, values: &ConfigFile) -> Result<(ConfigEdits, bool)> {
+    let run = values.config.get_ref();
     let words = |flags: &[String], file: &Option<Vec<String>>| {
         if flags.is_empty() {
             file.clone()
@@ -323,6 +345,12 @@ fn edits(arguments: &ImageArguments, values: &ConfigFile) -> (ConfigEdits, bool)
         .handler
         .clone()
         .or_else(|| values.image.handler.clone());
+    if values.image.handler.is_some() && run.cmd.is_some() {
+        return Err(UsageError(
+            "tierce.toml has both `handler` and `cmd`".to_owned(),
+        ))
+        .hint("the handler is the only word of CMD; keep one of the two");
+    }
     let cmd = match (&arguments.handler, words(&arguments.cmd, &run.cmd)) {
         (Some(handler), _) => Some(vec![handler.clone()]),
         (None, Some(cmd)) => Some(cmd),
@@ -367,7 +395,7 @@ fn edits(arguments: &ImageArguments, values: &ConfigFile) -> (ConfigEdits, bool)
             .or_else(|| run.stop_signal.clone()),
         annotations,
     };
-    (edits, handler.is_some())
+    Ok((edits, handler.is_some()))
 }
 
 fn plan_layer(
@@ -515,11 +543,22 @@ fn inside(context: &Path, path: &Path) -> Result<PathBuf, String> {
         }
         _ => format!("`{shown}` cannot be opened: {error}"),
     })?;
-    if real.starts_with(context) {
-        Ok(real)
-    } else {
-        Err(escapes())
+    if !real.starts_with(context) {
+        return Err(escapes());
     }
+    // A symlink gives its content but keeps its name, as with COPY. Behind `..` only the real path
+    // says where we are.
+    let plain = path.components().all(|component| {
+        matches!(
+            component,
+            std::path::Component::Normal(_) | std::path::Component::CurDir
+        )
+    });
+    Ok(if plain {
+        context.join(path.components().collect::<PathBuf>())
+    } else {
+        real
+    })
 }
 
 /// The tag that an image for `platform` gets when several are built: `T-arm64`.
@@ -548,9 +587,9 @@ mod tests {
         std::os::unix::fs::symlink("src", context.join("inner")).unwrap();
         let check = |path: &str| inside(&context, Path::new(path));
         assert_eq!(check("src/").unwrap(), context.join("src"));
-        assert_eq!(check(".").unwrap(), context);
+        assert_eq!(check(".").unwrap().canonicalize().unwrap(), context);
         assert_eq!(check("src/../src").unwrap(), context.join("src"));
-        assert_eq!(check("inner").unwrap(), context.join("src"));
+        assert_eq!(check("inner").unwrap(), context.join("inner"));
         for path in ["..", "../secret", "/etc", "link", "src/../../context/src"] {
             assert!(
                 check(path).unwrap_err().contains("outside the context"),

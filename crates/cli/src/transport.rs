@@ -22,10 +22,13 @@ pub(crate) enum ImagePlace {
         file: PathBuf,
         selector: Option<Selector>,
     },
-    /// `docker-archive:FILE[:REF]`.
+    /// `docker-archive:FILE[:REF]` or `docker-archive:FILE@DIGEST`.
     DockerArchive {
         file: PathBuf,
-        reference: Option<Reference>,
+        /// The name to look for; several only where a build writes them.
+        references: Vec<Reference>,
+        /// What the image must be.
+        digest: Option<Digest>,
     },
     /// `store:NAME[:TAG]`.
     Store(StoreReference),
@@ -90,6 +93,7 @@ impl FromStr for ImagePlace {
                 Ok(Self::OciArchive { file, selector })
             }
             "docker-archive" => {
+                let (rest, digest) = split_digest(rest)?;
                 let (file, name) = split_path(rest);
                 if file.is_empty() {
                     return Err(bad(format!("`{text}` names no file")));
@@ -99,7 +103,8 @@ impl FromStr for ImagePlace {
                     .transpose()?;
                 Ok(Self::DockerArchive {
                     file: PathBuf::from(file),
-                    reference,
+                    references: reference.into_iter().collect(),
+                    digest,
                 })
             }
             other => Err(bad(format!(
@@ -134,31 +139,34 @@ fn split_path(rest: &str) -> (&str, Option<&str>) {
     }
 }
 
+/// Splits off a digest at the end.
+fn split_digest(rest: &str) -> Result<(&str, Option<Digest>), ParsePlaceError> {
+    let Some((rest, hex)) = rest.rsplit_once("@sha256:") else {
+        return Ok((rest, None));
+    };
+    match format!("sha256:{hex}").parse() {
+        Ok(digest) => Ok((rest, Some(digest))),
+        Err(error) => Err(ParsePlaceError(format!("{error}"))),
+    }
+}
+
 fn path_and_selector(
     text: &str,
     rest: &str,
 ) -> Result<(PathBuf, Option<Selector>), ParsePlaceError> {
     let bad = |message: String| ParsePlaceError(message);
-    let (path, selector) = match rest.split_once("@sha256:") {
-        Some((path, hex)) => {
-            let digest: Digest = format!("sha256:{hex}")
-                .parse()
-                .map_err(|error| bad(format!("{error}")))?;
-            (path, Some(Selector::Digest(digest)))
-        }
-        None => match split_path(rest) {
-            (path, Some(tag)) => {
-                let tag: Tag = tag
-                    .parse()
-                    .map_err(|error| bad(format!("in `{text}`: {error}")))?;
-                (path, Some(Selector::Tag(tag)))
-            }
-            (path, None) => (path, None),
-        },
-    };
+    let (rest, digest) = split_digest(rest)?;
+    let (path, tag) = split_path(rest);
+    let tag = tag
+        .map(|tag| {
+            tag.parse::<Tag>()
+                .map_err(|error| bad(format!("in `{text}`: {error}")))
+        })
+        .transpose()?;
     if path.is_empty() {
         return Err(bad(format!("`{text}` names no path")));
     }
+    let selector = digest.map(Selector::Digest).or(tag.map(Selector::Tag));
     Ok((PathBuf::from(path), selector))
 }
 
@@ -187,12 +195,16 @@ impl fmt::Display for ImagePlace {
                 write!(formatter, "oci-archive:{}", file.display())?;
                 selected(formatter, selector)
             }
-            Self::DockerArchive { file, reference } => {
+            Self::DockerArchive {
+                file,
+                references,
+                digest,
+            } => {
                 write!(formatter, "docker-archive:{}", file.display())?;
-                match reference {
-                    Some(reference) => write!(formatter, ":{}", familiar(reference)),
-                    None => Ok(()),
+                if let Some(reference) = references.first() {
+                    write!(formatter, ":{}", familiar(reference))?;
                 }
+                digest.map_or(Ok(()), |digest| write!(formatter, "@{digest}"))
             }
         }
     }
@@ -231,9 +243,42 @@ impl ImagePlace {
             Self::Layout { selector, .. } | Self::OciArchive { selector, .. } => {
                 selector.as_ref().and_then(of_selector)
             }
-            Self::DockerArchive { reference, .. } => {
-                reference.as_ref().and_then(Reference::effective_tag)
+            Self::DockerArchive { references, .. } => {
+                references.first().and_then(Reference::effective_tag)
             }
+        }
+    }
+
+    /// This destination with a name, if it has room for one and none was written: that of `source`.
+    pub(crate) fn named_after(&self, source: &Self) -> Self {
+        let mut place = self.clone();
+        match &mut place {
+            Self::Layout { selector, .. } | Self::OciArchive { selector, .. }
+                if selector.is_none() =>
+            {
+                *selector = source.tag().map(Selector::Tag);
+            }
+            Self::DockerArchive { references, .. } if references.is_empty() => match source {
+                Self::Registry(reference) => {
+                    references.extend(reference.tag.is_some().then(|| reference.clone()));
+                }
+                Self::Store(stored) => references.extend(stored.to_string().parse().ok()),
+                _ => {}
+            },
+            _ => {}
+        }
+        place
+    }
+
+    /// Whether the name holds a digest, which a destination cannot choose.
+    pub(crate) fn states_digest(&self) -> bool {
+        match self {
+            Self::Registry(reference) => reference.digest.is_some(),
+            Self::Store(reference) => reference.digest.is_some(),
+            Self::Layout { selector, .. } | Self::OciArchive { selector, .. } => {
+                matches!(selector, Some(Selector::Digest(_)))
+            }
+            Self::DockerArchive { digest, .. } => digest.is_some(),
         }
     }
 
@@ -248,8 +293,8 @@ impl ImagePlace {
                     *selector = Some(Selector::Tag(tag.clone()));
                 }
             }
-            Self::DockerArchive { reference, .. } => {
-                if let Some(reference) = reference {
+            Self::DockerArchive { references, .. } => {
+                for reference in references {
                     reference.tag = Some(tag.clone());
                 }
             }

@@ -66,7 +66,7 @@ pub(crate) async fn build(
         write_all(&plan, &images, &places, output).await?
     };
     if let Some(path) = &arguments.metadata_file {
-        write_file(path, metadata(&plan, &images).to_string().as_bytes())?;
+        write_file(path, metadata(&plan, &images)?.to_string().as_bytes())?;
     }
     if output.json {
         let written: Vec<Value> = written.into_iter().map(|it| it.json).collect();
@@ -132,6 +132,10 @@ fn check_destinations(plan: &BuildPlan, platforms: usize, offline: bool) -> Resu
             ImagePlace::Registry(_) if offline => {
                 return Err(UsageError(format!("--offline forbids to push to `{place}`")).into());
             }
+            ImagePlace::DockerArchive { .. } if plan.index => {
+                return Err(UsageError(format!("`{place}` cannot hold an index")))
+                    .hint("leave --index out, or use oci-archive:");
+            }
             ImagePlace::DockerArchive { .. } if platforms > 1 => {
                 return Err(UsageError(format!(
                     "`{place}` can hold one platform, not {platforms}"
@@ -175,6 +179,19 @@ struct Written {
     json: Value,
 }
 
+/// Whether tags must tell platforms apart.
+fn is_several(plan: &BuildPlan, images: &[Image]) -> bool {
+    images.len() > 1 || plan.index
+}
+
+/// Where the image of one platform goes.
+fn place_of(place: &ImagePlace, image: &Image, several: bool) -> Result<ImagePlace> {
+    match place.tag() {
+        Some(tag) if several => Ok(place.with_tag(&platform_tag(&tag, image.platform())?)),
+        _ => Ok(place.clone()),
+    }
+}
+
 /// What goes to one destination: images under their tags, then the index over them.
 fn shipments(
     plan: &BuildPlan,
@@ -182,14 +199,11 @@ fn shipments(
     place: &ImagePlace,
 ) -> Result<Vec<(ImagePlace, Artifact)>> {
     let mut shipments = Vec::new();
-    let several = images.len() > 1 || plan.index;
+    let several = is_several(plan, images);
     let one_file = matches!(place, ImagePlace::OciArchive { .. });
     if !(plan.index && one_file) {
         for image in images {
-            let place = match place.tag() {
-                Some(tag) if several => place.with_tag(&platform_tag(&tag, image.platform())?),
-                _ => place.clone(),
-            };
+            let place = place_of(place, image, several)?;
             shipments.push((place, image.to_artifact()));
         }
     }
@@ -251,35 +265,38 @@ fn results_without_writing(plan: &BuildPlan, images: &[Image]) -> Result<Vec<Wri
 }
 
 /// buildx's keys for one image; the same by platform for several, and the index's above them.
-fn metadata(plan: &BuildPlan, images: &[Image]) -> Value {
-    let name = plan
-        .destinations
-        .iter()
-        .map(ToString::to_string)
-        .collect::<Vec<_>>()
-        .join(",");
+fn metadata(plan: &BuildPlan, images: &[Image]) -> Result<Value> {
+    let joined = |places: Vec<ImagePlace>| {
+        let names: Vec<String> = places.iter().map(ToString::to_string).collect();
+        names.join(",")
+    };
+    let several = is_several(plan, images);
     let of = |image: &Image| {
-        json!({
+        let places = plan
+            .destinations
+            .iter()
+            .map(|place| place_of(place, image, several))
+            .collect::<Result<Vec<_>>>()?;
+        Ok(json!({
             "containerimage.digest": image.digest(),
             "containerimage.config.digest": image.config().digest(),
             "containerimage.descriptor": image.manifest().descriptor(),
-            "image.name": name,
-        })
+            "image.name": joined(places),
+        }))
     };
-    match images {
-        [image] if !plan.index => of(image),
-        _ => {
-            let mut all: Map<String, Value> = images
-                .iter()
-                .map(|image| (image.platform().to_string(), of(image)))
-                .collect();
-            if plan.index {
-                let format = images.first().map_or(ImageFormat::Oci, Image::format);
-                let index = assemble_index(images, format);
-                all.insert("containerimage.digest".to_owned(), json!(index.digest()));
-                all.insert("image.name".to_owned(), json!(name));
-            }
-            Value::Object(all)
-        }
+    if let ([image], false) = (images, several) {
+        return of(image);
     }
+    let mut all = images
+        .iter()
+        .map(|image| Ok((image.platform().to_string(), of(image)?)))
+        .collect::<Result<Map<String, Value>>>()?;
+    if plan.index {
+        let format = images.first().map_or(ImageFormat::Oci, Image::format);
+        let index = assemble_index(images, format);
+        all.insert("containerimage.digest".to_owned(), json!(index.digest()));
+        let names = joined(plan.destinations.clone());
+        all.insert("image.name".to_owned(), json!(names));
+    }
+    Ok(Value::Object(all))
 }

@@ -55,7 +55,7 @@ pub(crate) async fn push(
     output: Output,
 ) -> Result<()> {
     let places = open_places(&arguments.transfer, environment, output)?;
-    let source = places.find(&arguments.source)?;
+    let source = places.find(&arguments.source).await?;
     let references = match &arguments.references[..] {
         [] => vec![own_destination(&arguments.source, &source)?],
         references => references.to_vec(),
@@ -106,6 +106,7 @@ async fn transfer(
         .with_context(|| format!("could not read `{source}`"))?;
     let mut written = Vec::new();
     for destination in destinations {
+        let destination = &destination.named_after(source);
         let report = places
             .write(&artifact, destination, Jobs(arguments.jobs))
             .await?;

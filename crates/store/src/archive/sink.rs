@@ -25,8 +25,8 @@ pub enum ArchiveKind {
     /// A tar of an OCI layout. The image is listed under this name; without one under its tag, if
     /// it is written with one.
     Oci(Option<String>),
-    /// For `docker load`, which gives the image this reference.
-    Docker(Option<Reference>),
+    /// For `docker load`, which gives the image these references.
+    Docker(Vec<Reference>),
 }
 
 /// An archive to write one image to; an OCI archive takes an index too.
@@ -157,9 +157,11 @@ impl ImageSink for ArchiveSink {
             .take()
             .ok_or_else(|| ArchiveError::Finished(self.target.clone()))?;
         let mut listing = Listing::empty();
-        listing.put(document.descriptor(), &self.kind.names(tag.as_ref()));
+        for names in self.kind.names(tag.as_ref()) {
+            listing.put(document.descriptor(), &names);
+        }
         writer.file(INDEX_FILE, &listing.to_bytes())?;
-        if let (ArchiveKind::Docker(reference), Document::Manifest(manifest)) =
+        if let (ArchiveKind::Docker(references), Document::Manifest(manifest)) =
             (&self.kind, &document)
         {
             let layers: Vec<String> = manifest
@@ -167,7 +169,7 @@ impl ImageSink for ArchiveSink {
                 .iter()
                 .map(|layer| blob_name(&layer.digest))
                 .collect();
-            let tags: Vec<String> = reference.iter().map(familiar).collect();
+            let tags: Vec<String> = references.iter().map(familiar).collect();
             let images = json!([{
                 "Config": blob_name(&manifest.config.digest),
                 "RepoTags": tags,
@@ -181,23 +183,26 @@ impl ImageSink for ArchiveSink {
 }
 
 impl ArchiveKind {
-    /// The annotations that name the image in `index.json`.
-    fn names(&self, tag: Option<&Tag>) -> BTreeMap<String, String> {
-        let mut names = BTreeMap::new();
-        let mut name = tag.map(ToString::to_string);
+    /// The annotations that name the image in `index.json`, for each entry there.
+    fn names(&self, tag: Option<&Tag>) -> Vec<BTreeMap<String, String>> {
+        let alone = |name: String| BTreeMap::from([(REF_NAME.to_owned(), name)]);
         match self {
-            Self::Oci(Some(own)) => name = Some(own.clone()),
-            Self::Oci(None) | Self::Docker(None) => {}
-            Self::Docker(Some(reference)) => {
-                // As Docker writes them: the whole reference here, the tag alone there.
-                let tag = reference.effective_tag().unwrap_or_else(Tag::latest);
-                let full = format!("{}:{tag}", reference.repository);
-                names.insert(IMAGE_NAME.to_owned(), full);
-                name = Some(tag.to_string());
+            Self::Oci(Some(own)) => vec![alone(own.clone())],
+            Self::Docker(references) if !references.is_empty() => references
+                .iter()
+                .map(|reference| {
+                    // As Docker writes them: the whole reference here, the tag alone there.
+                    let tag = reference.effective_tag().unwrap_or_else(Tag::latest);
+                    let full = format!("{}:{tag}", reference.repository);
+                    let mut names = alone(tag.to_string());
+                    names.insert(IMAGE_NAME.to_owned(), full);
+                    names
+                })
+                .collect(),
+            Self::Oci(None) | Self::Docker(_) => {
+                vec![tag.map(|tag| alone(tag.to_string())).unwrap_or_default()]
             }
         }
-        names.extend(name.map(|name| (REF_NAME.to_owned(), name)));
-        names
     }
 }
 

@@ -193,7 +193,7 @@ impl Place {
                     put(artifact, Some(&tag), files, &sink).await
                 }
                 Self::DockerArchive => {
-                    let kind = ArchiveKind::Docker(Some("name:1.0".parse().unwrap()));
+                    let kind = ArchiveKind::Docker(vec!["name:1.0".parse().unwrap()]);
                     let sink = ArchiveSink::create(path, kind).unwrap();
                     put(artifact, Some(&tag), files, &sink).await
                 }
