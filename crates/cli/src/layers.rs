@@ -169,7 +169,7 @@ impl<'a> Sealer<'a> {
         let blob = Blob::new(descriptor, &layer.content, self.places.blobs(), &ignore);
         let mut stream = blob.open().await?;
         // A bridge from the stream to a thread that reads: a few pieces are on it at a time.
-        let (sender, receiver) = std::sync::mpsc::sync_channel(4);
+        let (sender, receiver) = tokio::sync::mpsc::channel(4);
         let reader = in_background(move |_| {
             let mut records = Vec::new();
             let pieces = Pieces {
@@ -185,9 +185,8 @@ impl<'a> Sealer<'a> {
         });
         let feeder = async move {
             while let Some(piece) = stream.try_next().await? {
-                // Sending blocks while the reader is busy; it is never busy for long.
-                let sent = tokio::task::block_in_place(|| sender.send(piece));
-                if sent.is_err() {
+                // The reader ends first when it finds something wrong.
+                if sender.send(piece).await.is_err() {
                     break;
                 }
             }
@@ -201,16 +200,16 @@ impl<'a> Sealer<'a> {
 
 /// Reads what a channel brings.
 struct Pieces {
-    receiver: std::sync::mpsc::Receiver<bytes::Bytes>,
+    receiver: tokio::sync::mpsc::Receiver<bytes::Bytes>,
     current: bytes::Bytes,
 }
 
 impl std::io::Read for Pieces {
     fn read(&mut self, buffer: &mut [u8]) -> std::io::Result<usize> {
         while self.current.is_empty() {
-            match self.receiver.recv() {
-                Ok(piece) => self.current = piece,
-                Err(_) => return Ok(0),
+            match self.receiver.blocking_recv() {
+                Some(piece) => self.current = piece,
+                None => return Ok(0),
             }
         }
         let length = buffer.len().min(self.current.len());
