@@ -5,7 +5,7 @@ use std::collections::{BTreeMap, BTreeSet};
 use cargo_metadata::{DependencyKind, Metadata, MetadataCommand};
 
 /// Which of the workspace's crates each may use, apart from dev-dependencies.
-const ARROWS: [(&str, &[&str]); 8] = [
+const ARROWS: [(&str, &[&str]); 9] = [
     ("tierce", &["tierce-cli"]),
     (
         "tierce-cli",
@@ -20,6 +20,7 @@ const ARROWS: [(&str, &[&str]); 8] = [
     ("tierce-layer", &["tierce-image", "tierce-oci"]),
     ("tierce-store", &["tierce-image", "tierce-oci"]),
     ("tierce-registry", &["tierce-image", "tierce-oci"]),
+    ("tierce-deflate", &[]),
     ("tierce-image", &["tierce-oci"]),
     ("tierce-oci", &[]),
     ("tierce-testkit", &["tierce-oci"]),

@@ -147,7 +147,6 @@ fn names_come_from_flag_file_and_folder() {
     world.runs(&["inspect", "store:from-file:7"]);
     world.runs(&["inspect", "store:from-flag:8"]);
     world.runs(&["inspect", "store:app:latest"]);
-    world.runs(&["inspect", "app"]);
 }
 
 #[test]

@@ -6,10 +6,12 @@
 //! | `build` | does the image hold what files, flags and base say |
 
 mod architecture;
+mod bad_input;
 mod base_links;
 mod build;
 mod determinism;
 mod inspect;
+mod interruptions;
 mod lock;
 mod platforms;
 mod registries;

@@ -272,7 +272,7 @@ fn places_with_room_for_one_refuse_several() {
     hint: name one with --platform, or use oci-archive: with --index
     ");
     insta::assert_snapshot!(build(&["-o=oci-archive:out.tar"]), @"
-    error: `oci-archive:out.tar` would hold the last of 2 platforms only
+    error: `oci-archive:out.tar:latest` would hold the last of 2 platforms only
     hint: --index puts all of them in
     ");
 }
