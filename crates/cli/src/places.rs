@@ -18,7 +18,7 @@ use tierce_oci::{
 use tierce_registry::Client;
 use tierce_store::{
     ArchiveKind, ArchiveLayout, ArchiveSink, DockerArchive, Layout, LayoutSink, LocalStore,
-    PlainImage, Selected, open_file,
+    PlainImage, Selected, StoreReference, open_file,
 };
 
 use crate::arguments::RegistryArguments;
@@ -128,17 +128,23 @@ impl Places {
         Ok(LocalStore::open(&self.store)?)
     }
 
+    /// Whether the local store has an image of this name. A store that is not there has none.
+    pub(crate) async fn store_has(&self, stored: &StoreReference) -> Result<bool> {
+        if !self.store.exists() {
+            return Ok(false);
+        }
+        let image = self.local_store()?.image(&stored.name);
+        Ok(image.manifest(&store_selector(stored)).await.is_ok())
+    }
+
     /// Settles whether a bare name means the local store, which is asked first, or a registry.
     pub(crate) async fn find(&self, source: &PushSource) -> Result<ImagePlace> {
         let (reference, stored) = match source {
             PushSource::Place(place) => return Ok(place.clone()),
             PushSource::Bare(reference, stored) => (reference, stored),
         };
-        if self.store.exists() {
-            let image = self.local_store()?.image(&stored.name);
-            if image.manifest(&store_selector(stored)).await.is_ok() {
-                return Ok(ImagePlace::Store(stored.clone()));
-            }
+        if self.store_has(stored).await? {
+            return Ok(ImagePlace::Store(stored.clone()));
         }
         self.output.note(&format!(
             "the local store has no `{stored}`: looking for {reference} in its registry"

@@ -2,18 +2,20 @@
 
 use std::num::NonZeroUsize;
 
-use anyhow::{Context as _, Result};
+use anyhow::Result;
 use comfy_table::{CellAlignment, Table, presets};
 use futures_util::{StreamExt as _, stream};
 use serde_json::{Value, json};
 use tierce_image::{BlobSource, Image, Jobs, Layer};
-use tierce_oci::{Compression, Descriptor, Document, Index, MediaType, Raw};
+use tierce_oci::{Compression, Descriptor, Document, Index, MediaType, Platform, Raw};
+use tierce_store::StoreReference;
 
 use crate::arguments::InspectArguments;
+use crate::diagnostic::Hinted as _;
 use crate::environment::Environment;
 use crate::output::{Output, describe_size, printable};
 use crate::places::{Places, PlacesSettings};
-use crate::transport::ImagePlace;
+use crate::transport::{ImagePlace, store_reference_of};
 
 /// Runs `tierce inspect`.
 pub(crate) async fn inspect(
@@ -28,19 +30,50 @@ pub(crate) async fn inspect(
     };
     let places = Places::open(&settings, environment, output)?;
     let place = arguments.image;
-    let read = || format!("could not read `{place}`");
-    if arguments.platform.is_none() {
-        let document = places.read_document(&place).await.with_context(read)?;
-        if let Some(Document::Index(index)) = document {
-            return show_index(&place, &index, output);
+    let found = match read(&place, arguments.platform.as_ref(), &places).await {
+        Ok(found) => found,
+        Err(error) => {
+            let error = error.context(format!("could not read `{place}`"));
+            return Err(match in_store(&place, &places).await {
+                Some(stored) => error.hint(format!("the local store has one: `store:{stored}`")),
+                None => error,
+            });
+        }
+    };
+    match found {
+        Found::Index(index) => show_index(&place, &index, output),
+        Found::Image(image) => {
+            let sizes = uncompressed_sizes(&image, places.blobs()).await;
+            show_image(&place, &image, &sizes, output)
         }
     }
-    let image = places
-        .read_image(&place, None, arguments.platform.as_ref())
-        .await
-        .with_context(read)?;
-    let sizes = uncompressed_sizes(&image, places.blobs()).await;
-    show_image(&place, &image, &sizes, output)
+}
+
+/// What a name stands for.
+#[expect(clippy::large_enum_variant, reason = "one exists at a time")]
+enum Found {
+    Index(Raw<Index>),
+    Image(Image),
+}
+
+async fn read(place: &ImagePlace, platform: Option<&Platform>, places: &Places) -> Result<Found> {
+    if platform.is_none()
+        && let Some(Document::Index(index)) = places.read_document(place).await?
+    {
+        return Ok(Found::Index(index));
+    }
+    Ok(Found::Image(
+        places.read_image(place, None, platform).await?,
+    ))
+}
+
+/// The name in the store that somebody may have meant by a bare one.
+async fn in_store(place: &ImagePlace, places: &Places) -> Option<StoreReference> {
+    let ImagePlace::Registry(reference) = place else {
+        return None;
+    };
+    let stored = store_reference_of(reference)?;
+    places.store_has(&stored).await.ok()?.then_some(stored)
 }
 
 fn show_index(place: &ImagePlace, index: &Raw<Index>, output: Output) -> Result<()> {
