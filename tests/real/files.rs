@@ -107,7 +107,8 @@ fn assert_same(what: &str, expected: &BTreeMap<PathBuf, Seen>, actual: &BTreeMap
         let (expected, actual) = (expected.get(path), actual.get(path));
         if expected != actual {
             problems.push(format!(
-                "{path:?}\n  expected {expected:?}\n  found    {actual:?}"
+                "{}\n  expected {expected:?}\n  found    {actual:?}",
+                path.display()
             ));
         }
     }
@@ -345,7 +346,7 @@ fn assert_listed_by_python(layer: &Path, expected: &BTreeMap<PathBuf, Seen>) {
     };
     let expected: BTreeMap<_, _> = expected.iter().map(kind).collect();
     for (path, one) in &expected {
-        assert_eq!(found.get(path), Some(one), "{path:?}");
+        assert_eq!(found.get(path), Some(one), "{}", path.display());
     }
     assert_eq!(found.len(), expected.len());
 }
