@@ -4,6 +4,21 @@
 //! |---|---|
 //! | `architecture` | do the crates depend on each other as the design says |
 //! | `build` | does the image hold what files, flags and base say |
+//! | `base_links` | are files put where the symlinks of the base lead |
+//! | `platforms` | one platform out of several, and several at once |
+//! | `lock` | is the base held to what was pinned, with and without network |
+//! | `determinism` | do the same inputs give the same bytes |
+//! | `transports` | images between any two places, and what does not travel |
+//! | `inspect` | what is shown of an image |
+//! | `registries` | credentials, certificates, refusals |
+//! | `bad_input` | is what is wrong named, and nothing left half-done |
+//! | `interruptions` | full disks, closed pipes, signals |
+
+#![expect(clippy::unwrap_used, reason = "a test may fail where it stands")]
+#![expect(
+    clippy::too_many_lines,
+    reason = "a snapshot is as long as what it shows"
+)]
 
 mod architecture;
 mod bad_input;
