@@ -339,7 +339,11 @@ fn the_bytes_are_those_of_fast_1() {
     let segment = Numbers(11).mixed(2_000_000);
     let blocks = encode(&mut Encoder::new(), &segment);
     assert!(decode(&blocks) == segment);
-    let digest = |bytes: &[u8]| format!("{:x}", Sha256::digest(bytes));
+    let digest = |bytes: &[u8]| {
+        let digest = Sha256::digest(bytes);
+        let hex = digest.iter().map(|byte| format!("{byte:02x}"));
+        hex.fold(String::new(), |all, byte| all + &byte)
+    };
     assert_eq!(
         digest(&segment),
         "8ecaa3e53e596a3b95f22ed67a1fb8ee901a8ffcab5d547d1e6b645ae970ec1f",
