@@ -40,11 +40,16 @@ impl Lock {
             Some(path) => LockFile::read(path)?,
             None => LockFile::default(),
         };
+        // An update begins anew: a platform that is no longer built is no longer pinned.
+        let after = match policy {
+            LockPolicy::Update => LockFile::default(),
+            LockPolicy::Honour | LockPolicy::Demand => before.clone(),
+        };
         Ok(Self {
             path,
             policy,
-            after: before.clone(),
             before,
+            after,
         })
     }
 
@@ -56,6 +61,9 @@ impl Lock {
 
     /// Writes the file, if anything in it changed; says so.
     pub(crate) fn save(mut self, base: &BaseName, output: Output) -> Result<()> {
+        if base.place.is_none() {
+            return Ok(());
+        }
         self.after.retain(&base.text);
         let Some(path) = &self.path else {
             return Ok(());
@@ -93,7 +101,11 @@ pub(crate) async fn resolve(
             "--locked: tierce.lock does not pin `{}`{platform}",
             base.text
         )
-        .hint("run `tierce lock` (or build once without --locked) and commit tierce.lock"));
+        .hint(if lock.path.is_some() {
+            "run `tierce lock` (or build once without --locked) and commit tierce.lock"
+        } else {
+            "a lock belongs to the base of a tierce.toml; another one can be named by digest: `--base NAME@sha256:…`"
+        }));
     }
     let image = places
         .read_image(place, pinned, platform)

@@ -3,12 +3,18 @@
 //! Everything that a run takes from outside its arguments enters here, once, as a value.
 
 use std::env;
+use std::io::IsTerminal as _;
 use std::path::PathBuf;
 
 use anyhow::{Context as _, Result};
 use etcetera::BaseStrategy as _;
 use tierce_oci::Timestamp;
 use tierce_registry::ConfigFiles;
+
+/// Whether stderr is a terminal whose user has not said `NO_COLOR` (no-color.org).
+pub(crate) fn colours_are_welcome() -> bool {
+    std::io::stderr().is_terminal() && env::var_os("NO_COLOR").is_none_or(|text| text.is_empty())
+}
 
 /// What the environment says.
 #[derive(Debug, Clone)]

@@ -6,18 +6,19 @@ use std::sync::atomic::{AtomicBool, Ordering};
 
 use anyhow::{Context as _, Result};
 use futures_util::TryStreamExt as _;
-use tierce_image::{BaseImage, Blob, Content, Facts, Jobs, Layer};
+use tierce_image::{BaseImage, Blob, Jobs, Layer};
 use tierce_layer::{
-    Anchored, ArchiveAdd, BaseLinks, Compression, Destination, EntryKind, Keep, Limits, LinkRecord,
-    Matcher, Notice, ScanAdd, SealSettings, SealedLayer, TarCheck, Treatment, Tree, ZlibRs,
+    Anchored, ArchiveAdd, BaseLinks, Compression, Destination, EntryKind, EntryPath, Keep, Limits,
+    LinkRecord, Matcher, Notice, ScanAdd, SealSettings, TarCheck, Treatment, Tree, ZlibRs,
     add_archive, read_links, scan, seal, seal_tar,
 };
-use tierce_oci::{Descriptor, ImageFormat, MediaType};
+use tierce_oci::{ImageFormat, MediaType};
 
 use crate::output::Output;
 use crate::places::Places;
 use crate::plan::{BuildPlan, LayerPart, LayerPlan};
 use crate::progress::byte_bar;
+use crate::sealed::keep_sealed;
 
 /// The layer format that history entries and cache keys name.
 const LAYER_FORMAT: &str = "layer-format-1";
@@ -31,16 +32,19 @@ pub(crate) struct Sealer<'a> {
     output: Output,
     jobs: Jobs,
     sources: Arc<Sources>,
-    /// WORKDIR, when the build sets it.
+    /// WORKDIR and ENTRYPOINT, when the build sets them.
     working_dir: Option<String>,
+    entrypoint: Option<String>,
     /// What the sealed layers depended on of their base, and the layers.
-    sealed: Vec<(String, BaseLinks, Vec<Layer>)>,
+    sealed: Vec<(Ground, BaseLinks, Vec<Layer>)>,
 }
 
 /// The planned layers, with what is needed to find their files.
 struct Sources {
     context: PathBuf,
     ignored: Option<Matcher>,
+    /// What this run writes is not what it reads.
+    written: Matcher,
     layers: Vec<LayerPlan>,
     scratch: PathBuf,
 }
@@ -80,10 +84,12 @@ impl<'a> Sealer<'a> {
             sources: Arc::new(Sources {
                 context: plan.context.clone(),
                 ignored: read_ignore_file(&plan.context.join(".dockerignore"))?,
+                written: Matcher::new(&plan.written_in_context)?,
                 layers,
                 scratch: places.scratch().to_owned(),
             }),
             working_dir: plan.edits.working_dir.clone(),
+            entrypoint: plan.edits.entrypoint.iter().flatten().next().cloned(),
             sealed: Vec::new(),
         })
     }
@@ -91,12 +97,8 @@ impl<'a> Sealer<'a> {
     /// The layers to put on `base`.
     pub(crate) async fn seal(&mut self, base: Option<&BaseImage>) -> Result<Vec<Layer>> {
         let sources = Arc::clone(&self.sources);
-        let working_dir = self
-            .working_dir
-            .clone()
-            .or_else(|| base?.image.config().working_dir.clone())
-            .unwrap_or_else(|| "/".to_owned());
-        let below = working_dir.clone();
+        let ground = self.ground(base);
+        let below = ground.clone();
         let (scanned, notices) = in_background(move |_| sources.scan(&below)).await?;
         let needs_links = scanned.iter().any(|(_, scanned)| match scanned {
             Scanned::Tree(tree) => tree.needs_base_links().is_some(),
@@ -106,10 +108,9 @@ impl<'a> Sealer<'a> {
             Some(base) if needs_links => self.read_base_links(base).await?,
             _ => BaseLinks::none(),
         };
-        let known = self
-            .sealed
-            .iter()
-            .find(|(known_dir, known_links, _)| *known_dir == working_dir && *known_links == links);
+        let known = self.sealed.iter().find(|(known_ground, known_links, _)| {
+            *known_ground == ground && *known_links == links
+        });
         if let Some((_, _, layers)) = known {
             return Ok(layers.clone());
         }
@@ -134,8 +135,26 @@ impl<'a> Sealer<'a> {
             above = next;
             layers.push(layer);
         }
-        self.sealed.push((working_dir, links, layers.clone()));
+        self.sealed.push((ground, links, layers.clone()));
         Ok(layers)
+    }
+
+    /// What relative and ambiguous destinations mean on `base`.
+    fn ground(&self, base: Option<&BaseImage>) -> Ground {
+        let config = base.map(|base| base.image.config());
+        Ground {
+            working_dir: self
+                .working_dir
+                .clone()
+                .or_else(|| config?.working_dir.clone())
+                .unwrap_or_else(|| "/".to_owned()),
+            // What a build brings itself it may also arrange as it likes.
+            entrypoint: match (&self.entrypoint, config) {
+                (None, Some(config)) => config.entrypoint.first().cloned(),
+                _ => None,
+            },
+            from_scratch: base.is_none(),
+        }
     }
 
     /// Learns the symlinks of a base from its layers, which are read once and remembered.
@@ -252,12 +271,12 @@ async fn in_background<T: Send + 'static>(
 }
 
 impl Sources {
-    fn scan(&self, working_dir: &str) -> Result<(ScannedLayers, Vec<Notice>)> {
+    fn scan(&self, ground: &Ground) -> Result<(ScannedLayers, Vec<Notice>)> {
         let mut notices = Vec::new();
         let mut scanned = Vec::new();
         for plan in &self.layers {
             let layer = self
-                .scan_layer(plan, working_dir, &mut notices)
+                .scan_layer(plan, ground, &mut notices)
                 .with_context(|| format!("could not make the layer `{}`", plan.name))?;
             scanned.push((plan.clone(), layer));
         }
@@ -267,7 +286,7 @@ impl Sources {
     fn scan_layer(
         &self,
         plan: &LayerPlan,
-        working_dir: &str,
+        ground: &Ground,
         notices: &mut Vec<Notice>,
     ) -> Result<Scanned> {
         let keep = |keep| if keep { Keep::Keep } else { Keep::Normalised };
@@ -287,7 +306,7 @@ impl Sources {
                     include,
                     exclude,
                 } => {
-                    let destination = destination(to, working_dir)?;
+                    let destination = destination(to, &ground.working_dir)?;
                     let exclude = Matcher::new(exclude)?;
                     let include = Matcher::new(include)?;
                     let add = ArchiveAdd {
@@ -306,9 +325,9 @@ impl Sources {
                     include,
                     exclude,
                 } => {
-                    let mut destination = destination(to, working_dir)?;
-                    if !from.is_dir() && is_directory(&destination, &tree, working_dir) {
-                        destination = self::destination(&format!("{to}/"), working_dir)?;
+                    let mut destination = destination(to, &ground.working_dir)?;
+                    if !from.is_dir() && ground.is_directory(&destination, &tree) {
+                        destination = self::destination(&format!("{to}/"), &ground.working_dir)?;
                     }
                     let exclude = Matcher::new(exclude)?;
                     let include = Matcher::new(include)?;
@@ -322,6 +341,10 @@ impl Sources {
                         matcher: &exclude,
                         root,
                     }];
+                    excluded.push(Anchored {
+                        matcher: &self.written,
+                        root: &self.context,
+                    });
                     if let Some(ignored) = &self.ignored {
                         excluded.push(Anchored {
                             matcher: ignored,
@@ -342,6 +365,7 @@ impl Sources {
                 }
             }
         }
+        ground.check(&tree)?;
         Ok(Scanned::Tree(tree))
     }
 }
@@ -356,49 +380,73 @@ fn destination(text: &str, working_dir: &str) -> Result<Destination> {
     Destination::parse(&absolute).with_context(|| format!("`{text}` cannot be a path in an image"))
 }
 
-/// Directories that images for Lambda and others have: a file that is added under exactly one of
-/// these names is meant to go into it, as COPY does when it finds a directory there.
-const DIRECTORIES: [&str; 22] = [
-    "app",
+/// Directories that every base has: a file that is added under exactly one of these names is meant
+/// to go into it, as COPY does when it finds a directory there. Not on `scratch`, which has none.
+const DIRECTORIES: [&str; 15] = [
     "bin",
     "etc",
     "home",
     "lib",
     "lib64",
     "opt",
-    "opt/bin",
-    "opt/extensions",
-    "opt/lib",
-    "opt/python",
     "root",
     "sbin",
-    "srv",
     "tmp",
     "usr",
     "usr/bin",
     "usr/lib",
-    "usr/local/bin",
     "var",
     "var/runtime",
     "var/task",
 ];
 
-/// Whether a destination without a trailing slash is known to be a directory: by what was added
-/// before, as the working directory, or by its name. A pure function of what is built, so that no
-/// digest depends on how much is known of the base.
-fn is_directory(destination: &Destination, tree: &Tree, working_dir: &str) -> bool {
-    let Some(path) = destination.path() else {
-        return true;
-    };
-    let added = tree
-        .get(path)
-        .is_some_and(|entry| matches!(entry.kind, EntryKind::Directory));
-    let name = path.as_bytes();
-    added
-        || name == working_dir.trim_matches('/').as_bytes()
-        || DIRECTORIES
-            .iter()
-            .any(|directory| name == directory.as_bytes())
+/// Where a build's relative and ambiguous destinations lead.
+#[derive(Debug, Clone, PartialEq, Eq)]
+struct Ground {
+    working_dir: String,
+    /// The file that the image runs; nothing may become a directory in its place.
+    entrypoint: Option<String>,
+    from_scratch: bool,
+}
+
+impl Ground {
+    /// Whether a destination without a trailing slash is known to be a directory: by what was added
+    /// before, as the working directory, or by its name. A pure function of what is built, so that
+    /// no digest depends on how much is known of the base.
+    fn is_directory(&self, destination: &Destination, tree: &Tree) -> bool {
+        let Some(path) = destination.path() else {
+            return true;
+        };
+        let added = tree
+            .get(path)
+            .is_some_and(|entry| matches!(entry.kind, EntryKind::Directory));
+        let name = path.as_bytes();
+        let of_base = || {
+            name == self.working_dir.trim_matches('/').as_bytes()
+                || DIRECTORIES
+                    .iter()
+                    .any(|directory| name == directory.as_bytes())
+        };
+        added || (!self.from_scratch && of_base())
+    }
+
+    /// Refuses a tree that would put a directory where the base has what the image runs.
+    fn check(&self, tree: &Tree) -> Result<()> {
+        let Some(entrypoint) = &self.entrypoint else {
+            return Ok(());
+        };
+        let Some(path) = EntryPath::clean(entrypoint.trim_start_matches('/').as_bytes())? else {
+            return Ok(());
+        };
+        let replaced = tree
+            .get(&path)
+            .is_some_and(|entry| matches!(entry.kind, EntryKind::Directory));
+        anyhow::ensure!(
+            !replaced,
+            "a folder would take the place of `{entrypoint}`, which the image runs"
+        );
+        Ok(())
+    }
 }
 
 /// One layer, ready to be compressed.
@@ -467,33 +515,4 @@ impl SealJob {
         layer.created_by = Some(created_by);
         Ok((layer, notices, links))
     }
-}
-
-/// Keeps a sealed blob for the rest of the run: the scratch directory goes away with it.
-pub(crate) fn keep_sealed(sealed: SealedLayer, format: ImageFormat) -> Result<Layer> {
-    let entries = sealed.entries;
-    let path = sealed
-        .file
-        .into_temp_path()
-        .keep()
-        .context("could not keep a sealed layer")?;
-    Ok(Layer {
-        descriptor: Descriptor::new(
-            MediaType::Layer(format, tierce_oci::Compression::Gzip),
-            sealed.digest,
-            sealed.size,
-        ),
-        diff_id: sealed.diff_id,
-        content: Content::Sealed(path),
-        created_by: None,
-        facts: Some(Facts {
-            uncompressed_size: sealed.uncompressed_size,
-            entries: entries.directories
-                + entries.files
-                + entries.symlinks
-                + entries.hardlinks
-                + entries.whiteouts
-                + entries.others,
-        }),
-    })
 }

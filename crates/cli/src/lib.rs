@@ -17,7 +17,9 @@ mod places;
 mod plan;
 mod progress;
 mod registries;
+mod sealed;
 mod transport;
+mod written;
 
 use std::process::ExitCode;
 
@@ -32,7 +34,7 @@ use crate::output::Output;
 pub fn main() -> ExitCode {
     let arguments = Arguments::parse();
     let output = Output::new(&arguments.global);
-    start_log(arguments.global.verbose);
+    start_log(arguments.global.verbose, environment::colours_are_welcome());
     let runtime = match tokio::runtime::Builder::new_multi_thread()
         .enable_all()
         .build()
@@ -110,7 +112,7 @@ async fn run(command: Command, output: Output) -> anyhow::Result<()> {
 }
 
 /// `-v` shows what tierce does, `-vv` what it says to registries.
-fn start_log(verbose: u8) {
+fn start_log(verbose: u8, coloured: bool) {
     let filter = match verbose {
         0 => "warn",
         1 => "warn,tierce_cli=info,tierce_registry=info,tierce_store=info,tierce_layer=info",
@@ -122,5 +124,6 @@ fn start_log(verbose: u8) {
         .with_env_filter(filter)
         .without_time()
         .with_target(false)
+        .with_ansi(coloured)
         .try_init();
 }

@@ -2,8 +2,6 @@
 //!
 //! stdout carries the result and nothing else; all other words go to stderr.
 
-#![expect(clippy::print_stderr, reason = "this module is the one that prints")]
-
 use std::io::{self, IsTerminal as _, Write as _};
 
 use anyhow::Result;
@@ -33,7 +31,7 @@ impl Output {
             quiet,
             json: arguments.json,
             bars: !quiet && style == ProgressStyle::Auto && io::stderr().is_terminal(),
-            plain: !quiet && style == ProgressStyle::Plain,
+            plain: !quiet && (style == ProgressStyle::Plain || arguments.verbose > 0),
         }
     }
 
@@ -66,28 +64,33 @@ impl Output {
     /// Says something that a user wants to know but a program does not.
     pub(crate) fn note(self, text: &str) {
         if !self.quiet {
-            eprintln!("{}", printable(text));
+            say(&printable(text));
         }
     }
 
     /// Says something that the user should look at.
     pub(crate) fn warn(self, text: &str) {
         if !self.quiet {
-            eprintln!("warning: {}", printable(text));
+            say(&format!("warning: {}", printable(text)));
         }
     }
 
     /// Says that a step begins, where every step is wanted.
     pub(crate) fn step(self, text: &str) {
         if self.plain {
-            eprintln!("{}", printable(text));
+            say(&printable(text));
         }
     }
 
     /// Says why it did not work.
     pub(crate) fn error(text: &str) {
-        eprintln!("{}", printable(text));
+        say(&printable(text));
     }
+}
+
+/// Writes a line to stderr. When nobody reads it there is nobody to tell.
+fn say(text: &str) {
+    let _ = writeln!(io::stderr().lock(), "{text}");
 }
 
 /// Text without what would move the cursor of a terminal or change its state: much of it comes out

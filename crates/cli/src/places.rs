@@ -8,26 +8,22 @@ use anyhow::{Context as _, Result};
 use tempfile::TempDir;
 use tierce_image::{
     Artifact, BlobSource, BlobStream, BoxError, Content, Image, ImageSink, ImageSource, Jobs,
-    Layer, ReadError, WriteReport, read_artifact, read_image, write,
+    ReadError, WriteReport, read_artifact, read_image, write,
 };
-use tierce_layer::{SealSettings, TarCheck, ZlibRs, seal_tar};
-use tierce_oci::{
-    Descriptor, DiffId, Digest, Document, ImageFormat, Manifest, MediaType, Platform, Raw,
-    Repository, Selector, Tag,
-};
+use tierce_oci::{Descriptor, Digest, Document, Platform, Repository, Selector, Tag};
 use tierce_registry::Client;
 use tierce_store::{
     ArchiveKind, ArchiveLayout, ArchiveSink, DockerArchive, Layout, LayoutSink, LocalStore,
-    PlainImage, Selected, StoreReference, open_file,
+    Selected, StoreReference, open_file,
 };
 
 use crate::arguments::RegistryArguments;
 use crate::diagnostic::{Hinted as _, UsageError};
 use crate::documents::{Cached, CachedConfigs, Documents};
 use crate::environment::Environment;
-use crate::layers::keep_sealed;
 use crate::output::Output;
 use crate::progress::TransferProgress;
+use crate::sealed::seal_plain;
 use crate::transport::{ImagePlace, PushSource, store_selector};
 
 /// How places are opened.
@@ -207,7 +203,9 @@ impl Places {
                         let selector = Selector::Digest(descriptor.digest);
                         read_image(layout, blobs, &selector, platform).await?
                     }
-                    Selected::Plain(plain) => self.seal_plain(plain, platform).await?,
+                    Selected::Plain(plain) => {
+                        seal_plain(plain, platform, self.scratch(), self.compress_jobs).await?
+                    }
                 };
                 // An archive is not asked by digest: what is in it is compared.
                 if let Some(asked) = digest.filter(|asked| *asked != image.digest()) {
@@ -379,60 +377,6 @@ impl Places {
         }
         Ok(())
     }
-
-    /// Gives an image of an old docker-archive the manifest that it lacks, by compressing its
-    /// layers. They are checked against the diff ids of the config.
-    async fn seal_plain(&self, plain: PlainImage, platform: Option<&Platform>) -> Result<Image> {
-        let format = ImageFormat::DockerV2S2;
-        let config = Raw::parse_config(plain.config.clone(), MediaType::Config(format))?;
-        if let Some(wanted) = platform
-            && !wanted.accepts(&config.platform)
-        {
-            return Err(ReadError::OtherPlatform {
-                wanted: wanted.clone(),
-                found: config.platform.clone(),
-            }
-            .into());
-        }
-        anyhow::ensure!(
-            plain.layers.len() == config.diff_ids.len(),
-            "the archive has {} layers, but the config has {} diff ids",
-            plain.layers.len(),
-            config.diff_ids.len()
-        );
-        let directory = self.scratch().to_owned();
-        let jobs = self.compress_jobs;
-        let diff_ids = config.diff_ids.clone();
-        let layers = tokio::task::spawn_blocking(move || {
-            let expected = plain.layers.iter().zip(diff_ids);
-            expected
-                .map(|(member, diff_id)| seal_member(member, diff_id, &directory, jobs))
-                .collect::<Result<Vec<Layer>>>()
-        })
-        .await
-        .context("a worker thread ended early")??;
-        let manifest = Raw::from_manifest(Manifest {
-            media_type: MediaType::Manifest(format),
-            config: config.descriptor().clone(),
-            layers: layers
-                .iter()
-                .map(|layer| layer.descriptor.clone())
-                .collect(),
-            annotations: std::collections::BTreeMap::new(),
-            subject: None,
-            artifact_type: None,
-        });
-        let content = |descriptor: &Descriptor| {
-            layers
-                .iter()
-                .find(|layer| layer.descriptor.digest == descriptor.digest)
-                .map_or_else(
-                    || Content::Memory(bytes::Bytes::new()),
-                    |layer| layer.content.clone(),
-                )
-        };
-        Ok(Image::new(manifest, config, content)?)
-    }
 }
 
 /// The digest that a lock holds to, else what the name selects, else the only image there is.
@@ -446,45 +390,6 @@ fn chosen<E>(
         (None, Some(selector)) => Ok(selector.clone()),
         (None, None) => Ok(Selector::Digest(only()?.digest)),
     }
-}
-
-/// Compresses one layer of an old docker-archive.
-fn seal_member(
-    member: &tierce_store::ArchiveMember,
-    diff_id: DiffId,
-    directory: &Path,
-    jobs: Jobs,
-) -> Result<Layer> {
-    use std::io::{Read as _, Seek as _, SeekFrom};
-    let context = || {
-        format!(
-            "could not read `{}` of {}",
-            member.name,
-            member.path.display()
-        )
-    };
-    let mut file = std::fs::File::open(&member.path).with_context(context)?;
-    file.seek(SeekFrom::Start(member.offset))
-        .with_context(context)?;
-    let member_bytes = file.take(member.size);
-    let (_, archive) =
-        tierce_layer::Compression::detect_and_decode(member_bytes).with_context(context)?;
-    let settings = SealSettings {
-        codec: &ZlibRs::default(),
-        directory,
-        jobs: jobs.0,
-        progress: None,
-        cancel: None,
-    };
-    let sealed = seal_tar(archive, TarCheck::AsIs, &settings).with_context(context)?;
-    anyhow::ensure!(
-        sealed.diff_id == diff_id,
-        "the layer `{}` of {} has the diff id {}, but the config says {diff_id}",
-        member.name,
-        member.path.display(),
-        sealed.diff_id
-    );
-    keep_sealed(sealed, ImageFormat::DockerV2S2)
 }
 
 /// A directory of this run's own in the cache, removed when the run ends.

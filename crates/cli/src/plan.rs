@@ -26,6 +26,8 @@ pub(crate) struct BuildPlan {
     pub(crate) layers: Vec<LayerPlan>,
     /// Nobody said what goes into the image: the whole context does, and goes here.
     pub(crate) whole_context_to: Option<String>,
+    /// Patterns for what this run writes into the context, which is not to be read.
+    pub(crate) written_in_context: Vec<String>,
     pub(crate) edits: ConfigEdits,
     pub(crate) target: Option<Target>,
     pub(crate) handler_named: bool,
@@ -118,6 +120,18 @@ impl BuildPlan {
                 UsageError(format!("the context {} is not a folder", context.display())).into(),
             );
         }
+        if let Some(path) = &arguments.metadata_file {
+            let folder = path
+                .parent()
+                .filter(|parent| !parent.as_os_str().is_empty());
+            if folder.is_some_and(|folder| !folder.is_dir()) {
+                return Err(UsageError(format!(
+                    "the folder of --metadata-file {} is not there",
+                    path.display()
+                ))
+                .into());
+            }
+        }
         let context = context
             .canonicalize()
             .with_context(|| format!("could not open the context {}", context.display()))?;
@@ -164,6 +178,12 @@ impl BuildPlan {
             arguments.platform.clone()
         };
         dedup(&mut platforms);
+        if let Some(other) = platforms.iter().find(|platform| platform.os != "linux") {
+            return Err(UsageError(format!(
+                "`{other}` cannot be built: only linux images can be assembled"
+            ))
+            .into());
+        }
         let mut plan = Self {
             // A base of the command line is not that of the file: its lock says nothing of it.
             lock: file
@@ -181,6 +201,7 @@ impl BuildPlan {
             created: environment
                 .source_date_epoch
                 .unwrap_or(Timestamp::UNIX_EPOCH),
+            written_in_context: written_in_context(arguments, &context),
             destinations: destinations(arguments, &names)?,
             index: arguments.index,
             compress_jobs: Jobs(arguments.jobs.unwrap_or(processors)),
@@ -206,7 +227,7 @@ impl BuildPlan {
         }
     }
 
-    /// What the image is for, once the base is known: lambda when the base is AWS's or a handler is
+    /// What the image is for: lambda when the base is AWS's or a handler is
     /// named.
     pub(crate) fn target(&self) -> Target {
         let aws_base = match &self.base.place {
@@ -220,7 +241,7 @@ impl BuildPlan {
         })
     }
 
-    /// The edits with what is only known once the base is.
+    /// The edits, with the mark of what the image is for.
     pub(crate) fn final_edits(&self) -> ConfigEdits {
         let mut edits = self.edits.clone();
         edits
@@ -423,10 +444,11 @@ fn plan_layer(
         });
     }
     match &layer.tar {
+        // First, so that files of the same layer override the tar's.
         Some(tar) => {
             let path = inside(context, tar.get_ref())
                 .map_err(|reason| file.complain(&tar.span(), reason))?;
-            parts.push(if layer.verbatim {
+            let part = if layer.verbatim {
                 LayerPart::VerbatimTar { file: path }
             } else {
                 let to = layer.to.clone().unwrap_or_else(|| "/".to_owned());
@@ -436,7 +458,8 @@ fn plan_layer(
                     include: layer.include.clone(),
                     exclude: layer.exclude.clone(),
                 }
-            });
+            };
+            parts.insert(0, part);
         }
         None if moves_members(layer) || layer.verbatim => {
             let reason = "`to`, `include`, `exclude` and `verbatim` of a layer belong to its `tar`";
@@ -559,6 +582,44 @@ fn inside(context: &Path, path: &Path) -> Result<PathBuf, String> {
     } else {
         real
     })
+}
+
+/// Finds the places in the context that this run writes to: an archive that is built a second time
+/// must not swallow the first.
+fn written_in_context(arguments: &BuildArguments, context: &Path) -> Vec<String> {
+    let places = arguments.output.iter().filter_map(|place| match place {
+        ImagePlace::Layout {
+            directory: path, ..
+        }
+        | ImagePlace::OciArchive { file: path, .. }
+        | ImagePlace::DockerArchive { file: path, .. } => Some(path),
+        ImagePlace::Registry(_) | ImagePlace::Store(_) => None,
+    });
+    places
+        .chain(&arguments.metadata_file)
+        .filter_map(|path| {
+            // The path itself may not be there yet; its folder is, or nothing can be written.
+            let folder = match path.parent() {
+                Some(parent) if !parent.as_os_str().is_empty() => parent,
+                _ => Path::new("."),
+            };
+            let path = folder.canonicalize().ok()?.join(path.file_name()?);
+            let inside = path.strip_prefix(context).ok()?.to_str()?;
+            Some(as_pattern(inside))
+        })
+        .collect()
+}
+
+/// A pattern that matches this path alone.
+fn as_pattern(path: &str) -> String {
+    let mut pattern = String::new();
+    for letter in path.chars() {
+        if "*?[]\\!#^".contains(letter) {
+            pattern.push('\\');
+        }
+        pattern.push(letter);
+    }
+    pattern
 }
 
 /// The tag that an image for `platform` gets when several are built: `T-arm64`.

@@ -94,11 +94,7 @@ pub fn assemble(
     }));
     let mut annotations = BTreeMap::new();
     if format == ImageFormat::Oci {
-        if let Some(base) = base {
-            annotations.extend(base.image.manifest().annotations.clone());
-            annotations.remove(BASE_NAME);
-            annotations.remove(BASE_DIGEST);
-        }
+        // Those of the base speak of the base: its time, its source, its version.
         annotations.extend(base_marks);
         annotations.extend(edits.annotations.clone());
     }

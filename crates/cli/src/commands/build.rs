@@ -8,7 +8,6 @@ use tierce_store::atomic::write_file;
 
 use crate::arguments::BuildArguments;
 use crate::base::{self, Lock, LockPolicy};
-use crate::commands::copy::{report_json, result_line};
 use crate::diagnostic::{Hinted as _, UsageError};
 use crate::environment::Environment;
 use crate::layers::Sealer;
@@ -16,6 +15,7 @@ use crate::output::{Output, describe_report};
 use crate::places::{Places, PlacesSettings};
 use crate::plan::{BuildPlan, platform_tag};
 use crate::transport::ImagePlace;
+use crate::written::Written;
 
 /// Runs `tierce build`.
 pub(crate) async fn build(
@@ -43,6 +43,7 @@ pub(crate) async fn build(
     check_destinations(&plan, plan.platforms.len().max(1), arguments.offline)?;
     let bases = resolve_bases(&plan, &mut lock, &places, output).await?;
     let mut sealer = Sealer::new(&plan, &places, output)?;
+    let format = image_format(&plan, &bases);
     let mut images = Vec::new();
     for Resolved { platform, base } in &bases {
         let layers = sealer.seal(base.as_ref()).await?;
@@ -51,30 +52,23 @@ pub(crate) async fn build(
             layers,
             &plan.final_edits(),
             platform,
-            image_format(&plan, base.as_ref()),
+            format,
             plan.created,
         )
         .with_context(|| format!("could not assemble the image for {platform}"))?;
         images.push(image);
     }
 
-    let written = if arguments.dry_run {
+    if arguments.dry_run {
         output.note("dry run: nothing is written");
-        results_without_writing(&plan, &images)?
-    } else {
-        lock.save(&plan.base, output)?;
-        write_all(&plan, &images, &places, output).await?
-    };
+        return Written::conclude(results_without_writing(&plan, &images, output)?, output);
+    }
+    lock.save(&plan.base, output)?;
+    let written = write_all(&plan, &images, &places, output).await?;
     if let Some(path) = &arguments.metadata_file {
         write_file(path, metadata(&plan, &images)?.to_string().as_bytes())?;
     }
-    if output.json {
-        let written: Vec<Value> = written.into_iter().map(|it| it.json).collect();
-        return output.result_json(&json!({ "images": written }));
-    }
-    written
-        .iter()
-        .try_for_each(|it| output.result_line(&it.line))
+    Written::conclude(written, output)
 }
 
 /// A platform to build for, and what it is built on.
@@ -121,8 +115,12 @@ async fn resolve_bases(
 }
 
 /// The format asked for, else the base's own; Docker's, which Lambda always took, for `scratch`.
-fn image_format(plan: &BuildPlan, base: Option<&BaseImage>) -> ImageFormat {
-    let own = || base.map_or(ImageFormat::DockerV2S2, |base| base.image.format());
+/// One for all platforms, or an index would hold images of both kinds.
+fn image_format(plan: &BuildPlan, bases: &[Resolved]) -> ImageFormat {
+    let own = || {
+        let base = bases.first().and_then(|resolved| resolved.base.as_ref());
+        base.map_or(ImageFormat::DockerV2S2, |base| base.image.format())
+    };
     plan.format.unwrap_or_else(own)
 }
 
@@ -131,6 +129,16 @@ fn check_destinations(plan: &BuildPlan, platforms: usize, offline: bool) -> Resu
         match place {
             ImagePlace::Registry(_) if offline => {
                 return Err(UsageError(format!("--offline forbids to push to `{place}`")).into());
+            }
+            ImagePlace::Layout { .. }
+            | ImagePlace::OciArchive { .. }
+            | ImagePlace::DockerArchive { .. }
+                if offline && base_is_remote(plan) =>
+            {
+                return Err(UsageError(format!(
+                    "--offline: `{place}` needs the layers of the base, which are in a registry"
+                )))
+                .hint("build without --offline, or into the store: `-o store:NAME`");
             }
             ImagePlace::DockerArchive { .. } if plan.index => {
                 return Err(UsageError(format!("`{place}` cannot hold an index")))
@@ -154,6 +162,10 @@ fn check_destinations(plan: &BuildPlan, platforms: usize, offline: bool) -> Resu
     Ok(())
 }
 
+fn base_is_remote(plan: &BuildPlan) -> bool {
+    matches!(plan.base.place, Some(ImagePlace::Registry(_)))
+}
+
 /// Says that other tools may not find what is written, before somebody looks for the reason.
 ///
 /// skopeo (seen with 1.9.3) looks up tags among manifests of OCI's types only, and umoci (0.4.7)
@@ -171,12 +183,6 @@ fn warn_of_docker_types(place: &ImagePlace, images: &[Image], output: Output) {
             "note: `{place}` gets an image of Docker's media types, which some tools do not find in an OCI layout; `--format oci` writes OCI's"
         ));
     }
-}
-
-/// One line of the result.
-struct Written {
-    line: String,
-    json: Value,
 }
 
 /// Whether tags must tell platforms apart.
@@ -233,10 +239,7 @@ async fn write_all(
         for (place, artifact) in shipments(plan, images, place)? {
             let report = places.write(&artifact, &place, plan.transfer_jobs).await?;
             output.note(&format!("{place}: {}", describe_report(&report)));
-            written.push(Written {
-                line: result_line(&place, &artifact),
-                json: report_json(&place, &artifact, &report),
-            });
+            written.push(Written::new(&place, &artifact, Some(&report)).announce(output)?);
         }
         if let ImagePlace::Store(_) = place {
             for image in images {
@@ -247,18 +250,15 @@ async fn write_all(
     Ok(written)
 }
 
-fn results_without_writing(plan: &BuildPlan, images: &[Image]) -> Result<Vec<Written>> {
+fn results_without_writing(
+    plan: &BuildPlan,
+    images: &[Image],
+    output: Output,
+) -> Result<Vec<Written>> {
     let mut written = Vec::new();
     for place in &plan.destinations {
         for (place, artifact) in shipments(plan, images, place)? {
-            let line = result_line(&place, &artifact);
-            let json = json!({
-                "name": place.to_string(),
-                "reference": line,
-                "digest": artifact.document.digest(),
-                "mediaType": artifact.document.descriptor().media_type,
-            });
-            written.push(Written { line, json });
+            written.push(Written::new(&place, &artifact, None).announce(output)?);
         }
     }
     Ok(written)

@@ -1,9 +1,8 @@
 //! `tierce copy`, `push` and `pull`: one walk between any two places.
 
 use anyhow::{Context as _, Result};
-use serde_json::json;
-use tierce_image::{Artifact, Jobs, WriteReport};
-use tierce_oci::{Document, Reference};
+use tierce_image::Jobs;
+use tierce_oci::Reference;
 
 use crate::arguments::{CopyArguments, PullArguments, PushArguments, TransferArguments};
 use crate::diagnostic::{Hinted as _, UsageError};
@@ -11,6 +10,7 @@ use crate::environment::Environment;
 use crate::output::{Output, describe_report};
 use crate::places::{Places, PlacesSettings};
 use crate::transport::{ImagePlace, PushSource};
+use crate::written::Written;
 
 /// Runs `tierce copy`.
 pub(crate) async fn copy(
@@ -111,44 +111,7 @@ async fn transfer(
             .write(&artifact, destination, Jobs(arguments.jobs))
             .await?;
         output.note(&format!("{destination}: {}", describe_report(&report)));
-        if !output.json {
-            output.result_line(&result_line(destination, &artifact))?;
-        }
-        written.push(report_json(destination, &artifact, &report));
+        written.push(Written::new(destination, &artifact, Some(&report)).announce(output)?);
     }
-    if output.json {
-        output.result_json(&json!({ "images": written }))
-    } else {
-        Ok(())
-    }
-}
-
-/// `NAME@sha256:…`.
-pub(crate) fn result_line(place: &ImagePlace, artifact: &Artifact) -> String {
-    format!("{}@{}", place.stem(), artifact.document.digest())
-}
-
-/// What was written where, for `--json`.
-pub(crate) fn report_json(
-    place: &ImagePlace,
-    artifact: &Artifact,
-    report: &WriteReport,
-) -> serde_json::Value {
-    let tally = |tally: &tierce_image::Tally| json!({"blobs": tally.blobs, "bytes": tally.bytes});
-    json!({
-        "name": place.to_string(),
-        "reference": result_line(place, artifact),
-        "digest": artifact.document.digest(),
-        "mediaType": artifact.document.descriptor().media_type,
-        "kind": match artifact.document {
-            Document::Manifest(_) => "image",
-            Document::Index(_) => "index",
-        },
-        "upToDate": report.up_to_date,
-        "alreadyThere": tally(&report.already_there),
-        "mounted": tally(&report.mounted),
-        "linked": tally(&report.linked),
-        "noted": tally(&report.noted),
-        "sent": tally(&report.sent),
-    })
+    Written::conclude(written, output)
 }

@@ -163,6 +163,7 @@ fn show_image(
         config.stop_signal.as_deref().unwrap_or_default(),
     )?;
     line("ports", &config.exposed_ports.join(" "))?;
+    line("volumes", &config.volumes.join(" "))?;
     for pair in &config.env {
         line("env", pair)?;
     }

@@ -36,6 +36,9 @@ pub(crate) async fn lock(
         .as_ref()
         .map(|base| base_beside(&file, base))
         .ok_or_else(|| UsageError(format!("{} names no base", file.path.display())))?;
+    if base.place.is_none() {
+        return Err(UsageError("`scratch` has nothing that could be pinned".to_owned()).into());
+    }
     let settings = PlacesSettings {
         registry: &arguments.registry,
         offline: false,
@@ -75,8 +78,10 @@ pub(crate) async fn lock(
             .collect();
         return output.result_json(&json!({ "name": base.text, "platforms": platforms }));
     }
+    // A base that names its digest is shown with that of the platform's image in its place.
+    let name = base.text.split("@sha256:").next().unwrap_or(&base.text);
     for (platform, digest) in pinned {
-        output.result_line(&format!("{}@{digest} {platform}", base.text))?;
+        output.result_line(&format!("{name}@{digest} {platform}"))?;
     }
     Ok(())
 }

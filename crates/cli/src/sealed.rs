@@ -1,0 +1,137 @@
+//! Sealed blobs on their way into images, and images of old archives on their way to being sealed.
+
+use std::path::Path;
+
+use anyhow::{Context as _, Result};
+use tierce_image::{Content, Facts, Image, Jobs, Layer, ReadError};
+use tierce_layer::{SealSettings, SealedLayer, TarCheck, ZlibRs, seal_tar};
+use tierce_oci::{
+    Compression, Descriptor, DiffId, ImageFormat, Manifest, MediaType, Platform, Raw,
+};
+use tierce_store::PlainImage;
+
+/// Keeps a sealed blob for the rest of the run: the scratch directory goes away with it.
+pub(crate) fn keep_sealed(sealed: SealedLayer, format: ImageFormat) -> Result<Layer> {
+    let entries = sealed.entries;
+    let path = sealed
+        .file
+        .into_temp_path()
+        .keep()
+        .context("could not keep a sealed layer")?;
+    Ok(Layer {
+        descriptor: Descriptor::new(
+            MediaType::Layer(format, Compression::Gzip),
+            sealed.digest,
+            sealed.size,
+        ),
+        diff_id: sealed.diff_id,
+        content: Content::Sealed(path),
+        created_by: None,
+        facts: Some(Facts {
+            uncompressed_size: sealed.uncompressed_size,
+            entries: entries.directories
+                + entries.files
+                + entries.symlinks
+                + entries.hardlinks
+                + entries.whiteouts
+                + entries.others,
+        }),
+    })
+}
+
+/// Gives an image of an old docker-archive the manifest that it lacks, by compressing its
+/// layers. They are checked against the diff ids of the config.
+pub(crate) async fn seal_plain(
+    plain: PlainImage,
+    platform: Option<&Platform>,
+    directory: &Path,
+    jobs: Jobs,
+) -> Result<Image> {
+    let format = ImageFormat::DockerV2S2;
+    let config = Raw::parse_config(plain.config.clone(), MediaType::Config(format))?;
+    if let Some(wanted) = platform
+        && !wanted.accepts(&config.platform)
+    {
+        return Err(ReadError::OtherPlatform {
+            wanted: wanted.clone(),
+            found: config.platform.clone(),
+        }
+        .into());
+    }
+    anyhow::ensure!(
+        plain.layers.len() == config.diff_ids.len(),
+        "the archive has {} layers, but the config has {} diff ids",
+        plain.layers.len(),
+        config.diff_ids.len()
+    );
+    let directory = directory.to_owned();
+    let diff_ids = config.diff_ids.clone();
+    let layers = tokio::task::spawn_blocking(move || {
+        let expected = plain.layers.iter().zip(diff_ids);
+        expected
+            .map(|(member, diff_id)| seal_member(member, diff_id, &directory, jobs))
+            .collect::<Result<Vec<Layer>>>()
+    })
+    .await
+    .context("a worker thread ended early")??;
+    let manifest = Raw::from_manifest(Manifest {
+        media_type: MediaType::Manifest(format),
+        config: config.descriptor().clone(),
+        layers: layers
+            .iter()
+            .map(|layer| layer.descriptor.clone())
+            .collect(),
+        annotations: std::collections::BTreeMap::new(),
+        subject: None,
+        artifact_type: None,
+    });
+    let content = |descriptor: &Descriptor| {
+        layers
+            .iter()
+            .find(|layer| layer.descriptor.digest == descriptor.digest)
+            .map_or_else(
+                || Content::Memory(bytes::Bytes::new()),
+                |layer| layer.content.clone(),
+            )
+    };
+    Ok(Image::new(manifest, config, content)?)
+}
+
+/// Compresses one layer of an old docker-archive.
+fn seal_member(
+    member: &tierce_store::ArchiveMember,
+    diff_id: DiffId,
+    directory: &Path,
+    jobs: Jobs,
+) -> Result<Layer> {
+    use std::io::{Read as _, Seek as _, SeekFrom};
+    let context = || {
+        format!(
+            "could not read `{}` of {}",
+            member.name,
+            member.path.display()
+        )
+    };
+    let mut file = std::fs::File::open(&member.path).with_context(context)?;
+    file.seek(SeekFrom::Start(member.offset))
+        .with_context(context)?;
+    let member_bytes = file.take(member.size);
+    let (_, archive) =
+        tierce_layer::Compression::detect_and_decode(member_bytes).with_context(context)?;
+    let settings = SealSettings {
+        codec: &ZlibRs::default(),
+        directory,
+        jobs: jobs.0,
+        progress: None,
+        cancel: None,
+    };
+    let sealed = seal_tar(archive, TarCheck::AsIs, &settings).with_context(context)?;
+    anyhow::ensure!(
+        sealed.diff_id == diff_id,
+        "the layer `{}` of {} has the diff id {}, but the config says {diff_id}",
+        member.name,
+        member.path.display(),
+        sealed.diff_id
+    );
+    keep_sealed(sealed, ImageFormat::DockerV2S2)
+}
