@@ -283,7 +283,7 @@ fn a_lock_that_is_none_is_an_error() {
         let stderr = world.fails(1, &["build", "app"]);
         match number {
             0 => {
-                insta::assert_snapshot!(stderr, @"error: app/tierce.lock has the version 2, which this tierce does not know")
+                insta::assert_snapshot!(stderr, @"error: app/tierce.lock has the version 2, which this tierce does not know");
             }
             1 => insta::assert_snapshot!(stderr, @"
             error: app/tierce.lock is not a lock file of tierce
