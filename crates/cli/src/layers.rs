@@ -86,7 +86,7 @@ impl<'a> Sealer<'a> {
                 ignored: read_ignore_file(&plan.context.join(".dockerignore"))?,
                 written: Matcher::new(&plan.written_in_context)?,
                 layers,
-                scratch: places.scratch().to_owned(),
+                scratch: places.scratch()?.to_owned(),
             }),
             working_dir: plan.edits.working_dir.clone(),
             entrypoint: plan.edits.entrypoint.iter().flatten().next().cloned(),

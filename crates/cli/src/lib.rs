@@ -22,8 +22,12 @@ mod transport;
 mod written;
 
 use std::process::ExitCode;
+use std::sync::{Arc, mpsc};
+use std::time::Duration;
 
 use clap::Parser as _;
+use tokio::runtime::Runtime;
+use tokio::sync::Notify;
 
 use crate::arguments::{Arguments, Command};
 use crate::diagnostic::Diagnostic;
@@ -46,13 +50,7 @@ pub fn main() -> ExitCode {
         }
     };
     // Dropping the command removes what it has half made.
-    let ended = runtime.block_on(async {
-        let _handler = survive_file_size_limit();
-        tokio::select! {
-            result = run(arguments.command, output) => Ended::Itself(result),
-            signal = asked_to_end() => Ended::By(signal),
-        }
-    });
+    let ended = run_until_told_to_end(&runtime, arguments.command, output);
     // Threads that still compress something work for nobody now.
     runtime.shutdown_background();
     match ended {
@@ -66,6 +64,50 @@ pub fn main() -> ExitCode {
         // As shells report it: 128 and the signal's number.
         Ended::By(signal) => ExitCode::from(128 + signal),
     }
+}
+
+/// How long a run that is asked to end may take to remove what it has half made. What it then
+/// leaves is swept by the next run.
+const PATIENCE: Duration = Duration::from_secs(2);
+
+/// Runs the command on a thread of its own, so that a signal is heeded even while the command waits
+/// for a disk or a lock.
+fn run_until_told_to_end(runtime: &Runtime, command: Command, output: Output) -> Ended {
+    let (sender, receiver) = mpsc::channel();
+    let told = Arc::new(Notify::new());
+    let (handle, own_sender, own_told) =
+        (runtime.handle().clone(), sender.clone(), Arc::clone(&told));
+    let begun = std::thread::Builder::new().spawn(move || {
+        let result = handle.block_on(async {
+            let _handler = survive_file_size_limit();
+            tokio::select! {
+                result = run(command, output) => Some(result),
+                // Dropping the command removes what it has half made.
+                () = own_told.notified() => None,
+            }
+        });
+        if let Some(result) = result {
+            let _ = own_sender.send(Ended::Itself(result));
+        }
+    });
+    let thread = match begun {
+        Ok(thread) => thread,
+        Err(error) => return Ended::Itself(Err(error.into())),
+    };
+    runtime.spawn(async move {
+        let signal = asked_to_end().await;
+        told.notify_one();
+        let gone = async {
+            while !thread.is_finished() {
+                tokio::time::sleep(Duration::from_millis(5)).await;
+            }
+        };
+        let _ = tokio::time::timeout(PATIENCE, gone).await;
+        let _ = sender.send(Ended::By(signal));
+    });
+    receiver.recv().unwrap_or(Ended::Itself(Err(anyhow::anyhow!(
+        "the command ended without a result: this is a bug in tierce"
+    ))))
 }
 
 /// How a run came to its end.

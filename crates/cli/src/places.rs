@@ -3,6 +3,7 @@
 
 use std::fs::{self, File};
 use std::path::{Path, PathBuf};
+use std::sync::OnceLock;
 
 use anyhow::{Context as _, Result};
 use tempfile::TempDir;
@@ -43,7 +44,9 @@ pub(crate) struct Places {
     documents: Documents,
     store: PathBuf,
     /// Sealed blobs of this run; goes away with it.
-    scratch: Scratch,
+    /// Made when the first blob has to be sealed.
+    scratch: OnceLock<Scratch>,
+    cache: PathBuf,
     offline: bool,
     compress_jobs: Jobs,
     output: Output,
@@ -103,7 +106,8 @@ impl Places {
             },
             documents: Documents::new(&environment.cache),
             store: environment.store.clone(),
-            scratch: Scratch::make_in(&environment.cache)?,
+            scratch: OnceLock::new(),
+            cache: environment.cache.clone(),
             offline: settings.offline,
             compress_jobs: settings.compress_jobs,
             output,
@@ -116,8 +120,15 @@ impl Places {
     }
 
     /// A directory for sealed blobs, on the disk of the cache.
-    pub(crate) fn scratch(&self) -> &Path {
-        self.scratch.directory.path()
+    pub(crate) fn scratch(&self) -> Result<&Path> {
+        let scratch = match self.scratch.get() {
+            Some(made) => made,
+            None => {
+                let made = Scratch::make_in(&self.cache)?;
+                self.scratch.get_or_init(|| made)
+            }
+        };
+        Ok(scratch.directory.path())
     }
 
     fn local_store(&self) -> Result<LocalStore> {
@@ -204,7 +215,7 @@ impl Places {
                         read_image(layout, blobs, &selector, platform).await?
                     }
                     Selected::Plain(plain) => {
-                        seal_plain(plain, platform, self.scratch(), self.compress_jobs).await?
+                        seal_plain(plain, platform, self.scratch()?, self.compress_jobs).await?
                     }
                 };
                 // An archive is not asked by digest: what is in it is compared.

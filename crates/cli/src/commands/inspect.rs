@@ -270,9 +270,7 @@ async fn uncompressed_size<B: BlobSource>(layer: &Layer, blobs: &B) -> Option<u6
     }
     let length = u64::from(u32::from_le_bytes(bytes.try_into().ok()?));
     // A tar is never smaller than its gzip by more than what deflate adds to random data.
-    let mut length = length;
-    while length < size.saturating_sub(size / 1000 + 1024) {
-        length += 1 << 32;
-    }
-    Some(length)
+    let least = size.saturating_sub(size / 1000 + 1024);
+    let wraps = least.saturating_sub(length).div_ceil(1 << 32);
+    wraps.checked_mul(1 << 32)?.checked_add(length)
 }
