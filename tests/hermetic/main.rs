@@ -4,6 +4,7 @@
 //! |---|---|
 //! | `architecture` | do the crates depend on each other as the design says |
 //! | `build` | does the image hold what files, flags and base say |
+//! | `destinations` | do added files go where COPY would put them |
 //! | `base_links` | are files put where the symlinks of the base lead |
 //! | `platforms` | one platform out of several, and several at once |
 //! | `lock` | is the base held to what was pinned, with and without network |
@@ -24,6 +25,7 @@ mod architecture;
 mod bad_input;
 mod base_links;
 mod build;
+mod destinations;
 mod determinism;
 mod inspect;
 mod interruptions;
