@@ -17,7 +17,7 @@ const ARROWS: [(&str, &[&str]); 9] = [
             "tierce-store",
         ],
     ),
-    ("tierce-layer", &["tierce-image", "tierce-oci"]),
+    ("tierce-layer", &["tierce-deflate", "tierce-oci"]),
     ("tierce-store", &["tierce-image", "tierce-oci"]),
     ("tierce-registry", &["tierce-image", "tierce-oci"]),
     ("tierce-deflate", &[]),

@@ -20,7 +20,7 @@ fn said_of(text: &str, code: i32) -> String {
 #[test]
 fn an_unknown_key_comes_with_the_nearest() {
     insta::assert_snapshot!(said_of("[image]\nbase = \"scratch\"\nplatform = [\"arm64\"]\n", 1), @r#"
-    error: app/tierce.toml:3:1: unknown field `platform`, expected one of `base`, `platforms`, `handler`, `tag`, `format`, `target`
+    error: app/tierce.toml:3:1: unknown field `platform`, expected one of `base`, `platforms`, `handler`, `tag`, `format`, `target`, `compression`
       |
     3 | platform = ["arm64"]
       | ^^^^^^^^
@@ -49,7 +49,7 @@ fn an_unknown_key_comes_with_the_nearest() {
     "#);
     // Nothing is near.
     insta::assert_snapshot!(said_of("[image]\nbase = \"scratch\"\nzzzzzzzz = 1\n", 1), @"
-    error: app/tierce.toml:3:1: unknown field `zzzzzzzz`, expected one of `base`, `platforms`, `handler`, `tag`, `format`, `target`
+    error: app/tierce.toml:3:1: unknown field `zzzzzzzz`, expected one of `base`, `platforms`, `handler`, `tag`, `format`, `target`, `compression`
       |
     3 | zzzzzzzz = 1
       | ^^^^^^^^
@@ -861,7 +861,7 @@ fn a_damaged_store_is_noticed() {
     let stderr = world.fails(1, &["push", "--jobs=1", "store:app", &name]);
     insta::assert_snapshot!(hide_wrong(&stderr), @"
     error: could not write `[TARGET]/out:1`
-      caused by: could not write blob [CODE] (197 bytes)
+      caused by: could not write blob [CODE] (209 bytes)
       caused by: could not read blob [CODE]
       caused by: its bytes have the digest sha256:[…]
     hint: what is stored there is damaged, or was damaged on the way: get a new copy of the image

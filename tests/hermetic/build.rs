@@ -118,7 +118,7 @@ fn scratch_is_an_empty_docker_image() {
       "history": [
         {
           "created": "1970-01-01T00:00:00Z",
-          "created_by": "tierce layer-format-1 zlib-rs-0.6.8-6 added"
+          "created_by": "tierce layer-format-1 fast-1 added"
         }
       ],
       "os": "linux",
@@ -398,7 +398,7 @@ fn history_is_complete_also_over_a_base_without_one() {
         .count();
     assert_eq!(of_layers, 2);
     let created_by = history.last().unwrap()["created_by"].as_str().unwrap();
-    insta::assert_snapshot!(created_by, @"tierce layer-format-1 zlib-rs-0.6.8-6 added");
+    insta::assert_snapshot!(created_by, @"tierce layer-format-1 fast-1 added");
 }
 
 /// Every base format with every output format, in every place that keeps bytes.
@@ -736,7 +736,7 @@ fn without_layers_the_whole_context_is_the_code() {
     insta::assert_snapshot!(world.shown(&output.stderr()), @"
     building for linux/amd64, which the base gives
     nothing is added by name: all of [SANDBOX]/work/app goes to /var/task/
-    store:app:latest: blobs: 1 linked (253 B), 3 sent (1.4 KiB)
+    store:app:latest: blobs: 1 linked (290 B), 3 sent (1.4 KiB)
     ");
 }
 
@@ -757,11 +757,11 @@ fn later_adds_win_and_say_so() {
     insta::assert_snapshot!(world.shown(&output.stderr()), @"
     note: `srv/a`: a file takes the place of a file
     note: `srv/d`: a file takes the place of a directory and the 2 entries below it
-    store:app:latest: blobs: 1 linked (169 B), 1 sent (342 B)
+    store:app:latest: blobs: 1 linked (184 B), 1 sent (333 B)
     ");
     // Silent when nothing is replaced.
     let output = world.ok(&[&arguments[..], &["--add=one:/srv"]].concat());
-    insta::assert_snapshot!(world.shown(&output.stderr()), @"store:app:latest: blobs: 1 linked (186 B), 1 sent (342 B)");
+    insta::assert_snapshot!(world.shown(&output.stderr()), @"store:app:latest: blobs: 1 linked (208 B), 1 sent (333 B)");
     // --quiet says nothing.
     let output = world.ok(&[&arguments[..], &adds, &["--quiet"]].concat());
     assert_eq!(output.stderr(), "");
@@ -872,7 +872,7 @@ fn json_is_one_document() {
           "kind": "image",
           "linked": {
             "blobs": 1,
-            "bytes": 197
+            "bytes": 209
           },
           "mediaType": "application/vnd.docker.distribution.manifest.v2+json",
           "mounted": {
@@ -887,7 +887,7 @@ fn json_is_one_document() {
           "reference": "oci:out2@[DIGEST]",
           "sent": {
             "blobs": 1,
-            "bytes": 341
+            "bytes": 332
           },
           "upToDate": false
         },
@@ -900,7 +900,7 @@ fn json_is_one_document() {
           "kind": "image",
           "linked": {
             "blobs": 1,
-            "bytes": 197
+            "bytes": 209
           },
           "mediaType": "application/vnd.docker.distribution.manifest.v2+json",
           "mounted": {
@@ -915,7 +915,7 @@ fn json_is_one_document() {
           "reference": "store:x@[DIGEST]",
           "sent": {
             "blobs": 1,
-            "bytes": 341
+            "bytes": 332
           },
           "upToDate": false
         }
@@ -967,7 +967,7 @@ fn a_plain_build_downloads_no_base_layer() {
     insta::assert_snapshot!(world.shown(&output.stderr()), @"
     building for linux/amd64, which the base gives
     wrote app/tierce.lock
-    store:app:latest: blobs: 1 linked (197 B), 2 left where they are (402 B), 1 sent (1.1 KiB)
+    store:app:latest: blobs: 1 linked (209 B), 2 left where they are (402 B), 1 sent (1.1 KiB)
     ");
     // The second build asks for nothing at all.
     registry.clear_log();

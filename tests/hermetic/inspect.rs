@@ -176,8 +176,8 @@ fn what_was_built_shows_what_made_its_layers() {
      layer                                                                    compressed  uncompressed  made by
      [LAYER 0]       184 B       4.0 KiB  ADD
      [LAYER 1]       218 B       4.5 KiB  ADD
-     [CODE]       197 B       3.0 KiB  tierce layer-format-1 zlib-rs-0.6.8-6 code
-     3 layers                                                                      599 B      11.5 KiB
+     [CODE]       209 B       3.0 KiB  tierce layer-format-1 fast-1 code
+     3 layers                                                                      611 B      11.5 KiB
     "#);
     let from_layout = world.ok(&["inspect", "oci:out:1"]);
     assert_eq!(from_layout.stdout(), from_store.stdout());

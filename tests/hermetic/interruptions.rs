@@ -122,7 +122,7 @@ fn a_result_that_cannot_be_printed_is_a_failure() {
             .args(["build", "app", "--platform=amd64"]);
     let output = full.run().assert_code(1);
     insta::assert_snapshot!(world.shown(&output.stderr()), @"
-    store:app:latest: blobs: 1 linked (197 B), 1 sent (341 B)
+    store:app:latest: blobs: 1 linked (209 B), 1 sent (332 B)
     error: No space left on device (os error 28)
     hint: free some space; TIERCE_CACHE and TIERCE_STORE move the files to another disk
     ");

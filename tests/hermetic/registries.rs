@@ -423,7 +423,7 @@ fn a_repository_that_must_be_made_first_is_said() {
     insta::assert_snapshot!(world.fails(1, &["build", "app", "--jobs=1", "-t", &name, "--push"]), @"
     building for linux/amd64, Lambda's default: --platform names another
     error: could not write `[REGISTRY]/team/app:1`
-      caused by: could not write blob sha256:e876d29fdf6d1f59f849a2d2ecaaa61986b6cc489ea04198c1ca4d1bfe8d99f0 (197 bytes)
+      caused by: could not write blob sha256:073d6f4ac23000569fc2276b6c12d958a94354ace50afee57fa48beba3f07c4d (209 bytes)
       caused by: registry [REGISTRY] answered 404 NAME_UNKNOWN to `POST /v2/team/app/blobs/uploads/`: repository team/app does not exist
     hint: check the repository's name; some registries want it created before the first push
     ");
@@ -439,7 +439,7 @@ fn a_registry_that_only_reads_is_said() {
     insta::assert_snapshot!(world.fails(1, &["build", "app", "--jobs=1", "-t", &name, "--push"]), @"
     building for linux/amd64, Lambda's default: --platform names another
     error: could not write `[REGISTRY]/team/app:1`
-      caused by: could not write blob sha256:e876d29fdf6d1f59f849a2d2ecaaa61986b6cc489ea04198c1ca4d1bfe8d99f0 (197 bytes)
+      caused by: could not write blob sha256:073d6f4ac23000569fc2276b6c12d958a94354ace50afee57fa48beba3f07c4d (209 bytes)
       caused by: registry [REGISTRY] answered 405 UNSUPPORTED to `POST /v2/team/app/blobs/uploads/`: the registry is read-only
     ");
     assert!(registry.tags("team/app").is_empty());

@@ -9,6 +9,7 @@ use std::path::PathBuf;
 use clap::{Args, Parser, Subcommand, ValueEnum};
 use tierce_oci::{ImageFormat, Platform, Reference};
 
+use crate::config_file::Profile;
 use crate::transport::{BaseName, ImagePlace, PushSource};
 
 /// Assembles container images for AWS Lambda without Docker, and moves them.
@@ -212,6 +213,10 @@ pub(crate) struct ImageArguments {
     /// STOPSIGNAL
     #[arg(long, value_name = "SIGNAL")]
     pub(crate) stop_signal: Option<String>,
+
+    /// How layers are compressed [default: fast]
+    #[arg(long, value_enum)]
+    pub(crate) compression: Option<Profile>,
 
     /// Media types of the image [default: the base's, docker for scratch]
     #[arg(long, value_name = "docker|oci")]

@@ -9,11 +9,12 @@ use futures_util::TryStreamExt as _;
 use tierce_image::{BaseImage, Blob, Jobs, Layer};
 use tierce_layer::{
     Anchored, ArchiveAdd, BaseLinks, Compression, Destination, EntryKind, EntryPath, Keep, Limits,
-    LinkRecord, Matcher, Notice, ScanAdd, SealSettings, TarCheck, Treatment, Tree, ZlibRs,
-    add_archive, read_links, scan, seal, seal_tar,
+    LinkRecord, Matcher, Notice, ScanAdd, SealSettings, TarCheck, Treatment, Tree, add_archive,
+    read_links, scan, seal, seal_tar,
 };
 use tierce_oci::{ImageFormat, MediaType};
 
+use crate::config_file::Profile;
 use crate::output::Output;
 use crate::places::Places;
 use crate::plan::{BuildPlan, LayerPart, LayerPlan};
@@ -31,6 +32,7 @@ pub(crate) struct Sealer<'a> {
     places: &'a Places,
     output: Output,
     jobs: Jobs,
+    compression: Profile,
     sources: Arc<Sources>,
     /// WORKDIR and ENTRYPOINT, when the build sets them.
     working_dir: Option<String>,
@@ -81,6 +83,7 @@ impl<'a> Sealer<'a> {
             places,
             output,
             jobs: plan.compress_jobs,
+            compression: plan.compression,
             sources: Arc::new(Sources {
                 context: plan.context.clone(),
                 ignored: read_ignore_file(&plan.context.join(".dockerignore"))?,
@@ -126,6 +129,7 @@ impl<'a> Sealer<'a> {
                 links: above.clone(),
                 directory: self.sources.scratch.clone(),
                 jobs: self.jobs,
+                compression: self.compression,
                 output: self.output,
             };
             let (layer, notices, next) = in_background(move |cancel| job.run(cancel)).await?;
@@ -456,6 +460,7 @@ struct SealJob {
     links: BaseLinks,
     directory: PathBuf,
     jobs: Jobs,
+    compression: Profile,
     output: Output,
 }
 
@@ -474,6 +479,7 @@ impl SealJob {
             mut links,
             directory,
             jobs,
+            compression,
             output,
         } = self;
         output.step(&format!("making the layer `{}`", plan.name));
@@ -483,8 +489,9 @@ impl SealJob {
             indicatif::ProgressBar::hidden()
         };
         let progress = |bytes| bar.set_position(bytes);
+        let codec = compression.codec();
         let settings = SealSettings {
-            codec: &ZlibRs::default(),
+            codec: &*codec,
             directory: &directory,
             jobs: jobs.0,
             progress: Some(&progress),

@@ -9,7 +9,9 @@ use tierce_image::{ConfigEdits, EnvEdit, Jobs, TARGET_LABEL};
 use tierce_oci::{ImageFormat, Platform, Reference, Selector, Tag, Timestamp};
 
 use crate::arguments::{BuildArguments, ImageArguments};
-use crate::config_file::{AddTable, ConfigFile, Keep, LayerTable, LoadedFile, Mtime, Target};
+use crate::config_file::{
+    AddTable, ConfigFile, Keep, LayerTable, LoadedFile, Mtime, Profile, Target,
+};
 use crate::diagnostic::{Hinted as _, UsageError};
 use crate::environment::Environment;
 use crate::transport::{BaseName, ImagePlace, store_reference_of};
@@ -32,6 +34,7 @@ pub(crate) struct BuildPlan {
     pub(crate) target: Option<Target>,
     pub(crate) handler_named: bool,
     pub(crate) format: Option<ImageFormat>,
+    pub(crate) compression: Profile,
     pub(crate) created: Timestamp,
     pub(crate) destinations: Vec<ImagePlace>,
     pub(crate) index: bool,
@@ -112,29 +115,7 @@ pub(crate) fn base_beside(file: &LoadedFile, base: &BaseName) -> BaseName {
 impl BuildPlan {
     /// Works out what `arguments` and the config file ask for together.
     pub(crate) fn resolve(arguments: &BuildArguments, environment: &Environment) -> Result<Self> {
-        let context = &arguments.context;
-        let metadata = std::fs::metadata(context)
-            .with_context(|| format!("could not open the context {}", context.display()))?;
-        if !metadata.is_dir() {
-            return Err(
-                UsageError(format!("the context {} is not a folder", context.display())).into(),
-            );
-        }
-        if let Some(path) = &arguments.metadata_file {
-            let folder = path
-                .parent()
-                .filter(|parent| !parent.as_os_str().is_empty());
-            if folder.is_some_and(|folder| !folder.is_dir()) {
-                return Err(UsageError(format!(
-                    "the folder of --metadata-file {} is not there",
-                    path.display()
-                ))
-                .into());
-            }
-        }
-        let context = context
-            .canonicalize()
-            .with_context(|| format!("could not open the context {}", context.display()))?;
+        let context = open_context(arguments)?;
         let file = load_file(&arguments.context, arguments.file.as_deref())?;
         let empty = ConfigFile::default();
         let values = file.as_ref().map_or(&empty, |file| &file.values);
@@ -198,6 +179,11 @@ impl BuildPlan {
             handler_named,
             target: values.image.target,
             format: arguments.image.format.or(values.image.format),
+            compression: arguments
+                .image
+                .compression
+                .or(values.image.compression)
+                .unwrap_or_default(),
             created: environment
                 .source_date_epoch
                 .unwrap_or(Timestamp::UNIX_EPOCH),
@@ -250,6 +236,33 @@ impl BuildPlan {
             .or_insert_with(|| self.target().as_str().to_owned());
         edits
     }
+}
+
+/// Finds the context, and that what goes beside it has a place.
+fn open_context(arguments: &BuildArguments) -> Result<PathBuf> {
+    let context = &arguments.context;
+    let metadata = std::fs::metadata(context)
+        .with_context(|| format!("could not open the context {}", context.display()))?;
+    if !metadata.is_dir() {
+        return Err(
+            UsageError(format!("the context {} is not a folder", context.display())).into(),
+        );
+    }
+    if let Some(path) = &arguments.metadata_file {
+        let folder = path
+            .parent()
+            .filter(|parent| !parent.as_os_str().is_empty());
+        if folder.is_some_and(|folder| !folder.is_dir()) {
+            return Err(UsageError(format!(
+                "the folder of --metadata-file {} is not there",
+                path.display()
+            ))
+            .into());
+        }
+    }
+    context
+        .canonicalize()
+        .with_context(|| format!("could not open the context {}", context.display()))
 }
 
 /// Whether a base is one of those that AWS publishes for Lambda.

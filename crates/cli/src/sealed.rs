@@ -4,7 +4,7 @@ use std::path::Path;
 
 use anyhow::{Context as _, Result};
 use tierce_image::{Content, Facts, Image, Jobs, Layer, ReadError};
-use tierce_layer::{SealSettings, SealedLayer, TarCheck, ZlibRs, seal_tar};
+use tierce_layer::{Fast1, SealSettings, SealedLayer, TarCheck, seal_tar};
 use tierce_oci::{
     Compression, Descriptor, DiffId, ImageFormat, Manifest, MediaType, Platform, Raw,
 };
@@ -119,7 +119,7 @@ fn seal_member(
     let (_, archive) =
         tierce_layer::Compression::detect_and_decode(member_bytes).with_context(context)?;
     let settings = SealSettings {
-        codec: &ZlibRs::default(),
+        codec: &Fast1,
         directory,
         jobs: jobs.0,
         progress: None,

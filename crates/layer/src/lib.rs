@@ -57,7 +57,7 @@ mod whiteout;
 pub use archive::{
     ArchiveAdd, ArchiveError, ReadLinksError, add_archive, add_archive_stream, read_links,
 };
-pub use codec::{Codec, EncodeError, Encoder, Stored, ZlibRs};
+pub use codec::{Codec, EncodeError, Encoder, Fast1, Stored, ZlibRs};
 pub use compression::Compression;
 pub use content::{Content, ContentError, DiskFile, Range, Spool, Stamp};
 pub use entry::{Attributes, Entry, EntryKind, FileEntry, Keep, LinkGroup, Treatment};

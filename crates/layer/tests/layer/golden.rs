@@ -6,7 +6,7 @@
 use std::fmt::Write as _;
 
 use tierce_layer::{
-    Attributes, Content, Entry, EntryKind, FileEntry, LinkGroup, Stored, Tree, ZlibRs,
+    Attributes, Codec, Content, Entry, EntryKind, Fast1, FileEntry, LinkGroup, Stored, Tree, ZlibRs,
 };
 
 use crate::support::{file, path, plan_of, sealed, unpacked};
@@ -178,19 +178,31 @@ fn the_archive_is_pinned() {
 }
 
 #[test]
-fn the_blob_is_pinned() {
-    let plan = plan_of(everything());
-    let (layer, _directory) = sealed(&plan, &ZlibRs::default(), 2);
-    unpacked(&layer);
-    assert_eq!(layer.codec, "zlib-rs-0.6.8-6");
-    assert_eq!(layer.segments, 8);
-    assert_eq!(
-        (layer.size, layer.digest.to_string().as_str()),
+fn the_blob_is_pinned_for_each_codec() {
+    for (codec, id, size, digest) in [
         (
+            &Fast1 as &dyn Codec,
+            "fast-1",
+            1_424_126,
+            "sha256:342fe342e6e9d21f44f1b3b5ad4f64ee221367ff6c8ad872e6b9da7d7c620931",
+        ),
+        (
+            &ZlibRs::default(),
+            "zlib-rs-0.6.8-6",
             1_337_194,
-            "sha256:8b5391f7989cdffda3d90ec1b8aede5924ea156000093a7f83cc576963d9f848"
-        )
-    );
+            "sha256:8b5391f7989cdffda3d90ec1b8aede5924ea156000093a7f83cc576963d9f848",
+        ),
+    ] {
+        let plan = plan_of(everything());
+        let (layer, _directory) = sealed(&plan, codec, 2);
+        unpacked(&layer);
+        assert_eq!((layer.codec.as_str(), layer.segments), (id, 8));
+        assert_eq!(
+            (layer.size, layer.digest.to_string().as_str()),
+            (size, digest),
+            "{id}"
+        );
+    }
 }
 
 #[test]
