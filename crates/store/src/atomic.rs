@@ -10,9 +10,9 @@
 //! writer dies; no clock and no process id comes into it. Where the file system knows no such locks
 //! nothing is swept.
 
-use std::fs::{self, File, Permissions};
+use std::fs::{self, File};
 use std::io::{self, Seek as _, SeekFrom, Write as _};
-use std::os::unix::fs::{MetadataExt as _, PermissionsExt as _};
+use std::os::unix::fs::MetadataExt as _;
 use std::path::{Path, PathBuf};
 
 use tempfile::NamedTempFile;
@@ -80,9 +80,9 @@ impl AtomicFile {
             let temporary = tempfile::Builder::new()
                 .prefix(PREFIX)
                 .suffix(SUFFIX)
-                // What any program's new file has; the umask applies.
-                .permissions(Permissions::from_mode(0o666))
-                .tempfile_in(temporary)
+                // Created here, with the mode that any program's new file has, because `tempfile`
+                // would write the temporary name into the error.
+                .make_in(temporary, |path| File::create_new(path))
                 .map_err(PathError::of("create a file in", temporary))?;
             // A file system without locks has no sweepers either: see `sweep`.
             let _ = temporary.as_file().lock();
@@ -245,6 +245,7 @@ mod tests {
             shown.starts_with("could not create a file in `") && shown.ends_with("/missing`"),
             "{shown}"
         );
+        assert_eq!(error.source.raw_os_error(), Some(2), "{}", error.source);
     }
 
     #[test]

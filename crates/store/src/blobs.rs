@@ -1,35 +1,27 @@
 //! A directory of blobs: `blobs/sha256/<hex>`.
 
 use std::collections::BTreeSet;
-use std::fs::{self, File, FileTimes, Metadata, Permissions};
-use std::os::unix::fs::PermissionsExt as _;
+use std::fs::{self, File, Permissions};
+use std::os::unix::fs::{MetadataExt as _, PermissionsExt as _};
 use std::path::{Path, PathBuf};
 use std::sync::{Mutex, PoisonError};
-use std::time::{Duration, SystemTime};
 
 use futures_util::StreamExt as _;
 use tierce_image::{Blob, BlobSource, OpenBlobError};
 use tierce_oci::{Descriptor, Digest, Document};
 
 use crate::atomic::{AtomicFile, PathError, sync_directory};
-use crate::file::{Pace, hash_file};
+use crate::file::{Pace, hash_file, read_limited};
+use crate::stamp::Mark;
 
 /// Whose word is good for what is in a directory of blobs.
 #[derive(Debug, Clone, Copy, PartialEq, Eq)]
 pub(crate) enum Trust {
     /// Only what this very value wrote or hashed; anything else is hashed first.
     Nobody,
-    /// Also what has the right size and still bears [`stamp`] as its modification time: any later
-    /// write would have changed that. For directories that only tierce writes to.
+    /// Also what has the right size and still bears [`Mark::Right`]: any later write would have
+    /// changed that. For directories that only tierce writes to.
     Stamp,
-}
-
-/// 1980-01-01T00:00:00Z, which no file gets by being written to.
-const STAMP: Duration = Duration::from_hours(3652 * 24);
-
-/// The modification time that tierce gives to blobs of its own store.
-fn stamp() -> SystemTime {
-    SystemTime::UNIX_EPOCH + STAMP
 }
 
 /// Writes and judges the blobs of a layout or of the store.
@@ -67,11 +59,8 @@ impl BlobDirectory {
         };
         metadata.is_file()
             && metadata.len() == blob.size
-            && (self.is_known(&blob.digest) || self.is_stamped(&metadata))
-    }
-
-    fn is_stamped(&self, metadata: &Metadata) -> bool {
-        self.trust == Trust::Stamp && metadata.modified().is_ok_and(|time| time == stamp())
+            && (self.is_known(&blob.digest)
+                || self.trust == Trust::Stamp && Mark::Right.is_on(&metadata))
     }
 
     /// Whether the blob is there, with the right bytes.
@@ -93,12 +82,14 @@ impl BlobDirectory {
         holds
     }
 
-    /// Links `file`, whole and right by contract, under its digest.
+    /// Takes `file`, whole and right by contract, over under its digest.
     ///
-    /// `false` when that cannot be: another file system, or a file of another length.
+    /// `false` when that cannot be: another file system, a file of another length, or one that a
+    /// place has already taken. Two places never share a file: damage to one would be damage to
+    /// both, and the store's marks would show on a layout that is the user's.
     pub(crate) fn link(&self, file: &Path, blob: &Descriptor) -> Result<bool, PathError> {
         let fits = fs::symlink_metadata(file)
-            .is_ok_and(|metadata| metadata.is_file() && metadata.len() == blob.size);
+            .is_ok_and(|found| found.is_file() && found.len() == blob.size && found.nlink() == 1);
         if !fits {
             return Ok(false);
         }
@@ -113,6 +104,12 @@ impl BlobDirectory {
             linked = fs::hard_link(file, &target);
         }
         if linked.is_err() {
+            return Ok(false);
+        }
+        // Another place may have linked it since the first look: then neither keeps it, or one.
+        let shared = fs::symlink_metadata(&target).is_ok_and(|found| found.nlink() > 2);
+        if shared {
+            fs::remove_file(&target).map_err(PathError::of("replace", &target))?;
             return Ok(false);
         }
         let synced = self.adopt_mode(&target).and_then(|()| {
@@ -159,15 +156,20 @@ impl BlobDirectory {
     }
 
     /// Writes a manifest under its digest, and makes all blobs' names durable: a name may follow.
-    pub(crate) async fn put_document(&self, document: &Document) -> Result<(), PathError> {
+    ///
+    /// One that is there is compared, whatever its mark says: it is small, and the store has found
+    /// it incomplete, which may be because it is damaged.
+    pub(crate) fn put_document(&self, document: &Document) -> Result<(), PathError> {
         let descriptor = document.descriptor();
-        if !self.holds(descriptor).await {
-            let path = self.path(&descriptor.digest);
+        let path = self.path(&descriptor.digest);
+        let is_there = read_limited(&path, document.bytes().len() as u64)
+            .is_ok_and(|found| found.as_ref() == Some(document.bytes()));
+        if !is_there {
             let mut file = AtomicFile::create_through(&self.temporary, path)?;
             file.write_all(document.bytes())?;
             file.persist_unsynced()?;
-            self.settle(&descriptor.digest);
         }
+        self.settle(&descriptor.digest);
         sync_directory(&self.directory)
     }
 
@@ -180,10 +182,10 @@ impl BlobDirectory {
 
     /// Remembers that the file under `digest` is right.
     fn settle(&self, digest: &Digest) {
-        if self.trust == Trust::Stamp {
-            // Without its stamp a blob is only hashed once more.
-            let _ = File::open(self.path(digest))
-                .and_then(|file| file.set_times(FileTimes::new().set_modified(stamp())));
+        if self.trust == Trust::Stamp
+            && let Ok(file) = File::open(self.path(digest))
+        {
+            Mark::Right.put_on(&file);
         }
         self.known
             .lock()

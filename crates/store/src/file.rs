@@ -14,6 +14,7 @@ use tierce_image::{BlobStream, BoxError};
 use tierce_oci::{Digest, Hasher};
 
 use crate::atomic::PathError;
+use crate::stamp::Watch;
 
 /// How much is read at once.
 const PIECE: usize = 256 << 10;
@@ -28,12 +29,16 @@ const STRIDE: usize = 1 << 20;
 /// A file that is shorter gives what it has. Anything but a regular file is an error: a stranger's
 /// layout may have a pipe in a blob's place, which would never end. Symlinks are followed, because
 /// build systems make layouts of them.
+///
+/// A whole blob of a store that turns out to be damaged loses the store's trust, so that the next
+/// writer of the image replaces it. Telling the reader is still left to whoever verifies the bytes.
 pub fn open_file(path: &Path, offset: u64, size: u64) -> Result<BlobStream, PathError> {
     let mut file = open_regular(path)?;
     file.seek(SeekFrom::Start(offset))
         .map_err(PathError::of("read", path))?;
-    let state = (file, path.to_owned(), size);
-    let pieces = stream::try_unfold(state, |(mut file, path, left)| async move {
+    let watch = Watch::over(&file, path, offset, size);
+    let state = (file, path.to_owned(), size, watch);
+    let pieces = stream::try_unfold(state, |(mut file, path, left, mut watch)| async move {
         let wanted = usize::try_from(left).map_or(PIECE, |left| left.min(PIECE));
         let mut piece = vec![0; wanted];
         let count = read_retrying(&mut file, &mut piece).map_err(PathError::of("read", &path))?;
@@ -41,7 +46,10 @@ pub fn open_file(path: &Path, offset: u64, size: u64) -> Result<BlobStream, Path
             return Ok(None);
         }
         piece.truncate(count);
-        let next = (file, path, left - count as u64);
+        if let Some(watch) = &mut watch {
+            watch.take(&piece, &file);
+        }
+        let next = (file, path, left - count as u64, watch);
         Ok(Some((Bytes::from(piece), next)))
     });
     Ok(pieces

@@ -27,6 +27,7 @@ use crate::blobs::{BlobDirectory, Trust};
 use crate::document::{ManifestError, read_document};
 use crate::file::read_limited;
 use crate::listing::{Listing, ListingError, MAX_LISTING, REF_NAME};
+use crate::patience::Patience;
 
 pub(crate) const LAYOUT_FILE: &str = "oci-layout";
 pub(crate) const LAYOUT_CONTENT: &[u8] = br#"{"imageLayoutVersion":"1.0.0"}"#;
@@ -53,6 +54,9 @@ pub enum LayoutError {
     /// The directory to write to has other things in it.
     #[error("`{}` has files in it and is not an OCI layout", .0.display())]
     NotEmpty(PathBuf),
+    /// Somebody has it locked and does not let go.
+    #[error("another process has locked the OCI layout `{}`", .0.display())]
+    InUse(PathBuf),
     /// `index.json` does not lead to a manifest.
     #[error("could not look up an image in the OCI layout `{}`", path.display())]
     Listing {
@@ -158,6 +162,7 @@ pub struct LayoutSink {
     root: PathBuf,
     blobs: BlobDirectory,
     name: Option<String>,
+    patience: Patience,
     /// Set once the directories and files that every layout has are there.
     begun: OnceLock<()>,
     unlisted: Mutex<Option<Descriptor>>,
@@ -177,6 +182,7 @@ impl LayoutSink {
             blobs: BlobDirectory::new(root.join(BLOBS), root.clone(), Trust::Nobody),
             root,
             name: None,
+            patience: Patience::DEFAULT,
             begun: OnceLock::new(),
             unlisted: Mutex::default(),
         })
@@ -214,7 +220,10 @@ impl LayoutSink {
         let lock = File::open(&self.root).map_err(PathError::of("open", &self.root))?;
         // File systems without locks have one writer at a time, we hope: the replacement is still
         // whole, one of two names might be lost.
-        let _ = lock.lock();
+        let free = self.patience.acquire(|| lock.try_lock()).unwrap_or(true);
+        if !free {
+            return Err(LayoutError::InUse(self.root.clone()));
+        }
         let path = self.root.join(INDEX_FILE);
         let (mut listing, missing) = if path.exists() {
             (read_listing(&self.root)?, false)
@@ -222,7 +231,12 @@ impl LayoutSink {
             (Listing::empty(), true)
         };
         if edit(&mut listing) || missing {
-            write_file_through(&self.root, &path, &listing.to_bytes())?;
+            let bytes = listing.to_bytes();
+            // Nobody could read it again.
+            if bytes.len() as u64 > MAX_LISTING {
+                return Err(too_large(&self.root));
+            }
+            write_file_through(&self.root, &path, &bytes)?;
         }
         Ok(())
     }
@@ -272,7 +286,7 @@ impl ImageSink for LayoutSink {
         tag: Option<&Tag>,
     ) -> Result<(), LayoutError> {
         self.begin()?;
-        self.blobs.put_document(document).await?;
+        self.blobs.put_document(document)?;
         let descriptor = document.descriptor();
         *self.unlisted() = tag.is_none().then(|| descriptor.clone());
         match tag {
@@ -329,11 +343,55 @@ fn is_empty(root: &Path) -> Result<bool, LayoutError> {
 }
 
 fn read_listing(root: &Path) -> Result<Listing, LayoutError> {
-    let fail = |source| LayoutError::Listing {
+    let bytes =
+        read_limited(&root.join(INDEX_FILE), MAX_LISTING)?.ok_or_else(|| too_large(root))?;
+    Listing::parse(&bytes).map_err(|source| LayoutError::Listing {
         path: root.to_owned(),
         source,
-    };
-    let bytes = read_limited(&root.join(INDEX_FILE), MAX_LISTING)?
-        .ok_or_else(|| fail(ListingError::TooLarge))?;
-    Listing::parse(&bytes).map_err(fail)
+    })
+}
+
+fn too_large(root: &Path) -> LayoutError {
+    LayoutError::Listing {
+        path: root.to_owned(),
+        source: ListingError::TooLarge,
+    }
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+
+    #[test]
+    fn a_stranger_who_keeps_the_lock_is_an_error() {
+        let directory = tempfile::tempdir().unwrap();
+        let mut sink = LayoutSink::create(directory.path()).unwrap();
+        sink.patience = Patience::NONE;
+        let stranger = File::open(directory.path()).unwrap();
+        stranger.lock().unwrap();
+        let error = sink.begin().unwrap_err();
+        assert!(matches!(&error, LayoutError::InUse(path) if path == directory.path()));
+        stranger.unlock().unwrap();
+        sink.begin().unwrap();
+    }
+
+    #[test]
+    fn no_listing_is_written_that_could_not_be_read() {
+        let directory = tempfile::tempdir().unwrap();
+        let sink = LayoutSink::create(directory.path()).unwrap();
+        sink.begin().unwrap();
+        let path = directory.path().join(INDEX_FILE);
+        let before = fs::read(&path).unwrap();
+        let descriptor = Descriptor::of("x/y".into(), b"");
+        let long = "n".repeat(usize::try_from(MAX_LISTING).unwrap());
+        let error = sink.list(&descriptor, Some(&long)).unwrap_err();
+        let LayoutError::Listing { source, .. } = error else {
+            panic!("{error}")
+        };
+        assert_eq!(
+            source.to_string(),
+            "`index.json` has more than 4194304 bytes"
+        );
+        assert_eq!(fs::read(&path).unwrap(), before);
+    }
 }

@@ -35,6 +35,8 @@ mod file;
 mod layout;
 mod listing;
 mod local;
+mod patience;
+mod stamp;
 
 pub use archive::{
     ArchiveError, ArchiveKind, ArchiveLayout, ArchiveMember, ArchiveSink, DockerArchive,

@@ -6,14 +6,17 @@ use serde_json::{Map, Value, json};
 use tierce_oci::json::{to_canonical, without_nulls};
 use tierce_oci::{Descriptor, Digest, ImageFormat, MediaType, Reference, Repository, Tag};
 
+use crate::document::MAX_MANIFEST;
+
 /// The name of a manifest in a layout: a tag, or a whole reference.
 pub(crate) const REF_NAME: &str = "org.opencontainers.image.ref.name";
 
 /// Where containerd and Docker keep the whole reference.
 pub(crate) const IMAGE_NAME: &str = "io.containerd.image.name";
 
-/// Real ones have some hundred bytes a name; it is read into memory on the word of a stranger.
-pub(crate) const MAX_LISTING: u64 = 16 << 20;
+/// That of manifests. Real ones have some hundred bytes a name, and parsing a stranger's takes
+/// seventeen times its size of memory.
+pub(crate) const MAX_LISTING: u64 = MAX_MANIFEST;
 
 /// How many names an error lists.
 const SHOWN: usize = 20;

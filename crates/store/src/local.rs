@@ -21,7 +21,8 @@
 //! process may be killed, or several may write, at any moment. A blob carries a fixed modification
 //! time: as long as it does nobody has written to it, and it need not be hashed again. One that has
 //! lost it is hashed when it is next written, and replaced if it is wrong. Readers verify blobs
-//! anyway.
+//! anyway; one that is found wrong then gets another time, and so is replaced too, or asked for at
+//! its origin. A blob shares its file with nothing outside of the store.
 
 mod garbage;
 mod name;
@@ -47,6 +48,8 @@ use crate::blobs::{BlobDirectory, Trust};
 use crate::document::{ManifestError, read_document};
 use crate::file::read_limited;
 use crate::listing::shown;
+use crate::patience::Patience;
+use crate::stamp::Mark;
 
 pub use garbage::Garbage;
 pub use name::{ParseStoreReferenceError, StoreName, StoreReference};
@@ -109,8 +112,9 @@ pub enum StoreError {
     /// A record is too large to be one.
     #[error("the record `{}` of the store is damaged: it has more than {MAX_RECORD} bytes", .0.display())]
     RecordTooLarge(PathBuf),
-    /// Somebody is writing, and garbage cannot be told from what is being written.
-    #[error("another process is writing to the image store `{}`", .0.display())]
+    /// Somebody is writing, and garbage cannot be told from what is being written; or somebody
+    /// deletes garbage, and takes long.
+    #[error("another process is using the image store `{}`", .0.display())]
     InUse(PathBuf),
     /// What an image needs cannot be told, so nothing is deleted.
     #[error("the image `{name}` in the store is damaged")]
@@ -136,6 +140,7 @@ pub enum StoreError {
 #[derive(Debug, Clone)]
 pub struct LocalStore {
     root: Arc<PathBuf>,
+    patience: Patience,
 }
 
 /// An image in the store.
@@ -159,6 +164,7 @@ impl LocalStore {
     pub fn open(root: impl Into<PathBuf>) -> Result<Self, StoreError> {
         let store = Self {
             root: Arc::new(root.into()),
+            patience: Patience::DEFAULT,
         };
         match store.version()? {
             Some(version) if version == VERSION => {}
@@ -233,11 +239,17 @@ impl LocalStore {
 
     /// The images under `name`, to write one to.
     ///
-    /// As long as the sink lives no garbage is collected; when that is going on this waits for it.
+    /// As long as the sink lives no garbage is collected; when that is going on this waits for it,
+    /// some seconds.
     pub fn sink(&self, name: &StoreName) -> Result<StoreSink, StoreError> {
         let lock = self.open_lock()?;
-        lock.lock_shared()
+        let free = self
+            .patience
+            .acquire(|| lock.try_lock_shared())
             .map_err(PathError::of("lock", &self.root.join("lock")))?;
+        if !free {
+            return Err(StoreError::InUse(self.root.to_path_buf()));
+        }
         Ok(StoreSink {
             store: self.clone(),
             name: name.clone(),
@@ -455,11 +467,12 @@ impl ImageSource for StoreImage {
         Ok(document?)
     }
 
-    /// Looks whether the blob's file is there; else reads its small record.
+    /// Looks whether the blob's file is there and not known to be wrong; else reads its small record.
     fn content(&self, blob: &Descriptor) -> Content {
         let path = self.store.blob(&blob.digest);
-        let is_here = fs::metadata(&path)
-            .is_ok_and(|metadata| metadata.is_file() && metadata.len() == blob.size);
+        let is_here = fs::metadata(&path).is_ok_and(|found| {
+            found.is_file() && found.len() == blob.size && !Mark::Wrong.is_on(&found)
+        });
         let origin = if is_here {
             None
         } else {
@@ -558,7 +571,7 @@ impl ImageSink for StoreSink {
     }
 
     async fn put_manifest(&self, document: &Document, tag: Option<&Tag>) -> Result<(), StoreError> {
-        self.blobs.put_document(document).await?;
+        self.blobs.put_document(document)?;
         let Some(tag) = tag else {
             return Ok(());
         };
@@ -571,5 +584,29 @@ impl ImageSink for StoreSink {
         sync_directory(&self.store.root.join("names"))?;
         self.store
             .write_record(&self.store.name_record(&self.name, tag), &image)
+    }
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+
+    #[test]
+    fn garbage_collection_that_does_not_end_is_an_error_for_a_writer() {
+        let directory = tempfile::tempdir().unwrap();
+        let mut store = LocalStore::open(directory.path()).unwrap();
+        store.patience = Patience::NONE;
+        let name = "hello".parse().unwrap();
+        let collecting = store.open_lock().unwrap();
+        collecting.lock().unwrap();
+        let error = store.sink(&name).unwrap_err();
+        assert!(matches!(&error, StoreError::InUse(path) if path == directory.path()));
+        assert!(error.to_string().starts_with("another process is using"));
+        collecting.unlock().unwrap();
+        let sink = store.sink(&name).unwrap();
+        store.sink(&name).unwrap();
+        assert!(matches!(store.collect_garbage(), Err(StoreError::InUse(_))));
+        drop(sink);
+        store.collect_garbage().unwrap();
     }
 }

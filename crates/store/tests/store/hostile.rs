@@ -368,8 +368,21 @@ fn a_lying_index_json_leads_to_no_manifest() {
     assert!(by_tag().unwrap_err().contains("is not a manifest"));
     write(&entry(oci, &Digest::of(b"nowhere").to_string()));
     assert!(by_tag().unwrap_err().contains("has no manifest sha256:"));
-    fs::write(root.join("index.json"), vec![b' '; (16 << 20) + 1]).unwrap();
-    assert!(by_tag().unwrap_err().contains("more than 16777216 bytes"));
+    fs::write(root.join("index.json"), vec![b' '; (4 << 20) + 1]).unwrap();
+    assert!(
+        by_tag()
+            .unwrap_err()
+            .contains("`index.json` has more than 4194304 bytes")
+    );
+    let path = directory.path().join("large.tar");
+    Tar::default()
+        .file("oci-layout", br#"{"imageLayoutVersion":"1.0.0"}"#)
+        .file("index.json", &vec![b' '; (4 << 20) + 1])
+        .write(&path);
+    assert!(matches!(
+        ArchiveLayout::open(&path),
+        Err(ArchiveError::TooLarge { member, limit: 4_194_304, .. }) if member == "index.json"
+    ));
     fs::remove_file(root.join("index.json")).unwrap();
     assert!(by_tag().unwrap_err().contains("index.json`: No such file"));
 
@@ -450,6 +463,84 @@ fn a_damaged_blob_is_noticed_when_read_and_replaced_when_written() {
         assert_eq!(report.sent.blobs, 0);
         read_all(&place.read(directory.path()), &files).unwrap();
     }
+}
+
+/// Flips a bit and leaves size and modification time alone, as a bad disk does.
+fn rot(path: &Path) {
+    let modified = fs::metadata(path).unwrap().modified().unwrap();
+    let mut bytes = fs::read(path).unwrap();
+    let middle = bytes.len() / 2;
+    bytes[middle] ^= 1;
+    fs::write(path, bytes).unwrap();
+    let times = fs::FileTimes::new().set_modified(modified);
+    fs::File::open(path).unwrap().set_times(times).unwrap();
+}
+
+#[test]
+fn bit_rot_in_the_store_heals_once_it_was_read() {
+    let (built, files) = (artifact(), Files::default());
+    let directory = tempfile::tempdir().unwrap();
+    let root = Place::Store.path(directory.path());
+    let write = || {
+        Place::Store
+            .write(directory.path(), &built, &files)
+            .unwrap()
+    };
+    write();
+    for at in [&built.blobs[1], &built.blobs[3]] {
+        let path = blob(&root, &at.descriptor.digest);
+        let good = fs::read(&path).unwrap();
+        rot(&path);
+        // Nobody has looked yet: an unchanged build costs a look at names, sizes and times.
+        assert!(write().up_to_date);
+        read_all(&Place::Store.read(directory.path()), &files).unwrap_err();
+        let report = write();
+        assert_eq!((report.up_to_date, report.sent.blobs), (false, 1));
+        assert_eq!(fs::read(&path).unwrap(), good);
+        read_all(&Place::Store.read(directory.path()), &files).unwrap();
+        assert!(write().up_to_date);
+    }
+
+    let path = blob(&root, &built.document.digest());
+    rot(&path);
+    let report = write();
+    assert_eq!((report.up_to_date, report.sent.blobs), (false, 0));
+    assert_eq!(fs::read(&path).unwrap(), built.document.bytes()[..]);
+    assert!(write().up_to_date);
+}
+
+#[test]
+fn bit_rot_in_the_store_leads_to_the_origin_where_there_is_one() {
+    let (mut built, mut files) = (artifact(), Files::default());
+    let directory = tempfile::tempdir().unwrap();
+    let root = Place::Store.path(directory.path());
+    let held = built.clone();
+    let origin = Content::Origin("ghcr.io/team/base".parse().unwrap());
+    let layer = &mut built.blobs[1];
+    let Content::Memory(bytes) = std::mem::replace(&mut layer.content, origin.clone()) else {
+        panic!("made in memory")
+    };
+    let digest = layer.descriptor.digest;
+    files.origins.insert(digest, bytes);
+    // First only its origin is known, then its bytes come.
+    Place::Store
+        .write(directory.path(), &built, &files)
+        .unwrap();
+    let store = LocalStore::open(&root).unwrap();
+    let sink = store.sink(&"name".parse().unwrap()).unwrap();
+    run(send_one(
+        &sink,
+        &held.blobs[1].descriptor,
+        &held.blobs[1].content,
+        &files,
+    ))
+    .unwrap();
+    let content = || Place::Store.read(directory.path()).blobs[1].content.clone();
+    assert!(matches!(content(), Content::File { .. }));
+    rot(&blob(&root, &digest));
+    read_all(&Place::Store.read(directory.path()), &files).unwrap_err();
+    assert_eq!(content(), origin);
+    read_all(&Place::Store.read(directory.path()), &files).unwrap();
 }
 
 #[test]

@@ -226,7 +226,11 @@ fn an_archive_is_the_same_bytes_each_time_and_replaces_what_was_there() {
     }
     let missing = directory.path().join("missing/oci.tar");
     let error = ArchiveSink::create(missing, ArchiveKind::Oci(None)).unwrap_err();
-    assert!(chain(&error).contains("missing`: No such file"), "{error}");
+    let shown = chain(&error);
+    assert!(
+        shown.ends_with("missing`: No such file or directory (os error 2)"),
+        "{shown}"
+    );
 }
 
 #[test]
@@ -262,7 +266,8 @@ fn a_sealed_file_is_linked_and_its_blob_is_readable() {
     fs::set_permissions(&sealed, fs::Permissions::from_mode(0o600)).unwrap();
     built.blobs[1].content = Content::Sealed(sealed.clone());
     let inode = fs::metadata(&sealed).unwrap().ino();
-    for (place, blobs) in [(Place::Layout, "layout"), (Place::Store, "store")] {
+    for place in [Place::Layout, Place::Store] {
+        let directory = tempfile::tempdir_in(directory.path()).unwrap();
         let report = place
             .write(directory.path(), &built, &Files::default())
             .unwrap();
@@ -272,7 +277,7 @@ fn a_sealed_file_is_linked_and_its_blob_is_readable() {
             "{place:?}"
         );
         let hex = built.blobs[1].descriptor.digest.hex();
-        let blob = directory.path().join(blobs).join("blobs/sha256").join(hex);
+        let blob = place.path(directory.path()).join("blobs/sha256").join(hex);
         let metadata = fs::metadata(blob).unwrap();
         assert_eq!(metadata.ino(), inode);
         assert_eq!(metadata.permissions().mode() & 0o777, 0o644);
@@ -286,6 +291,39 @@ fn a_sealed_file_is_linked_and_its_blob_is_readable() {
         .write(other.path(), &built, &Files::default())
         .unwrap_err();
     assert!(chain(&error).contains("it has 5 bytes where"), "{error}");
+}
+
+#[test]
+fn two_places_never_share_a_file() {
+    let files = Files::default();
+    for order in [[Place::Layout, Place::Store], [Place::Store, Place::Layout]] {
+        let directory = tempfile::tempdir().unwrap();
+        let mut built = artifact();
+        let sealed = directory.path().join("sealed");
+        let Content::Memory(bytes) = &built.blobs[1].content else {
+            panic!("made in memory")
+        };
+        fs::write(&sealed, bytes).unwrap();
+        built.blobs[1].content = Content::Sealed(sealed.clone());
+        let moved = order.map(|place| {
+            let report = place.write(directory.path(), &built, &files).unwrap();
+            (report.linked.blobs, report.sent.blobs)
+        });
+        assert_eq!(moved, [(1, 2), (0, 3)], "{order:?}");
+        fs::remove_file(&sealed).unwrap();
+
+        let hex = built.blobs[1].descriptor.digest.hex();
+        let [first, second] =
+            order.map(|place| place.path(directory.path()).join("blobs/sha256").join(&hex));
+        for path in [&first, &second] {
+            assert_eq!(fs::metadata(path).unwrap().nlink(), 1);
+        }
+        fs::write(&first, b"damaged").unwrap();
+        read_all(&order[0].read(directory.path()), &files).unwrap_err();
+        read_all(&order[1].read(directory.path()), &files).unwrap();
+        let modified = |path: &Path| fs::metadata(path).unwrap().modified().unwrap();
+        assert_ne!(modified(&first), modified(&second));
+    }
 }
 
 #[test]
