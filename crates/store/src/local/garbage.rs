@@ -23,9 +23,9 @@ impl LocalStore {
     /// Deletes the blobs, origins and facts that no name leads to, and what killed processes left.
     ///
     /// Nobody may be writing meanwhile: if somebody is, this is an error and deletes nothing, and
-    /// whoever begins to write waits for the end, some seconds. Readers that were given a digest and no name may
-    /// find it gone. A name whose manifest cannot be read is an error that deletes nothing, because
-    /// what it needs is unknown.
+    /// whoever begins to write waits for the end, some seconds. Readers that were given a digest and
+    /// no name may find it gone. A name whose manifest cannot be read is an error that deletes
+    /// nothing, because what it needs is unknown.
     pub fn collect_garbage(&self) -> Result<Garbage, StoreError> {
         let lock = self.open_lock()?;
         match lock.try_lock() {
