@@ -20,9 +20,9 @@ use url::Url;
 
 use crate::challenge::{Access, Bearer, Challenge, covers};
 use crate::credentials::{CredentialKind, CredentialSource, Credentials};
-use crate::endpoint::Endpoint;
+use crate::endpoint::{Endpoint, destination};
 use crate::error::{Problem, Refusal, RegistryError, RequestLine};
-use crate::secret::Secret;
+use crate::secret::{KnownSecrets, Secret};
 use crate::transport::{Reply, Transport, Wire, WireBody};
 
 /// What a token is good for when its server does not say (distribution, `spec/auth/token.md`).
@@ -33,6 +33,9 @@ const MARGIN: Duration = Duration::from_secs(10);
 
 /// How much a token server may answer. Tokens of some kilobytes occur.
 const MAX_TOKEN_ANSWER: usize = 64 * 1024;
+
+/// The user name that marks an identity token where only a password is taken.
+const TOKEN_USER: &str = "<token>";
 
 /// How we name ourselves to `OAuth2` token servers.
 const CLIENT_ID: &str = "tierce";
@@ -75,6 +78,8 @@ struct Token {
 pub(crate) struct Authorization {
     /// The header's value; `None` when there is nothing to show.
     pub(crate) header: Option<HeaderValue>,
+    /// All that must not come back in the server's words.
+    pub(crate) secrets: KnownSecrets,
     /// Where the credentials behind it came from.
     origin: Option<String>,
     /// The kept token that it is.
@@ -221,6 +226,7 @@ impl Authenticator {
         let credentials = self.credentials(context, access.path).await?;
         let origin = credentials.as_ref().map(|found| found.origin.clone());
         let kind = credentials.as_ref().map(|found| &found.kind);
+        let mut secrets = secrets_of(kind);
         let direct = match (challenge, kind) {
             (_, Some(CredentialKind::RegistryToken(token))) => Some(bearer(token)),
             (Challenge::Basic, Some(CredentialKind::Password { username, password })) => {
@@ -237,14 +243,17 @@ impl Authenticator {
                 let (token, key) = self
                     .token(context, access, wanted, kind, origin.as_deref())
                     .await?;
+                secrets.add(token.expose());
                 Ok(Authorization {
                     header: Some(bearer(&token)),
+                    secrets,
                     origin,
                     key: Some(key),
                 })
             }
             (header, _) => Ok(Authorization {
                 header,
+                secrets,
                 origin,
                 key: None,
             }),
@@ -314,20 +323,22 @@ async fn fetch(
 ) -> Result<Token, RegistryError> {
     let asked = Instant::now();
     let realm = check_realm(context, &key.realm)?;
+    let secrets = || secrets_of(kind);
     let mut reply = match kind {
         Some(CredentialKind::IdentityToken(token)) => {
-            let reply = exchange(context, realm.clone(), key, token).await?;
+            let reply = exchange(context, realm.clone(), key, token, secrets()).await?;
             if reply.status().as_u16() == 404 {
                 // Servers without OAuth2 take the token as a password (GCR once was one).
-                let header = basic("<token>", token);
-                get(context, realm, key, None, Some(header)).await?
+                let header = basic(TOKEN_USER, token);
+                get(context, realm, key, None, Some((header, secrets()))).await?
             } else {
                 reply
             }
         }
         Some(CredentialKind::Password { username, password }) => {
             let header = basic(username, password);
-            get(context, realm, key, Some(username), Some(header)).await?
+            let shown = Some((header, secrets()));
+            get(context, realm, key, Some(username), shown).await?
         }
         Some(CredentialKind::RegistryToken(_)) | None => {
             get(context, realm, key, None, None).await?
@@ -355,7 +366,7 @@ fn check_realm(context: Context<'_>, realm: &str) -> Result<Url, RegistryError> 
     match context.endpoint.check_named_url(&url) {
         Ok(()) => Ok(url),
         Err(source) => {
-            let host = url.authority().to_owned();
+            let host = destination(&url);
             Err(bad_challenge(context, Problem::Distrusted { host, source }))
         }
     }
@@ -367,7 +378,7 @@ async fn get(
     mut realm: Url,
     key: &TokenKey,
     account: Option<&str>,
-    authorization: Option<HeaderValue>,
+    shown: Option<(HeaderValue, KnownSecrets)>,
 ) -> Result<Reply, RegistryError> {
     {
         let mut query = realm.query_pairs_mut();
@@ -381,15 +392,16 @@ async fn get(
             query.append_pair("account", account);
         }
     }
-    send(
-        context,
-        Method::GET,
-        realm,
-        HeaderMap::new(),
+    let (authorization, secrets) = shown.unzip();
+    let request = TokenRequest {
+        method: Method::GET,
+        url: realm,
+        headers: HeaderMap::new(),
         authorization,
-        WireBody::None,
-    )
-    .await
+        secrets: secrets.unwrap_or_default(),
+        body: WireBody::None,
+    };
+    send(context, request).await
 }
 
 /// The `OAuth2` POST that an identity token needs (distribution, `spec/auth/oauth.md`).
@@ -398,6 +410,7 @@ async fn exchange(
     realm: Url,
     key: &TokenKey,
     token: &Secret,
+    secrets: KnownSecrets,
 ) -> Result<Reply, RegistryError> {
     let scope = key.scopes.join(" ");
     let service = key.service.as_deref().unwrap_or_default();
@@ -411,31 +424,42 @@ async fn exchange(
     let mut headers = HeaderMap::new();
     let form_type = HeaderValue::from_static("application/x-www-form-urlencoded");
     headers.insert(CONTENT_TYPE, form_type);
-    let body = WireBody::Bytes(Bytes::from(form));
-    send(context, Method::POST, realm, headers, None, body).await
+    let request = TokenRequest {
+        method: Method::POST,
+        url: realm,
+        headers,
+        authorization: None,
+        secrets,
+        body: WireBody::Bytes(Bytes::from(form)),
+    };
+    send(context, request).await
 }
 
-/// Sends a request to a token server, which may be another host than the registry: it is the one
-/// that `authorization` is for.
-async fn send(
-    context: Context<'_>,
+struct TokenRequest {
     method: Method,
     url: Url,
     headers: HeaderMap,
     authorization: Option<HeaderValue>,
+    secrets: KnownSecrets,
     body: WireBody,
-) -> Result<Reply, RegistryError> {
-    let server = Endpoint::at(&url).ok_or_else(|| bad_challenge(context, Problem::BadRealm))?;
+}
+
+/// Sends a request to a token server, which may be another host than the registry: it is the one
+/// that the authorization is for.
+async fn send(context: Context<'_>, request: TokenRequest) -> Result<Reply, RegistryError> {
+    let server =
+        Endpoint::at(&request.url).ok_or_else(|| bad_challenge(context, Problem::BadRealm))?;
     context
         .transport
         .send(Wire {
             registry: None,
             endpoint: &server,
-            method,
-            url,
-            headers,
-            authorization,
-            body,
+            method: request.method,
+            url: request.url,
+            headers: request.headers,
+            authorization: request.authorization,
+            secrets: request.secrets,
+            body: request.body,
         })
         .await
 }
@@ -467,8 +491,31 @@ fn read_token(body: &[u8], asked: Instant) -> Option<Token> {
 }
 
 fn basic(username: &str, password: &Secret) -> HeaderValue {
-    let pair = format!("{username}:{}", password.expose());
+    let pair = pair(username, password);
     hidden(&format!("Basic {}", STANDARD.encode(pair)))
+}
+
+fn pair(username: &str, password: &Secret) -> String {
+    format!("{username}:{}", password.expose())
+}
+
+/// What servers are shown of these credentials, in one form or another.
+fn secrets_of(kind: Option<&CredentialKind>) -> KnownSecrets {
+    let mut secrets = KnownSecrets::default();
+    let (username, secret) = match kind {
+        None => return secrets,
+        Some(CredentialKind::Password { username, password }) => (username.as_str(), password),
+        Some(CredentialKind::IdentityToken(token)) => (TOKEN_USER, token),
+        Some(CredentialKind::RegistryToken(token)) => {
+            secrets.add(token.expose());
+            return secrets;
+        }
+    };
+    secrets.add(secret.expose());
+    secrets.add(pair(username, secret));
+    let header = STANDARD.encode(pair(username, secret));
+    secrets.add(format!("Basic {header}"));
+    secrets
 }
 
 fn bearer(token: &Secret) -> HeaderValue {

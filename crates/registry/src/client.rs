@@ -246,6 +246,7 @@ impl Client {
             url: url.clone(),
             headers,
             authorization: shown.header.clone(),
+            secrets: shown.secrets.clone(),
             body: WireBody::Stream(body, length),
         };
         Ok((self.inner.transport.send(wire).await?, shown))
@@ -340,6 +341,7 @@ impl Client {
             url,
             headers: call.headers.clone(),
             authorization: shown.header.clone(),
+            secrets: shown.secrets.clone(),
             body: call.body.clone().map_or(WireBody::None, WireBody::Bytes),
         };
         self.inner.transport.send(wire).await
@@ -354,7 +356,7 @@ fn hints_at_other_scheme(outcome: &Result<Reply, RegistryError>, scheme: Scheme)
         (Err(RegistryError::Connection(failure)), scheme) => {
             let ConnectionFailure { step, cause, .. } = failure.as_ref();
             match scheme {
-                Scheme::Http => *step == Step::Transfer,
+                Scheme::Http => matches!(step, Step::Transfer | Step::Protocol),
                 Scheme::Https => *step == Step::Tls && !cause.is_about_certificate(),
             }
         }

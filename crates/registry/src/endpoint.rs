@@ -3,7 +3,9 @@
 use std::fmt;
 use std::net::{IpAddr, Ipv4Addr, Ipv6Addr};
 
-use url::{Host, Url};
+use url::{Host, Position, Url};
+
+use crate::error::printable;
 
 /// Docker Hub answers its API on another host than the one its images are named by.
 const DOCKER_HUB: (&str, &str) = ("docker.io", "registry-1.docker.io");
@@ -113,7 +115,7 @@ impl Endpoint {
 
     /// Host and port, the port only when it is not the scheme's own.
     pub fn authority(&self) -> &str {
-        self.base.authority()
+        host_and_port(&self.base)
     }
 
     /// Whether the registry runs on this machine.
@@ -127,7 +129,7 @@ impl Endpoint {
             Scheme::Http => Scheme::Https,
             Scheme::Https => Scheme::Http,
         };
-        let text = format!("{}://{}/", scheme.as_str(), self.base.authority());
+        let text = format!("{}://{}/", scheme.as_str(), self.authority());
         // Without a written port the other scheme would mean another port.
         self.base.port()?;
         let base = Url::parse(&text).ok()?;
@@ -146,13 +148,17 @@ impl Endpoint {
         self.base.origin() == url.origin()
     }
 
-    /// Judges a URL that the registry names: the realm of a token, or where an upload goes on.
+    /// Judges a URL that the registry names: the realm of a token, where an upload goes on, or where
+    /// a redirect leads.
     ///
     /// A registry must not be able to make us talk in the clear when we talk to it over TLS, nor
     /// send us to services of this machine or its network that trust whoever reaches them (cloud
     /// metadata is the classic). Names that resolve to such addresses are not found out here.
     pub(crate) fn check_named_url(&self, url: &Url) -> Result<(), Distrust> {
         self.check_scheme(url)?;
+        if !url.username().is_empty() || url.password().is_some() {
+            return Err(Distrust::UserInfo);
+        }
         if self.base.host() == url.host() {
             return Ok(());
         }
@@ -164,8 +170,7 @@ impl Endpoint {
         }
     }
 
-    /// Judges a URL that the registry redirects to.
-    pub(crate) fn check_scheme(&self, url: &Url) -> Result<(), Distrust> {
+    fn check_scheme(&self, url: &Url) -> Result<(), Distrust> {
         match (url.scheme(), self.scheme) {
             ("https", _) | ("http", Scheme::Http) => Ok(()),
             ("http", Scheme::Https) => Err(Distrust::Downgrade),
@@ -180,6 +185,19 @@ impl fmt::Display for Endpoint {
     }
 }
 
+/// Host and port as they may be told, which the user name and password before them may not.
+pub(crate) fn host_and_port(url: &Url) -> &str {
+    &url[Position::BeforeHost..Position::BeforePath]
+}
+
+/// Where a URL leads that may not even be one of HTTP.
+pub(crate) fn destination(url: &Url) -> String {
+    match url.scheme() {
+        "http" | "https" => host_and_port(url).to_owned(),
+        scheme => format!("a `{}:` address", printable(scheme, 32)),
+    }
+}
+
 /// Why a URL that a registry names is not followed.
 #[derive(Debug, Clone, Copy, PartialEq, Eq, thiserror::Error)]
 pub enum Distrust {
@@ -189,6 +207,9 @@ pub enum Distrust {
     /// Neither `http` nor `https`.
     #[error("it is not an http address")]
     NotHttp,
+    /// With credentials in it, which only their owner may use.
+    #[error("it has a user name or password in it")]
+    UserInfo,
     /// To an address of this machine or of a private network.
     #[error("it leads to an address inside this machine or network")]
     InnerAddress,
@@ -371,5 +392,24 @@ mod tests {
         assert_eq!(check("10.0.0.5:5000", "https://10.0.0.6/token"), None);
         assert_eq!(check("10.0.0.5:5000", "https://127.0.0.1/token"), inner);
         assert_eq!(check("169.254.1.1", "https://169.254.1.1:81/token"), None);
+        let with_user = Some(Distrust::UserInfo);
+        assert_eq!(check("ghcr.io", "https://u:pw@ghcr.io/"), with_user);
+        assert_eq!(check("ghcr.io", "https://u@auth.example/"), with_user);
+        assert_eq!(check("ghcr.io", "https://:pw@10.0.0.1/"), with_user);
+        assert_eq!(check("ghcr.io", "https://@auth.example/"), None);
+    }
+
+    #[test]
+    fn a_destination_has_no_user_and_always_a_name() {
+        for (url, expected) in [
+            ("https://a.b/c?d", "a.b"),
+            ("http://u:pw@10.0.0.1:81/c", "10.0.0.1:81"),
+            ("http://u@[::1]:81", "[::1]:81"),
+            ("file:///etc/passwd", "a `file:` address"),
+            ("ftp://u:pw@a.b/c", "a `ftp:` address"),
+            ("mailto:u@a.b", "a `mailto:` address"),
+        ] {
+            assert_eq!(destination(&Url::parse(url).unwrap()), expected);
+        }
     }
 }

@@ -10,12 +10,13 @@ use tierce_oci::{Digest, ParseDocumentError, Repository, Selector};
 
 use crate::endpoint::{BadRegistryName, Distrust};
 use crate::retry::Tally;
+use crate::secret::KnownSecrets;
 
 /// Why an operation on a registry failed.
 ///
 /// What is worth a hint can be asked for by the `is_…` methods; they look through the wrapping of
 /// token requests. No text here holds a secret: URLs are shown without their query, and the
-/// registry's own words without control characters.
+/// registry's own words without control characters and without what it was shown of us.
 #[derive(Debug, thiserror::Error)]
 pub enum RegistryError {
     /// The registry's name cannot stand in a URL.
@@ -106,6 +107,22 @@ impl Cause {
     pub(crate) fn is_about_certificate(&self) -> bool {
         self.0.contains("certificate")
     }
+
+    /// Whether what came could not be read as an answer of HTTP.
+    ///
+    /// The HTTP client gives its kinds of errors away by their texts only.
+    fn is_about_protocol(&self) -> bool {
+        self.0.starts_with("invalid HTTP ")
+            || matches!(
+                self.0.as_str(),
+                "invalid content-length parsed"
+                    | "invalid transfer-encoding parsed"
+                    | "unexpected transfer-encoding parsed"
+                    | "message head is too large"
+                    // It spoke before it was asked, as servers of mail and SSH do.
+                    | "received unexpected message from connection"
+            )
+    }
 }
 
 fn chain<'a>(error: &'a (dyn Error + 'static)) -> impl Iterator<Item = &'a (dyn Error + 'static)> {
@@ -128,6 +145,8 @@ pub enum Step {
     Connect,
     /// No agreement on TLS, or no trust in the certificate.
     Tls,
+    /// What came is not HTTP.
+    Protocol,
     /// Nothing came for too long.
     Wait,
     /// The connection ended early.
@@ -161,6 +180,7 @@ impl fmt::Display for ConnectionFailure {
             Step::Resolve => write!(formatter, "could not find the address of {host}"),
             Step::Connect => write!(formatter, "could not connect to {host}"),
             Step::Tls => write!(formatter, "could not set up TLS with {host}"),
+            Step::Protocol => write!(formatter, "what {host} answered to `{request}` is not HTTP"),
             Step::Wait => write!(formatter, "{host} did not go on with `{request}` in time"),
             Step::Transfer => write!(
                 formatter,
@@ -198,16 +218,19 @@ impl ConnectionFailure {
                 )
             })
         };
+        let cause = Cause::of(error);
         let step = if error.is_dns() {
             Step::Resolve
         } else if error.is_timeout() {
             Step::Wait
         } else if error.is_connect() {
             if is_tls() { Step::Tls } else { Step::Connect }
+        } else if cause.is_about_protocol() {
+            Step::Protocol
         } else {
             Step::Transfer
         };
-        Self::new(host, request, step, Cause::of(error))
+        Self::new(host, request, step, cause)
     }
 }
 
@@ -231,9 +254,9 @@ pub struct Answer {
     pub request: RequestLine,
     /// The HTTP status.
     pub status: u16,
-    /// The errors that the body lists.
+    /// The errors that the body lists; of servers that we were sent to, the first one's code only.
     pub errors: Vec<Reported>,
-    /// The beginning of a body that lists none.
+    /// The beginning of a body of the registry that lists none.
     pub excerpt: String,
     /// How long the server wishes us to wait.
     pub retry_after: Option<Duration>,
@@ -512,17 +535,54 @@ const LONGEST_TEXT: usize = 1024;
 /// How much of a body that is not the specified JSON is repeated.
 const LONGEST_EXCERPT: usize = 200;
 
+/// Who wrote an answer.
+#[derive(Debug, Clone, Copy, PartialEq, Eq)]
+pub(crate) enum Author {
+    Registry,
+    TokenServer,
+    /// Storage behind one of them, or whatever else it had sent us to.
+    Elsewhere,
+}
+
 /// Reads the body of an answer that is no: the JSON of registries, the JSON of token servers, or
 /// whatever else a proxy in between writes.
-pub(crate) fn read_error_body(body: &[u8]) -> (Vec<Reported>, String) {
-    use serde_json::Value;
-    let Ok(value) = serde_json::from_slice::<Value>(body) else {
-        let text = String::from_utf8_lossy(body);
-        return (Vec::new(), printable(&text, LONGEST_EXCERPT));
+///
+/// Only the registry is quoted whatever it writes, and a server that nobody has named to us not at
+/// all: storage repeats the signature of the request when it refuses it.
+pub(crate) fn read_error_body(
+    body: &[u8],
+    author: Author,
+    secrets: &KnownSecrets,
+) -> (Vec<Reported>, String) {
+    let parsed = serde_json::from_slice(body);
+    let told = |text: &str, longest| printable(&secrets.hide(text), longest);
+    let errors = match &parsed {
+        Ok(value) => read_reported(value, |text| told(text, LONGEST_TEXT)),
+        Err(_) => Vec::new(),
     };
+    let text = String::from_utf8_lossy(body);
+    match author {
+        Author::Registry if errors.is_empty() => (errors, told(&text, LONGEST_EXCERPT)),
+        Author::Registry | Author::TokenServer => (errors, String::new()),
+        Author::Elsewhere => {
+            let code = match errors.into_iter().next() {
+                Some(error) => error.code,
+                None => told(xml_code(&text), LONGEST_TEXT),
+            };
+            let reported = is_code(&code).then_some(Reported {
+                code,
+                message: String::new(),
+            });
+            (reported.into_iter().collect(), String::new())
+        }
+    }
+}
+
+fn read_reported(value: &serde_json::Value, told: impl Fn(&str) -> String) -> Vec<Reported> {
+    use serde_json::Value;
     let text = |value: &Value, member: &str| {
         let text = value.get(member).and_then(Value::as_str);
-        printable(text.unwrap_or_default(), LONGEST_TEXT)
+        told(text.unwrap_or_default())
     };
     let reported = |value: &Value, code: &str, message: &str| Reported {
         code: text(value, code),
@@ -537,21 +597,29 @@ pub(crate) fn read_error_body(body: &[u8]) -> (Vec<Reported>, String) {
             .collect(),
         // OAuth (RFC 6749, section 5.2), and what token servers answer in practice.
         None if value.get("error").is_some() => {
-            vec![reported(&value, "error", "error_description")]
+            vec![reported(value, "error", "error_description")]
         }
-        None if value.get("details").is_some() => vec![reported(&value, "code", "details")],
-        None => vec![reported(&value, "code", "message")],
+        None if value.get("details").is_some() => vec![reported(value, "code", "details")],
+        None => vec![reported(value, "code", "message")],
     };
-    let errors: Vec<_> = errors
+    errors
         .into_iter()
         .filter(|error| !error.code.is_empty() || !error.message.is_empty())
-        .collect();
-    let excerpt = if errors.is_empty() {
-        printable(&String::from_utf8_lossy(body), LONGEST_EXCERPT)
-    } else {
-        String::new()
-    };
-    (errors, excerpt)
+        .collect()
+}
+
+/// The code in the XML of S3, which Azure and Google write as well.
+fn xml_code(text: &str) -> &str {
+    let rest = text.split_once("<Code>").map_or("", |(_, rest)| rest);
+    rest.split_once("</Code>").map_or("", |(code, _)| code)
+}
+
+/// Whether that is a word as error codes are.
+fn is_code(text: &str) -> bool {
+    (1..=64).contains(&text.len())
+        && text
+            .bytes()
+            .all(|byte| byte.is_ascii_alphanumeric() || matches!(byte, b'_' | b'-' | b'.'))
 }
 
 /// A stranger's text on one line, without what could steer a terminal.
@@ -585,7 +653,7 @@ mod tests {
     use super::*;
 
     fn answer(body: &[u8]) -> Answer {
-        let (errors, excerpt) = read_error_body(body);
+        let (errors, excerpt) = read_error_body(body, Author::Registry, &KnownSecrets::default());
         Answer {
             host: "r.example".to_owned(),
             from_registry: true,

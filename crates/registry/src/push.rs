@@ -20,6 +20,7 @@ use url::Url;
 use crate::auth::Authorization;
 use crate::challenge::Access;
 use crate::client::{Call, Registry, RepositoryClient, Target, is_challenge, success};
+use crate::endpoint::destination;
 use crate::error::{Cause, ConnectionFailure, Problem, RegistryError, RequestLine, Step};
 use crate::pull::{blob_path, claimed_digest, manifest_call, manifest_path};
 use crate::retry::Attempts;
@@ -349,7 +350,7 @@ fn upload_location(registry: &Registry, reply: &Reply) -> Result<Url, RegistryEr
     match endpoint.check_named_url(&url) {
         Ok(()) => Ok(url),
         Err(source) => {
-            let host = url.authority().to_owned();
+            let host = destination(&url);
             Err(reply.bad(Problem::Distrusted { host, source }))
         }
     }

@@ -39,13 +39,16 @@ impl Default for ClientSettings {
     }
 }
 
-/// How long to wait before a connection counts as broken. No transfer as a whole has a limit.
+/// How long to wait before a connection counts as broken. No blob as a whole has a limit.
 #[derive(Debug, Clone, Copy, PartialEq, Eq)]
 pub struct Timeouts {
     /// For a connection, TLS included.
     pub connect: Duration,
     /// For the beginning of an answer, and for each next piece in either direction.
     pub read: Duration,
+    /// For all of a manifest, of a token server's answer, or of the text that explains an error:
+    /// piece by piece they could be drawn out without end.
+    pub document: Duration,
     /// For the answer to a whole blob, which registries check before they answer.
     pub upload_answer: Duration,
 }
@@ -55,6 +58,7 @@ impl Default for Timeouts {
         Self {
             connect: Duration::from_secs(30),
             read: Duration::from_mins(1),
+            document: Duration::from_mins(1),
             // buildkit had to go from half a minute to this (moby/buildkit#3995).
             upload_answer: Duration::from_mins(10),
         }

@@ -17,11 +17,13 @@ use reqwest::header::{
 use reqwest::{Certificate, Method, StatusCode};
 use url::Url;
 
-use crate::endpoint::{Endpoint, Scheme, is_loopback};
+use crate::endpoint::{Endpoint, Scheme, destination, host_and_port, is_loopback};
 use crate::error::{
-    Answer, Cause, ConnectionFailure, Problem, RegistryError, RequestLine, Step, read_error_body,
+    Answer, Author, Cause, ConnectionFailure, Problem, RegistryError, RequestLine, Step,
+    read_error_body,
 };
 use crate::retry::Tally;
+use crate::secret::KnownSecrets;
 use crate::settings::{ClientSettings, SettingsError, Timeouts};
 
 /// Real chains have one or two; ten is what browsers and curl allow at least.
@@ -52,6 +54,8 @@ pub(crate) struct Wire<'a> {
     pub(crate) url: Url,
     pub(crate) headers: HeaderMap,
     pub(crate) authorization: Option<HeaderValue>,
+    /// What must not be repeated of an answer.
+    pub(crate) secrets: KnownSecrets,
     pub(crate) body: WireBody,
 }
 
@@ -70,7 +74,9 @@ pub(crate) struct Reply {
     pub(crate) request: RequestLine,
     /// Whether the registry itself answered.
     pub(crate) from_registry: bool,
-    patience: Duration,
+    author: Author,
+    secrets: KnownSecrets,
+    timeouts: Timeouts,
 }
 
 impl Transport {
@@ -142,6 +148,7 @@ impl Transport {
             mut url,
             headers,
             authorization,
+            secrets,
             body,
         } = wire;
         let mut stream = None;
@@ -156,7 +163,12 @@ impl Transport {
         loop {
             let is_meant = endpoint.owns(&url);
             let registry = registry.filter(|_| is_meant);
-            let host = registry.unwrap_or(url.authority()).to_owned();
+            let host = registry.unwrap_or(host_and_port(&url)).to_owned();
+            let author = match (is_meant, registry) {
+                (true, Some(_)) => Author::Registry,
+                (true, None) => Author::TokenServer,
+                (false, _) => Author::Elsewhere,
+            };
             let line = line(&method, &url, registry.is_some());
             let mut request = self
                 .client(is_loopback(&url))?
@@ -174,7 +186,7 @@ impl Transport {
                 request = request.header(CONTENT_LENGTH, 0);
             }
             // Told by its real name, which for Docker Hub is not the registry's.
-            let peer = url.authority();
+            let peer = host_and_port(&url);
             let answer = if streams {
                 request.send().await
             } else {
@@ -196,7 +208,9 @@ impl Transport {
                 host,
                 request: line,
                 from_registry: registry.is_some(),
-                patience: self.timeouts.read,
+                author,
+                secrets: secrets.clone(),
+                timeouts: self.timeouts,
             };
             if !reply.asks_to_go_elsewhere(&method, streams) {
                 return Ok(reply);
@@ -209,8 +223,8 @@ impl Transport {
                 // A body may hold a secret (a refresh token), so it stays with whom it is meant for.
                 return Ok(reply);
             }
-            if let Err(source) = endpoint.check_scheme(&target) {
-                let host = target.authority().to_owned();
+            if let Err(source) = endpoint.check_named_url(&target) {
+                let host = destination(&target);
                 return Err(reply.bad(Problem::Distrusted { host, source }));
             }
             hops += 1;
@@ -244,7 +258,7 @@ fn line(method: &Method, url: &Url, from_registry: bool) -> RequestLine {
     let path = if from_registry {
         url.path().to_owned()
     } else {
-        format!("{}://{}{}", url.scheme(), url.authority(), url.path())
+        format!("{}://{}{}", url.scheme(), host_and_port(url), url.path())
     };
     RequestLine {
         method: method.to_string(),
@@ -289,12 +303,11 @@ impl Reply {
         let mut target = self
             .header(LOCATION)
             .and_then(|text| self.response.url().join(text).ok())
-            .filter(Url::has_host)
             .ok_or_else(|| self.bad(Problem::NoLocation))?;
         // Registries behind a proxy that ends TLS often name themselves with `http`.
         if endpoint.scheme() == Scheme::Https
             && target.scheme() == "http"
-            && target.authority() == endpoint.authority()
+            && host_and_port(&target) == endpoint.authority()
         {
             // Both schemes are special ones, between which the URL standard allows the change.
             let _ = target.set_scheme("https");
@@ -304,19 +317,31 @@ impl Reply {
 
     /// The next piece of the body.
     pub(crate) async fn chunk(&mut self) -> Result<Option<Bytes>, RegistryError> {
-        match tokio::time::timeout(self.patience, self.response.chunk()).await {
+        let patience = self.timeouts.read;
+        match tokio::time::timeout(patience, self.response.chunk()).await {
             Ok(Ok(piece)) => Ok(piece),
             Ok(Err(error)) => Err(RegistryError::connection(ConnectionFailure::of(
                 &self.host,
                 &self.request,
                 &error,
             ))),
-            Err(_) => Err(self.broken(Step::Wait, waited(self.patience))),
+            Err(_) => Err(self.broken(Step::Wait, waited(patience))),
         }
     }
 
-    /// The whole body, when it has no more than `limit` bytes.
+    /// The whole body, when it has no more than `limit` bytes and does not take forever.
     pub(crate) async fn bytes(&mut self, limit: usize) -> Result<Bytes, RegistryError> {
+        let patience = self.timeouts.document;
+        match tokio::time::timeout(patience, self.bytes_up_to(limit)).await {
+            Ok(outcome) => outcome,
+            Err(_) => {
+                let text = format!("the answer was not whole after {} s", patience.as_secs());
+                Err(self.broken(Step::Wait, Cause::text(text)))
+            }
+        }
+    }
+
+    async fn bytes_up_to(&mut self, limit: usize) -> Result<Bytes, RegistryError> {
         let limit_in_bytes = limit as u64;
         let too_large = Problem::TooLarge {
             limit: limit_in_bytes,
@@ -359,9 +384,16 @@ impl Reply {
             }
         };
         // A body that trickles is left where the patience ends.
-        let _ = tokio::time::timeout(self.patience, reading).await;
+        let _ = tokio::time::timeout(self.timeouts.document, reading).await;
         body.truncate(MAX_ERROR_BODY);
-        let (errors, excerpt) = read_error_body(&body);
+        if self.author == Author::Elsewhere {
+            // The query is what storage knows us by.
+            let url = self.response.url();
+            for (_, value) in url.query_pairs() {
+                self.secrets.add(value);
+            }
+        }
+        let (errors, excerpt) = read_error_body(&body, self.author, &self.secrets);
         Answer {
             status: self.status().as_u16(),
             host: self.host,

@@ -339,8 +339,9 @@ async fn a_token_that_ends_is_replaced() {
 #[tokio::test]
 async fn tokens_are_not_fetched_just_anywhere() {
     let refused = |realm: &str, https: bool| {
-        let challenge = format!("Bearer realm=\"{realm}\",service=\"x\"");
+        let realm = realm.to_owned();
         async move {
+            let challenge = format!("Bearer realm=\"{realm}\",service=\"x\"");
             let mut builder = FakeRegistry::builder();
             if https {
                 builder = builder.https();
@@ -365,6 +366,14 @@ async fn tokens_are_not_fetched_just_anywhere() {
                 told(&error)
             );
             assert_eq!(registry.log().len(), 1);
+            let shown = format!("{}\n{error:?}", told(&error));
+            assert!(!shown.contains("topsecret"), "{shown}");
+            if realm.starts_with("file:") {
+                assert!(
+                    shown.contains("it sends us to a `file:` address\n"),
+                    "{shown}"
+                );
+            }
             match error.problem() {
                 Some(Problem::Distrusted { source, .. }) => Some(*source),
                 Some(Problem::BadRealm) => None,
@@ -383,6 +392,16 @@ async fn tokens_are_not_fetched_just_anywhere() {
         Some(Distrust::NotHttp)
     );
     assert_eq!(refused("not a url", false).await, None);
+    let with_user = Some(Distrust::UserInfo);
+    for host in ["10.0.0.1", "auth.example"] {
+        let realm = format!("http://topsecret:topsecret@{host}/");
+        assert_eq!(refused(&realm, false).await, with_user);
+        assert_eq!(refused(&realm, true).await, downgrade);
+    }
+    assert_eq!(
+        refused("ftp://topsecret:topsecret@a.b/", false).await,
+        Some(Distrust::NotHttp)
+    );
 }
 
 #[tokio::test]

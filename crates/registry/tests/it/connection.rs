@@ -1,18 +1,19 @@
 //! Getting through to a registry at all.
 
 use std::fs;
+use std::io::{Read as _, Write as _};
 use std::net::TcpListener;
 use std::process::Command;
 use std::time::Duration;
 
 use tierce_image::ImageSource as _;
 use tierce_oci::Repository;
-use tierce_registry::{Client, PlainHttp, RegistryError, SettingsError, Step};
+use tierce_registry::{Client, PlainHttp, RegistryError, RetryPolicy, SettingsError, Step};
 use tierce_testkit::{FakeRegistry, Fault, Gate, Method, TokenSettings};
 
 use crate::support::{
-    Fixed, artifact, by_tag, client, descriptor, fetch, image, place, push, repository, settings,
-    told,
+    Fixed, RawServer, artifact, by_tag, client, descriptor, drip, fetch, image, place, push,
+    repository, request_line, settings, told,
 };
 
 /// A client that trusts the authority of `registry`.
@@ -148,6 +149,79 @@ async fn silence_is_not_waited_out() {
     let error = sent.unwrap_err();
     assert!(error.is_timeout(), "{error:?}");
     gate.open();
+}
+
+#[tokio::test]
+async fn what_is_not_http_is_told_at_once() {
+    for speaks_first in [false, true] {
+        let server = RawServer::start(move |mut stream| {
+            let mut asked = [0; 1024];
+            if !speaks_first {
+                let _ = stream.read(&mut asked);
+            }
+            let _ = stream.write_all(b"SSH-2.0-OpenSSH_9.6\r\n");
+            // Closed by the client: else what it had written would reset the connection.
+            while stream.read(&mut asked).is_ok_and(|count| count > 0) {}
+        });
+        let host = server.address;
+        let error = failure(&client(), &format!("{host}/app")).await;
+        assert_eq!(error.step(), Some(Step::Protocol), "{error:?}");
+        assert!(!error.is_transient() && !error.is_connect());
+        assert_eq!(
+            error.to_string(),
+            format!("what {host} answered to `GET /v2/app/manifests/1` is not HTTP")
+        );
+        // Once as HTTP, and once as TLS, which a registry of this machine might speak.
+        assert_eq!(server.connections(), 2);
+    }
+}
+
+#[tokio::test]
+async fn documents_are_not_drawn_out_without_end() {
+    let server = RawServer::start(|mut stream| {
+        let address = stream.local_addr().expect("it is connected");
+        let Some(line) = request_line(&mut stream) else {
+            return;
+        };
+        let (status, length) = match line.split(' ').nth(1) {
+            Some(path) if path.contains("/denied/") => ("403 Forbidden", 50_000),
+            Some(path) if path.contains("/secret/") => ("401 Unauthorized", 0),
+            Some(path) if path.contains("/blobs/") => ("200 OK", 40),
+            _ => ("200 OK", 50_000),
+        };
+        let realm = format!("Bearer realm=\"http://{address}/token\"");
+        let head = format!(
+            "HTTP/1.1 {status}\r\ncontent-length: {length}\r\nconnection: close\r\n\
+             www-authenticate: {realm}\r\n\r\n"
+        );
+        let _ = stream.write_all(head.as_bytes());
+        drip(&mut stream, &vec![b'x'; length]);
+    });
+    let mut settings = settings();
+    settings.timeouts.document = Duration::from_millis(50);
+    settings.retry = RetryPolicy::NEVER;
+    let read = async |path| {
+        // A new one each time: a demand for tokens would be remembered.
+        let client = Client::new(settings.clone()).unwrap();
+        let place = server.place(&client, path);
+        place.manifest(&by_tag("1")).await.unwrap_err()
+    };
+    for path in ["app", "secret/app"] {
+        let error = read(path).await;
+        assert!(error.is_timeout(), "{error:?}");
+        let told = told(&error);
+        assert!(
+            told.ends_with("\nthe answer was not whole after 0 s"),
+            "{told}"
+        );
+    }
+    assert!(read("denied/app").await.is_denied());
+    // A blob may take its time.
+    let blob = descriptor(&[b'x'; 40]);
+    let repository = format!("{}/app", server.address).parse().unwrap();
+    let client = Client::new(settings).unwrap();
+    let fetched = fetch(&client, &repository, &blob).await.unwrap();
+    assert_eq!(fetched.len(), 40);
 }
 
 #[tokio::test]

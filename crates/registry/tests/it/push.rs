@@ -195,6 +195,9 @@ async fn an_upload_is_not_led_to_inner_addresses() {
         ("http://169.254.169.254/latest/", Distrust::InnerAddress),
         ("http://10.0.0.1/upload", Distrust::InnerAddress),
         ("ftp://a.b/c", Distrust::NotHttp),
+        ("file:///etc/passwd", Distrust::NotHttp),
+        ("http://topsecret:topsecret@a.b/c", Distrust::UserInfo),
+        ("http://topsecret@10.0.0.1/c", Distrust::UserInfo),
     ] {
         registry.inject(Fault::header("location", location).on(Method::POST, "/uploads/"));
         let error = send(&place, &bytes, &bytes).await.unwrap_err();
@@ -202,6 +205,8 @@ async fn an_upload_is_not_led_to_inner_addresses() {
             panic!("{error:?}");
         };
         assert_eq!(*source, expected);
+        let shown = format!("{}\n{error:?}", told(&error));
+        assert!(!shown.contains("topsecret"), "{shown}");
     }
     registry.inject(Fault::without_header("location").on(Method::POST, "/uploads/"));
     let error = send(&place, &bytes, &bytes).await.unwrap_err();

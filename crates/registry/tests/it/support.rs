@@ -2,8 +2,12 @@
 
 use std::collections::BTreeMap;
 use std::error::Error;
+use std::io::{Read as _, Write as _};
+use std::net::{Ipv4Addr, SocketAddr, TcpListener, TcpStream};
 use std::num::NonZeroU32;
 use std::sync::Arc;
+use std::sync::atomic::{AtomicUsize, Ordering};
+use std::time::Duration;
 
 use bytes::Bytes;
 use futures_util::future::BoxFuture;
@@ -221,6 +225,69 @@ pub(crate) fn artifact(image: &TestImage) -> Artifact {
         document,
         blobs,
         children: Vec::new(),
+    }
+}
+
+/// A server that writes what no HTTP library would.
+pub(crate) struct RawServer {
+    pub(crate) address: SocketAddr,
+    connections: Arc<AtomicUsize>,
+}
+
+impl RawServer {
+    /// Gives each connection to `serve`, on a thread of its own.
+    pub(crate) fn start(serve: impl Fn(TcpStream) + Send + Sync + 'static) -> Self {
+        let listener = TcpListener::bind((Ipv4Addr::LOCALHOST, 0)).expect("a port is free");
+        let address = listener.local_addr().expect("it is bound");
+        let connections = Arc::new(AtomicUsize::new(0));
+        let counted = Arc::clone(&connections);
+        let serve = Arc::new(serve);
+        std::thread::spawn(move || {
+            for stream in listener.incoming().flatten() {
+                counted.fetch_add(1, Ordering::SeqCst);
+                let serve = Arc::clone(&serve);
+                std::thread::spawn(move || serve(stream));
+            }
+        });
+        Self {
+            address,
+            connections,
+        }
+    }
+
+    pub(crate) fn connections(&self) -> usize {
+        self.connections.load(Ordering::SeqCst)
+    }
+
+    pub(crate) fn place(&self, client: &Client, path: &str) -> RepositoryClient {
+        let repository = format!("{}/{path}", self.address);
+        client.repository(
+            &repository
+                .parse()
+                .expect("address and path make a repository"),
+        )
+    }
+}
+
+/// The first line of a request, whose headers are read as well; `None` when there is none.
+pub(crate) fn request_line(stream: &mut TcpStream) -> Option<String> {
+    let mut head = Vec::new();
+    let mut byte = [0];
+    while !head.ends_with(b"\r\n\r\n") {
+        stream.read_exact(&mut byte).ok()?;
+        head.extend(byte);
+    }
+    let head = String::from_utf8_lossy(&head);
+    head.lines().next().map(str::to_owned)
+}
+
+/// Writes `bytes` one by one, for as long as somebody listens.
+pub(crate) fn drip(stream: &mut TcpStream, bytes: &[u8]) {
+    for byte in bytes {
+        if stream.write_all(&[*byte]).is_err() {
+            return;
+        }
+        std::thread::sleep(Duration::from_millis(5));
     }
 }
 
