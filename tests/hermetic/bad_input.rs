@@ -359,7 +359,7 @@ fn a_registry_that_is_not_there_is_named() {
     world.app("scratch", "");
     let name = format!("{host}/app:1");
     insta::assert_snapshot!(world.fails(1, &["build", "app", "-t", &name, "--push"]), @"
-    building for linux/amd64, Lambda's default: --platform names another
+    building for linux/amd64, Lambda's default; --platform names another
     error: could not write `[NOBODY]/app:1`
       caused by: could not ask the target for the manifest `1`
       caused by: could not connect to [NOBODY]
@@ -678,7 +678,7 @@ fn a_tar_that_is_none_is_named() {
     insta::assert_snapshot!(build("text.tar", ""), @"
     error: could not make the layer `a`
       caused by: could not add the archive `[SANDBOX]/work/app/text.tar`
-      caused by: the archive is truncated: it ends in a header
+      caused by: not a tar archive: what is read is plain tar, and tar compressed once with gzip or zstd
     ");
     insta::assert_snapshot!(build("cut.tar", ""), @"
     error: could not make the layer `a`
@@ -704,7 +704,7 @@ fn a_tar_that_is_none_is_named() {
     error: could not make the layer `a`
       caused by: could not read [SANDBOX]/work/app/text.tar
       caused by: could not make a layer of an archive
-      caused by: the archive is truncated: it ends in a header
+      caused by: not a tar archive: what is read is plain tar, and tar compressed once with gzip or zstd
     ");
     insta::assert_snapshot!(build("evil.tar", "verbatim = true"), @"
     error: could not make the layer `a`
@@ -753,7 +753,7 @@ fn ignore_files_that_make_no_sense_are_named() {
     let world = World::with_app("scratch");
     world.sandbox.write("app/.dockerignore", "*.pyc\n[a-\n");
     insta::assert_snapshot!(world.fails(1, &["build", "app"]), @"
-    building for linux/amd64, Lambda's default: --platform names another
+    building for linux/amd64, Lambda's default; --platform names another
     error: [SANDBOX]/work/app/.dockerignore, line 2: bad pattern `[a-`: the `[` is not closed
     ");
 }
@@ -764,7 +764,7 @@ fn a_target_that_cannot_be_written_is_named() {
     world.sandbox.write("file", "in the way");
     fs::create_dir(world.path("folder")).unwrap();
     let build = |place: &str| {
-        let stderr = world.fails(
+        world.fails(
             1,
             &[
                 "build",
@@ -774,8 +774,7 @@ fn a_target_that_cannot_be_written_is_named() {
                 "-o",
                 place,
             ],
-        );
-        hide_temporary_name(&stderr)
+        )
     };
     insta::assert_snapshot!(build("oci:file:1"), @"
     error: could not write `oci:file:1`
@@ -796,11 +795,11 @@ fn a_target_that_cannot_be_written_is_named() {
     error: could not write `docker-archive:folder:a:1`
       caused by: `folder` is there already and is not a regular file
     ");
-    insta::assert_snapshot!(build("docker-archive:missing/out.tar:a:1"), @r#"
+    insta::assert_snapshot!(build("docker-archive:missing/out.tar:a:1"), @"
     error: could not write `docker-archive:missing/out.tar:a:1`
       caused by: could not create a file in `missing`
-      caused by: No such file or directory (os error 2) at path "[SANDBOX]/work/missing/.tierce-[…].tmp"
-    "#);
+      caused by: No such file or directory (os error 2)
+    ");
     // A folder with other things in it is nobody's layout.
     world.sandbox.write("mine/diary.txt", "dear diary");
     insta::assert_snapshot!(build("oci:mine:1"), @"
@@ -809,17 +808,6 @@ fn a_target_that_cannot_be_written_is_named() {
     ");
     let metadata = ["build", "app", "--metadata-file=file/meta.json"];
     insta::assert_snapshot!(world.fails(2, &metadata), @"error: the folder of --metadata-file file/meta.json is not there");
-}
-
-/// Hides the random part of a temporary file's name.
-fn hide_temporary_name(text: &str) -> String {
-    match text.split_once(".tierce-") {
-        Some((before, after)) => {
-            let (_, rest) = after.split_once(".tmp").unwrap_or_default();
-            format!("{before}.tierce-[…].tmp{rest}")
-        }
-        None => text.to_owned(),
-    }
 }
 
 #[test]

@@ -149,7 +149,7 @@ fn links_that_lead_nowhere_or_round_in_circles_are_told() {
     assert_link(&image, "up", "../../..//etc");
     let stderr = world.fails(1, &[&arguments[..], &["--add=x:/loop/x"]].concat());
     insta::assert_snapshot!(stderr, @"
-    building for linux/amd64, which the base gives
+    building for linux/amd64; --platform names another
     error: could not make the layer `added`
       caused by: could not find the place of an entry in the base image
       caused by: `loop` leads through too many symlinks of the base image, the last of them `loop`
@@ -171,7 +171,7 @@ fn a_damaged_base_layer_is_noticed_while_its_links_are_read() {
     registry.inject(fault.always());
     let stderr = world.fails(1, &["build", "app", &name, "--add=x:/lib64/x"]);
     insta::assert_snapshot!(stderr, @"
-    building for linux/amd64, which the base gives
+    building for linux/amd64; --platform names another
     error: could not read the symlinks of base layer [LAYER]
       caused by: could not read blob [LAYER]
       caused by: its bytes have the digest sha256:52a06f5a731de204df833d99b1370e9cf2663ebd74de2607d42f0f271ee02f8c

@@ -734,7 +734,7 @@ fn without_layers_the_whole_context_is_the_code() {
     ");
     let output = world.ok(&["build", "app"]);
     insta::assert_snapshot!(world.shown(&output.stderr()), @"
-    building for linux/amd64, which the base gives
+    building for linux/amd64; --platform names another
     nothing is added by name: all of [SANDBOX]/work/app goes to /var/task/
     store:app:latest: blobs: 1 linked (290 B), 3 sent (1.4 KiB)
     ");
@@ -899,8 +899,8 @@ fn json_is_one_document() {
           "digest": "[DIGEST]",
           "kind": "image",
           "linked": {
-            "blobs": 1,
-            "bytes": 209
+            "blobs": 0,
+            "bytes": 0
           },
           "mediaType": "application/vnd.docker.distribution.manifest.v2+json",
           "mounted": {
@@ -914,8 +914,8 @@ fn json_is_one_document() {
           },
           "reference": "store:x@[DIGEST]",
           "sent": {
-            "blobs": 1,
-            "bytes": 332
+            "blobs": 2,
+            "bytes": 541
           },
           "upToDate": false
         }
@@ -946,7 +946,7 @@ fn a_dry_run_knows_the_digest_and_writes_nothing() {
     assert_eq!(output.stdout(), real.stdout());
     assert_eq!(dry_json["images"][0]["digest"], digest_in(&real));
     insta::assert_snapshot!(world.shown(&output.stderr()), @"
-    building for linux/amd64, which the base gives
+    building for linux/amd64; --platform names another
     dry run: nothing is written
     ");
 }
@@ -965,7 +965,7 @@ fn a_plain_build_downloads_no_base_layer() {
     world.call(digest_in(&output), "DIGEST");
     insta::assert_snapshot!(world.shown(&output.stdout()), @"store:app@[DIGEST]");
     insta::assert_snapshot!(world.shown(&output.stderr()), @"
-    building for linux/amd64, which the base gives
+    building for linux/amd64; --platform names another
     wrote app/tierce.lock
     store:app:latest: blobs: 1 linked (209 B), 2 left where they are (402 B), 1 sent (1.1 KiB)
     ");
@@ -975,7 +975,7 @@ fn a_plain_build_downloads_no_base_layer() {
     assert_eq!(again.stdout(), output.stdout());
     assert!(registry.log().is_empty(), "{:?}", registry.log());
     insta::assert_snapshot!(world.shown(&again.stderr()), @"
-    building for linux/amd64, which the base gives
+    building for linux/amd64; --platform names another
     store:app:latest: already there
     ");
 }

@@ -93,7 +93,7 @@ fn what_the_image_runs_does_not_become_a_folder() {
         "--add=dir:/lambda-entrypoint.sh",
     ];
     insta::assert_snapshot!(world.fails(1, &arguments), @"
-    building for linux/amd64, which the base gives
+    building for linux/amd64; --platform names another
     error: could not make the layer `added`
       caused by: a folder would take the place of `/lambda-entrypoint.sh`, which the image runs
     ");

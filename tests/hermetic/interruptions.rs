@@ -287,20 +287,20 @@ fn a_file_that_vanishes_is_an_error() {
         let stderr = world.shown(&stderr);
         match number {
             0 => insta::assert_snapshot!(stderr, @"
-            building for linux/amd64, which the base gives
+            building for linux/amd64; --platform names another
             error: could not make the layer `added`
               caused by: could not write `etc/file` into the layer
               caused by: could not open `[SANDBOX]/work/app/file`
               caused by: No such file or directory (os error 2)
             "),
             1 => insta::assert_snapshot!(stderr, @"
-            building for linux/amd64, which the base gives
+            building for linux/amd64; --platform names another
             error: could not make the layer `added`
               caused by: could not write `etc/file` into the layer
               caused by: `[SANDBOX]/work/app/file` changed while it was read
             "),
             _ => insta::assert_snapshot!(stderr, @"
-            building for linux/amd64, which the base gives
+            building for linux/amd64; --platform names another
             error: could not make the layer `added`
               caused by: could not write `etc/file` into the layer
               caused by: `[SANDBOX]/work/app/file` changed while it was read

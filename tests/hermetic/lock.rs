@@ -237,7 +237,6 @@ fn offline_says_what_is_missing() {
     error: could not read the base `[REGISTRY]/base:1`
       caused by: could not read the manifest `[BASE]`
       caused by: `[BASE]` is not known here, and --offline forbids to ask the registry
-    hint: tierce.lock holds the base to [BASE]; `tierce lock --update` takes what the tag stands for now
     hint: run the same build once without --offline, in a folder with a tierce.toml
     ");
     // Not to be reached at the other end either.

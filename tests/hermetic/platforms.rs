@@ -288,7 +288,7 @@ fn a_zstd_base_is_refused_for_docker_s_format() {
     let mut world = world;
     world.call(base.layers[0].digest(), "LAYER");
     insta::assert_snapshot!(world.fails(1, &["build", "app", "--format=docker"]), @"
-    building for linux/amd64, which the base gives
+    building for linux/amd64; --platform names another
     error: could not assemble the image for linux/amd64
       caused by: layer 1 of the base has the type `application/vnd.oci.image.layer.v1.tar+zstd`, which a Docker V2 Schema 2 image cannot have
     hint: an OCI image can have it: `--format oci`
@@ -302,7 +302,7 @@ fn an_uncompressed_base_is_refused_for_docker_s_format() {
     base.write_layout(&world.path("base"), Some("1"));
     world.call(base.layers[0].digest(), "LAYER");
     insta::assert_snapshot!(world.fails(1, &["build", "app", "--format=docker"]), @"
-    building for linux/amd64, which the base gives
+    building for linux/amd64; --platform names another
     error: could not assemble the image for linux/amd64
       caused by: layer 1 of the base has the type `application/vnd.oci.image.layer.v1.tar`, which a Docker V2 Schema 2 image cannot have
     hint: an OCI image can have it: `--format oci`

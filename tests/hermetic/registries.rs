@@ -421,7 +421,7 @@ fn a_repository_that_must_be_made_first_is_said() {
     world.call(registry.host(), "REGISTRY");
     let name = format!("{}/team/app:1", registry.host());
     insta::assert_snapshot!(world.fails(1, &["build", "app", "--jobs=1", "-t", &name, "--push"]), @"
-    building for linux/amd64, Lambda's default: --platform names another
+    building for linux/amd64, Lambda's default; --platform names another
     error: could not write `[REGISTRY]/team/app:1`
       caused by: could not write blob sha256:073d6f4ac23000569fc2276b6c12d958a94354ace50afee57fa48beba3f07c4d (209 bytes)
       caused by: registry [REGISTRY] answered 404 NAME_UNKNOWN to `POST /v2/team/app/blobs/uploads/`: repository team/app does not exist
@@ -437,7 +437,7 @@ fn a_registry_that_only_reads_is_said() {
     world.call(registry.host(), "REGISTRY");
     let name = format!("{}/team/app:1", registry.host());
     insta::assert_snapshot!(world.fails(1, &["build", "app", "--jobs=1", "-t", &name, "--push"]), @"
-    building for linux/amd64, Lambda's default: --platform names another
+    building for linux/amd64, Lambda's default; --platform names another
     error: could not write `[REGISTRY]/team/app:1`
       caused by: could not write blob sha256:073d6f4ac23000569fc2276b6c12d958a94354ace50afee57fa48beba3f07c4d (209 bytes)
       caused by: registry [REGISTRY] answered 405 UNSUPPORTED to `POST /v2/team/app/blobs/uploads/`: the registry is read-only

@@ -445,7 +445,7 @@ fn a_stored_image_whose_base_is_gone_says_where_it_was() {
       caused by: could not write blob [LAYER] (184 bytes)
       caused by: could not read blob [LAYER]
       caused by: registry [REGISTRY] answered 404 BLOB_UNKNOWN to `GET /v2/base/blobs/[LAYER]`: blob unknown to registry
-    hint: check the repository and the tag
+    hint: the registry no longer has this layer: build again, on a base that is still there
     ");
     assert!(target.tags("out").is_empty());
 }

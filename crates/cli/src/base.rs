@@ -112,7 +112,7 @@ pub(crate) async fn resolve(
         .await
         .with_context(|| format!("could not read the base `{}`", base.text));
     let image = match (image, pinned) {
-        (Err(error), Some(digest)) => {
+        (Err(error), Some(digest)) if !places.is_offline() => {
             return Err(error.hint(format!(
                 "tierce.lock holds the base to {digest}; `tierce lock --update` takes what the tag stands for now"
             )));

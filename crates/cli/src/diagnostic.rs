@@ -227,6 +227,9 @@ fn known_of_registry(error: &RegistryError) -> Option<&'static str> {
         _ if error.has_code("NAME_UNKNOWN") => {
             "check the repository's name; some registries want it created before the first push"
         }
+        _ if error.has_code("BLOB_UNKNOWN") => {
+            "the registry no longer has this layer: build again, on a base that is still there"
+        }
         _ if error.is_not_found() => "check the repository and the tag",
         _ if error.is_rate_limited() => "the registry asks for fewer requests: wait, or log in",
         _ => return None,

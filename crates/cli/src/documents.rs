@@ -1,4 +1,5 @@
-//! Manifests and configs of bases, kept so that a second build asks the network for nothing.
+//! What is kept of bases, so that a second build asks the network for nothing: manifests, configs,
+//! and the symlinks that their layers hold.
 //!
 //! A directory of files named by digest. It may be deleted at any time, and what is read from it is
 //! checked against its name.
@@ -6,7 +7,11 @@
 use std::path::PathBuf;
 
 use bytes::Bytes;
+use serde::{Deserialize, Serialize};
+use serde_json::json;
 use tierce_image::{BlobSource, BlobStream, BoxError, Content, ImageSource};
+use tierce_layer::{BaseLinks, EntryPath};
+use tierce_oci::json::to_canonical;
 use tierce_oci::{Descriptor, Digest, Document, MediaType, Selector};
 use tierce_store::atomic::write_file;
 
@@ -40,6 +45,88 @@ impl Documents {
             tracing::debug!("could not keep {}: {error:#}", path.display());
         }
     }
+}
+
+/// The symlinks of bases, kept by the digest of the image, so that its layers are read only once.
+#[derive(Debug, Clone)]
+pub(crate) struct LinkCache {
+    directory: PathBuf,
+}
+
+/// One file of [`LinkCache`]. Paths and targets are bytes, written in hexadecimal.
+#[derive(Debug, Serialize, Deserialize)]
+struct KeptLinks {
+    links: Vec<(String, String)>,
+    /// Of `links` in canonical JSON: a flipped bit here would move files in an image.
+    digest: Digest,
+}
+
+impl KeptLinks {
+    fn of(links: Vec<(String, String)>) -> Self {
+        let digest = Digest::of(&to_canonical(&json!(links)));
+        Self { links, digest }
+    }
+}
+
+impl LinkCache {
+    /// Keeps links under `cache`.
+    pub(crate) fn new(cache: &std::path::Path) -> Self {
+        Self {
+            directory: cache.join("links-1/sha256"),
+        }
+    }
+
+    /// The links of the image with this manifest, if they are here and whole.
+    pub(crate) fn read(&self, image: &Digest) -> Option<BaseLinks> {
+        let bytes = std::fs::read(self.directory.join(image.hex())).ok()?;
+        let kept: KeptLinks = serde_json::from_slice(&bytes).ok()?;
+        let stated = kept.digest;
+        let kept = KeptLinks::of(kept.links);
+        if kept.digest != stated {
+            return None;
+        }
+        kept.links
+            .iter()
+            .map(|(path, target)| Some((EntryPath::new(unhex(path)?).ok()?, unhex(target)?)))
+            .collect()
+    }
+
+    /// Keeps the links of an image. A cache that cannot be written is only slower, never an error.
+    pub(crate) fn keep(&self, image: &Digest, links: &BaseLinks) {
+        let links = links
+            .iter()
+            .map(|(path, target)| (hex(path.as_bytes()), hex(target)))
+            .collect();
+        let path = self.directory.join(image.hex());
+        let kept = serde_json::to_vec(&KeptLinks::of(links))
+            .map_err(anyhow::Error::from)
+            .and_then(|bytes| {
+                std::fs::create_dir_all(&self.directory)?;
+                Ok(write_file(&path, &bytes)?)
+            });
+        if let Err(error) = kept {
+            tracing::debug!("could not keep {}: {error:#}", path.display());
+        }
+    }
+}
+
+fn hex(bytes: &[u8]) -> String {
+    use std::fmt::Write as _;
+    bytes.iter().fold(String::new(), |mut text, byte| {
+        // Writing to a string cannot fail.
+        let _ = write!(text, "{byte:02x}");
+        text
+    })
+}
+
+fn unhex(text: &str) -> Option<Vec<u8>> {
+    if !text.is_ascii() || text.len() % 2 != 0 {
+        return None;
+    }
+    (0..text.len())
+        .step_by(2)
+        .map(|at| u8::from_str_radix(&text[at..at + 2], 16).ok())
+        .collect()
 }
 
 /// A source of manifests with [`Documents`] in front of it.
@@ -114,5 +201,29 @@ impl<B: BlobSource> BlobSource for CachedConfigs<'_, B> {
             }
         };
         Ok(Box::pin(futures_util::stream::iter([Ok(bytes)])))
+    }
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+
+    #[test]
+    fn links_are_kept_whole_or_not_at_all() {
+        let cache = tempfile::tempdir().unwrap();
+        let cache = LinkCache::new(cache.path());
+        let image = Digest::of(b"image");
+        assert!(cache.read(&image).is_none());
+        let path = EntryPath::new(b"lib64\xff".to_vec()).unwrap();
+        let links: BaseLinks = [(path, b"usr/lib64".to_vec())].into_iter().collect();
+        cache.keep(&image, &links);
+        assert_eq!(cache.read(&image), Some(links));
+        cache.keep(&image, &BaseLinks::none());
+        assert_eq!(cache.read(&image), Some(BaseLinks::none()));
+
+        let file = cache.directory.join(image.hex());
+        let text = std::fs::read_to_string(&file).unwrap();
+        std::fs::write(&file, text.replace("[]", r#"[["61","62"]]"#)).unwrap();
+        assert!(cache.read(&image).is_none());
     }
 }

@@ -9,8 +9,8 @@ use futures_util::TryStreamExt as _;
 use tierce_image::{BaseImage, Blob, Jobs, Layer};
 use tierce_layer::{
     Anchored, ArchiveAdd, BaseLinks, Compression, Destination, EntryKind, EntryPath, Keep, Limits,
-    LinkRecord, Matcher, Notice, ScanAdd, SealSettings, TarCheck, Treatment, Tree, add_archive,
-    read_links, scan, seal, seal_tar,
+    Matcher, Notice, ScanAdd, SealSettings, TarCheck, Treatment, Tree, add_archive, read_links,
+    scan, seal, seal_tar,
 };
 use tierce_oci::{ImageFormat, MediaType};
 
@@ -161,25 +161,28 @@ impl<'a> Sealer<'a> {
         }
     }
 
-    /// Learns the symlinks of a base from its layers, which are read once and remembered.
+    /// Learns the symlinks of a base from its layers, which are read once: the links are kept.
     async fn read_base_links(&self, base: &BaseImage) -> Result<BaseLinks> {
+        let digest = base.image.digest();
+        if let Some(links) = self.places.link_cache().read(&digest) {
+            return Ok(links);
+        }
         let mut links = BaseLinks::none();
         for layer in base.image.layers() {
-            let records = self.read_layer_links(layer).await.with_context(|| {
+            links.begin_layer();
+            links = self.read_layer_links(layer, links).await.with_context(|| {
                 format!(
                     "could not read the symlinks of base layer {}",
                     layer.descriptor.digest
                 )
             })?;
-            links.begin_layer();
-            for record in &records {
-                links.apply(record)?;
-            }
         }
+        self.places.link_cache().keep(&digest, &links);
         Ok(links)
     }
 
-    async fn read_layer_links(&self, layer: &Layer) -> Result<Vec<LinkRecord>> {
+    /// Reads one layer of a base as a stream, on top of the links of those below.
+    async fn read_layer_links(&self, layer: &Layer, mut links: BaseLinks) -> Result<BaseLinks> {
         let descriptor = &layer.descriptor;
         let compression = match &descriptor.media_type {
             MediaType::Layer(_, tierce_oci::Compression::None) => Compression::None,
@@ -194,17 +197,14 @@ impl<'a> Sealer<'a> {
         // A bridge from the stream to a thread that reads: a few pieces are on it at a time.
         let (sender, receiver) = tokio::sync::mpsc::channel(4);
         let reader = in_background(move |_| {
-            let mut records = Vec::new();
             let pieces = Pieces {
                 receiver,
                 current: bytes::Bytes::new(),
             };
             read_links(pieces, compression, Limits::default(), |record| {
-                // What is neither a link nor may hide one says nothing.
-                records.push(record);
-                Ok(())
+                links.apply(&record)
             })?;
-            Ok(records)
+            Ok(links)
         });
         let feeder = async move {
             while let Some(piece) = stream.try_next().await? {
@@ -215,9 +215,10 @@ impl<'a> Sealer<'a> {
             }
             Ok::<_, anyhow::Error>(())
         };
-        let (fed, records) = futures_util::future::join(feeder, reader).await;
+        let (fed, links) = futures_util::future::join(feeder, reader).await;
+        // A layer that is not what it claims is the first cause of whatever was read out of it.
         fed?;
-        records
+        links
     }
 }
 

@@ -20,7 +20,7 @@ use tierce_store::{
 
 use crate::arguments::RegistryArguments;
 use crate::diagnostic::{Hinted as _, UsageError};
-use crate::documents::{Cached, CachedConfigs, Documents};
+use crate::documents::{Cached, CachedConfigs, Documents, LinkCache};
 use crate::environment::Environment;
 use crate::output::Output;
 use crate::progress::TransferProgress;
@@ -42,6 +42,7 @@ pub(crate) struct PlacesSettings<'a> {
 pub(crate) struct Places {
     blobs: Blobs,
     documents: Documents,
+    links: LinkCache,
     store: PathBuf,
     /// Sealed blobs of this run; goes away with it.
     /// Made when the first blob has to be sealed.
@@ -105,6 +106,7 @@ impl Places {
                 offline: settings.offline,
             },
             documents: Documents::new(&environment.cache),
+            links: LinkCache::new(&environment.cache),
             store: environment.store.clone(),
             scratch: OnceLock::new(),
             cache: environment.cache.clone(),
@@ -112,6 +114,16 @@ impl Places {
             compress_jobs: settings.compress_jobs,
             output,
         })
+    }
+
+    /// What is known of the symlinks of bases.
+    pub(crate) fn link_cache(&self) -> &LinkCache {
+        &self.links
+    }
+
+    /// Whether registries must not be asked.
+    pub(crate) fn is_offline(&self) -> bool {
+        self.offline
     }
 
     /// Opens blobs wherever they are.

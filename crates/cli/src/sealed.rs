@@ -4,7 +4,7 @@ use std::path::Path;
 
 use anyhow::{Context as _, Result};
 use tierce_image::{Content, Facts, Image, Jobs, Layer, ReadError};
-use tierce_layer::{Fast1, SealSettings, SealedLayer, TarCheck, seal_tar};
+use tierce_layer::{Fast1, Limits, SealSettings, SealedLayer, TarCheck, seal_tar};
 use tierce_oci::{
     Compression, Descriptor, DiffId, ImageFormat, Manifest, MediaType, Platform, Raw,
 };
@@ -125,6 +125,9 @@ fn seal_member(
         progress: None,
         cancel: None,
     };
+    // One byte more than may be, so that a bomb ends here and not with the disk; its diff id is
+    // then not the one that the config states.
+    let archive = archive.take(Limits::default().bytes.saturating_add(1));
     let sealed = seal_tar(archive, TarCheck::AsIs, &settings).with_context(context)?;
     anyhow::ensure!(
         sealed.diff_id == diff_id,

@@ -22,6 +22,9 @@ const MAX_DEPTH: usize = 4;
 /// How many manifests an index may hold, all levels together.
 const MAX_MANIFESTS: usize = 1000;
 
+/// How many bytes the manifests below an index may have together; real ones have some kilobytes.
+const MAX_MANIFEST_BYTES: usize = 64 << 20;
+
 /// Why an image could not be read from a place.
 #[derive(Debug, thiserror::Error)]
 pub enum ReadError {
@@ -96,7 +99,7 @@ pub enum ReadError {
         found: Platform,
     },
     /// An index that no honest tool makes.
-    #[error("the index {0} nests too deep or holds too many manifests")]
+    #[error("the index {0} nests too deep, or holds too many or too large manifests")]
     Overgrown(Digest),
 }
 
@@ -225,8 +228,32 @@ pub async fn read_artifact<P: ImageSource>(
 ) -> Result<Artifact, ReadError> {
     let document = fetch(place, selector).await?;
     let root = document.digest();
-    let mut budget = MAX_MANIFESTS;
+    let mut budget = Budget {
+        manifests: MAX_MANIFESTS,
+        bytes: MAX_MANIFEST_BYTES,
+    };
     grow(place, document, root, MAX_DEPTH, &mut budget).await
+}
+
+/// What may still be read of an index.
+struct Budget {
+    manifests: usize,
+    bytes: usize,
+}
+
+impl Budget {
+    /// Whether one more manifest of `length` bytes may be kept.
+    fn allows(&mut self, length: usize) -> bool {
+        let rest = self
+            .manifests
+            .checked_sub(1)
+            .zip(self.bytes.checked_sub(length));
+        let allowed = rest.is_some();
+        if let Some((manifests, bytes)) = rest {
+            *self = Self { manifests, bytes };
+        }
+        allowed
+    }
 }
 
 /// Reads what is below `document`; `depth` and `budget` end an index made to exhaust us.
@@ -235,12 +262,11 @@ async fn grow<P: ImageSource>(
     document: Document,
     root: Digest,
     depth: usize,
-    budget: &mut usize,
+    budget: &mut Budget,
 ) -> Result<Artifact, ReadError> {
-    if depth == 0 || *budget == 0 {
+    if depth == 0 || !budget.allows(document.bytes().len()) {
         return Err(ReadError::Overgrown(root));
     }
-    *budget -= 1;
     let (mut blobs, mut children) = (Vec::new(), Vec::new());
     match &document {
         Document::Manifest(manifest) => {

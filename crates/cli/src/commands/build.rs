@@ -102,12 +102,14 @@ async fn resolve_bases(
             (Some(base), _) => base.image.platform().clone(),
             (None, Some(wanted)) => wanted,
             (None, None) => {
-                output.note("building for linux/amd64, Lambda's default: --platform names another");
+                output.note("building for linux/amd64, Lambda's default; --platform names another");
                 Platform::linux("amd64")
             }
         };
         if plan.platforms.is_empty() && base.is_some() {
-            output.note(&format!("building for {platform}, which the base gives"));
+            output.note(&format!(
+                "building for {platform}; --platform names another"
+            ));
         }
         bases.push(Resolved { platform, base });
     }
