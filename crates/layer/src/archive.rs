@@ -4,7 +4,6 @@
 //! are spooled to a file in a scratch directory, unless the archive is an uncompressed file, which
 //! can be read at any place. Memory holds the members' metadata and never their content.
 
-use std::collections::BTreeMap;
 use std::fs::File;
 use std::io::{self, BufWriter, Read, Write};
 use std::os::unix::fs::MetadataExt;
@@ -17,8 +16,9 @@ use crate::entry::{Entry, EntryKind, FileEntry, Keep, LinkGroup, Treatment};
 use crate::links::{LinkChange, LinkLoop, LinkRecord};
 use crate::member::{Limits, Member, MemberKind, Strictness, TarError, Walker};
 use crate::notice::Notice;
-use crate::path::{BadPath, Destination, EntryPath};
+use crate::path::{BadPath, Destination, EntryPath, LONGEST_PATH, shortened};
 use crate::pattern::Matcher;
+use crate::seen::{Seen, Standing, Stands};
 use crate::tree::{ReservedName, Tree};
 use crate::whiteout::Marker;
 
@@ -153,7 +153,7 @@ fn take_in(
         add,
         store,
         tree: Tree::new(),
-        seen: BTreeMap::new(),
+        seen: Seen::new(),
         notices: Vec::new(),
         taken: 0,
     };
@@ -175,6 +175,16 @@ fn take_in(
     }
     tree.merge(members.tree, notices);
     Ok(())
+}
+
+impl Stands for Entry {
+    fn standing(&self) -> Standing {
+        match self.kind {
+            EntryKind::Directory => Standing::Directory,
+            EntryKind::Symlink(_) => Standing::Symlink,
+            _ => Standing::Other,
+        }
+    }
 }
 
 enum Problem {
@@ -203,7 +213,7 @@ struct Members<'a> {
     tree: Tree,
     /// All members by their path in the archive, excluded ones included: a hardlink may name them,
     /// and a symlink among them still stands in the way of what is behind it.
-    seen: BTreeMap<EntryPath, Entry>,
+    seen: Seen<Entry>,
     notices: Vec<Notice>,
     taken: u64,
 }
@@ -235,27 +245,17 @@ impl Members<'_> {
         let Some(path) = member.clean_path()? else {
             return match member.kind {
                 MemberKind::Directory => Ok(()),
-                _ => Err(Problem::Tar(TarError::Name {
-                    member: member.readable_name(),
-                    problem: BadPath::Empty,
-                })),
+                _ => Err(member.misnamed(BadPath::Empty).into()),
             };
         };
-        for ancestor in path.ancestors() {
-            match self.seen.get(&ancestor).map(|entry| &entry.kind) {
-                Some(EntryKind::Symlink(_)) => {
-                    let member = member.readable_name();
-                    return Err(TarError::BehindSymlink {
-                        member,
-                        link: ancestor,
-                    }
-                    .into());
-                }
-                // A member that is behind a file ends the file, as unpacking tools have it.
-                Some(EntryKind::Directory) => break,
-                _ => {}
-            }
-        }
+        // A member that is behind a file ends the file, as unpacking tools have it.
+        let above = self
+            .seen
+            .enter(&path, |standing| standing == Standing::Symlink);
+        walker.keep(above.map_err(|obstacle| TarError::BehindSymlink {
+            member: member.readable_name(),
+            link: obstacle.path,
+        })?)?;
         match Marker::of(&path) {
             None => {}
             Some(Marker::Driver) => {
@@ -268,24 +268,27 @@ impl Members<'_> {
             }
             Some(marker) => {
                 if member.kind != MemberKind::File {
-                    let kind = "deletion that is no regular file";
-                    let member = member.readable_name();
-                    return Err(TarError::Kind { member, kind }.into());
+                    return Err(member.refused("deletion that is no regular file").into());
                 }
                 let kind = match marker {
                     Marker::Whiteout(_) => EntryKind::Whiteout,
                     _ => EntryKind::OpaqueMarker,
                 };
-                return self.insert(&path, Entry::marker(kind));
+                return self.insert(&path, Entry::marker(kind), walker);
             }
         }
         let entry = self.entry(&path, member, number, walker)?;
-        self.insert(&path, entry.clone())?;
+        self.insert(&path, entry.clone(), walker)?;
         self.seen.insert(path, entry);
         Ok(())
     }
 
-    fn insert(&mut self, path: &EntryPath, entry: Entry) -> Result<(), Problem> {
+    fn insert(
+        &mut self,
+        path: &EntryPath,
+        entry: Entry,
+        walker: &mut Walker<impl Read>,
+    ) -> Result<(), Problem> {
         let excluded = self
             .add
             .exclude
@@ -297,20 +300,33 @@ impl Members<'_> {
         if excluded || !included {
             return Ok(());
         }
-        // What an include list takes brings the directories above it as the archive has them.
-        for ancestor in path.ancestors() {
-            let Some(above) = self.seen.get(&ancestor) else {
-                continue;
-            };
-            let place = self.place(&ancestor);
-            if matches!(above.kind, EntryKind::Directory) && self.tree.get(&place).is_none() {
+        let before = self.tree.len();
+        // What an include list takes brings the directories above it as the archive has them. What
+        // is in the tree has all that is above it there too.
+        let missing: Vec<EntryPath> = path
+            .ancestors()
+            .take_while(|ancestor| self.tree.get(&self.place(ancestor)).is_none())
+            .filter(|ancestor| self.seen.get(ancestor).is_some())
+            .collect();
+        for ancestor in missing.into_iter().rev() {
+            if let Some(above) = self.seen.get(&ancestor)
+                && above.standing() == Standing::Directory
+            {
+                let place = self.place(&ancestor);
                 self.tree.insert(place, above.clone(), &mut self.notices)?;
             }
         }
         let place = self.place(path);
+        if place.as_bytes().len() > LONGEST_PATH {
+            let (member, problem) = (shortened(place.as_bytes()), BadPath::Long);
+            return Err(TarError::Name { member, problem }.into());
+        }
+        let length = place.as_bytes().len();
         self.tree.insert(place, entry, &mut self.notices)?;
         self.taken += 1;
-        Ok(())
+        // Each directory that was made on the way has a path of its own, of half that on average.
+        let made = self.tree.len().saturating_sub(before + 1);
+        Ok(walker.keep((made * length) as u64)?)
     }
 
     fn place(&self, path: &EntryPath) -> EntryPath {
@@ -349,6 +365,9 @@ impl Members<'_> {
                     Some(entry)
                         if target != *path && !matches!(entry.kind, EntryKind::Directory) =>
                     {
+                        let xattrs = &entry.attributes.xattrs;
+                        let copied = xattrs.iter().map(|(key, value)| key.len() + value.len());
+                        walker.keep(copied.sum::<usize>() as u64)?;
                         Ok(entry.clone())
                     }
                     _ => Err(TarError::NoTarget {
@@ -357,19 +376,13 @@ impl Members<'_> {
                     }),
                 };
             }
-            refused => {
-                return Err(TarError::Kind {
-                    member: member.readable_name(),
-                    kind: refused.noun(),
-                });
-            }
+            refused => return Err(member.refused(refused.noun())),
         };
         let mut attributes = treatment.attributes(&kind, member.mode, member.uid, member.gid);
         for name in &treatment.xattrs {
-            if let Some(value) = member.xattrs.get(name.as_bytes()) {
-                attributes
-                    .xattrs
-                    .insert(name.clone().into_bytes(), value.clone());
+            if let Some(value) = walker.xattr(member, name).map(<[u8]>::to_vec) {
+                walker.keep((name.len() + value.len()) as u64)?;
+                attributes.xattrs.insert(name.clone().into_bytes(), value);
             }
         }
         Ok(Entry { kind, attributes })
@@ -491,8 +504,8 @@ pub enum ReadLinksError {
 /// Walks over the headers of a layer of an existing image and gives `take` what each entry means
 /// for symlinks, in order; contents are read past and nothing is kept.
 ///
-/// The layer is read as runtimes read it: what they skip is skipped, and only what nobody can read
-/// is an error. It is read to its last byte, so that a reader that verifies a digest has seen them
+/// The layer is read as runtimes read it: what they skip is skipped, so is what no file system can
+/// have for its length, and only what nobody can read is an error. It is read to its last byte, so that a reader that verifies a digest has seen them
 /// all. Give the records to [`crate::BaseLinks::apply`], or keep those that the
 /// caller needs.
 pub fn read_links<R: Read + Send>(
@@ -522,6 +535,7 @@ fn record_of(member: &Member) -> Option<LinkRecord> {
         return LinkRecord::of_marker(&path);
     }
     let change = match &member.kind {
+        MemberKind::Symlink(target) if target.len() > LONGEST_PATH => return None,
         MemberKind::Symlink(target) => LinkChange::Symlink(target.as_slice().into()),
         MemberKind::Directory => LinkChange::Directory,
         _ => LinkChange::Other,

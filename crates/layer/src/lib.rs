@@ -50,8 +50,10 @@ mod pattern;
 mod plan;
 pub mod scan;
 mod seal;
+mod seen;
 mod segment;
 mod tree;
+mod verbatim;
 mod whiteout;
 
 pub use archive::{

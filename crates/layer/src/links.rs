@@ -8,7 +8,7 @@ use std::collections::BTreeMap;
 use std::ops::Bound;
 
 use crate::entry::EntryKind;
-use crate::path::EntryPath;
+use crate::path::{EntryPath, LONGEST_COMPONENT, LONGEST_PATH};
 use crate::tree::Tree;
 use crate::whiteout::Marker;
 
@@ -186,45 +186,48 @@ impl BaseLinks {
         if self.is_empty() {
             return Ok(Some(path.clone()));
         }
-        let mut pending: Vec<Vec<u8>> = path.components().rev().map(<[u8]>::to_vec).collect();
-        let mut place: Option<EntryPath> = None;
+        let mut pending: Vec<&[u8]> = path.components().rev().collect();
+        // Empty at the root.
+        let mut place: Vec<u8> = Vec::with_capacity(path.as_bytes().len());
+        let mut last = None;
         let mut followed = 0;
         while let Some(component) = pending.pop() {
-            match component.as_slice() {
+            let parent = place.len();
+            match component {
                 b"" | b"." => continue,
                 // Above the root is the root.
                 b".." => {
-                    place = place.and_then(|place| place.parent());
+                    let slash = place.iter().rposition(|&byte| byte == b'/');
+                    place.truncate(slash.unwrap_or(0));
                     continue;
                 }
-                _ => {}
+                // The target of a link may hold what no path can; nothing can be below that.
+                _ if component.contains(&0) || component.len() > LONGEST_COMPONENT => continue,
+                _ => {
+                    if parent > 0 {
+                        place.push(b'/');
+                    }
+                    place.extend_from_slice(component);
+                }
             }
-            // The target of a link may hold what no path can; nothing can be below that.
-            let Ok(next) = EntryPath::under(place.as_ref(), &component) else {
-                continue;
-            };
-            let Some(link) = self.links.get(&next) else {
-                place = Some(next);
-                continue;
-            };
-            followed += 1;
-            if followed > MOST_LINKS {
+            let found = self.links.get_key_value(place.as_slice());
+            if let Some((from, link)) = found {
+                followed += 1;
+                last = Some(from);
+                let absolute = link.target.first() == Some(&b'/');
+                place.truncate(if absolute { 0 } else { parent });
+                pending.extend(link.target.split(|&byte| byte == b'/').rev());
+            }
+            // Targets could otherwise make a path of any length, and the next one a longer one.
+            let endless = followed > MOST_LINKS || place.len() > LONGEST_PATH;
+            if let (true, Some(link)) = (endless, last) {
                 return Err(LinkLoop {
                     path: path.clone(),
-                    link: next,
+                    link: link.clone(),
                 });
             }
-            if link.target.first() == Some(&b'/') {
-                place = None;
-            }
-            pending.extend(
-                link.target
-                    .split(|&byte| byte == b'/')
-                    .rev()
-                    .map(<[u8]>::to_vec),
-            );
         }
-        Ok(place)
+        Ok(EntryPath::of_checked(place))
     }
 
     fn resolve_parent(&self, path: &EntryPath) -> Result<Option<EntryPath>, LinkLoop> {

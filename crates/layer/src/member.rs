@@ -10,7 +10,7 @@ use std::collections::BTreeMap;
 use std::io::{self, Read};
 
 use crate::header::{BLOCK, checksum, padding};
-use crate::path::{BadPath, EntryPath, readable};
+use crate::path::{BadPath, EntryPath, LONGEST_PATH, shortened};
 
 /// What an archive may hold at most, so that a small file cannot become an endless one.
 #[derive(Debug, Clone, Copy, PartialEq, Eq)]
@@ -46,6 +46,15 @@ pub enum TarError {
     /// The archive could not be read or decompressed.
     #[error("could not read the archive")]
     Read(#[source] io::Error),
+    /// It does not begin like one.
+    #[error(
+        "not a tar archive{}: what is read is plain tar, and tar compressed once with gzip or zstd",
+        but(*.found)
+    )]
+    NotTar {
+        /// What it is instead, as far as its first bytes tell.
+        found: Option<&'static str>,
+    },
     /// It ends before it is complete.
     #[error("the archive is truncated: it ends in {place}")]
     Truncated {
@@ -96,10 +105,10 @@ pub enum TarError {
         /// What is wrong.
         problem: BadPath,
     },
-    /// A hardlink's target leads out of the archive or is malformed.
-    #[error("hardlink `{member}` is refused: its target `{target}` {problem}")]
+    /// A link's target is malformed or, for a hardlink, leads out of the archive.
+    #[error("link `{member}` is refused: its target `{target}` {problem}")]
     Target {
-        /// The hardlink.
+        /// The link.
         member: String,
         /// Its target.
         target: String,
@@ -121,6 +130,20 @@ pub enum TarError {
         member: String,
         /// The symlink.
         link: EntryPath,
+    },
+    /// A member lies below a file of the same archive.
+    #[error("member `{member}` is refused: `{file}`, which it lies in, is no directory")]
+    BehindFile {
+        /// The member.
+        member: String,
+        /// The file.
+        file: EntryPath,
+    },
+    /// Two members have one path.
+    #[error("member `{member}` is refused: an earlier member has its path")]
+    Duplicate {
+        /// The later member.
+        member: String,
     },
     /// A member is of a kind that layers of files do not have.
     #[error("member `{member}` is refused: it is a {kind}")]
@@ -177,6 +200,10 @@ impl TarError {
     }
 }
 
+fn but(found: Option<&'static str>) -> String {
+    found.map_or_else(String::new, |found| format!(" but {found}"))
+}
+
 /// What a member is.
 #[derive(Debug, Clone, PartialEq, Eq)]
 pub(crate) enum MemberKind {
@@ -222,22 +249,20 @@ pub(crate) struct Member {
     pub(crate) gid: u32,
     pub(crate) size: u64,
     pub(crate) modified: i64,
-    pub(crate) xattrs: BTreeMap<Vec<u8>, Vec<u8>>,
+    /// Its own PAX records; what global ones add is known to the walker.
+    records: Records,
     /// Where its content begins in the uncompressed archive.
     pub(crate) offset: u64,
 }
 
 impl Member {
     pub(crate) fn readable_name(&self) -> String {
-        readable(&self.name)
+        shortened(&self.name)
     }
 
     /// The path of the member, `None` for the root.
     pub(crate) fn clean_path(&self) -> Result<Option<EntryPath>, TarError> {
-        EntryPath::clean(&self.name).map_err(|problem| TarError::Name {
-            member: self.readable_name(),
-            problem,
-        })
+        EntryPath::clean(&self.name).map_err(|problem| self.misnamed(problem))
     }
 
     /// The path that a hardlink names, relative to the archive like every member.
@@ -246,17 +271,21 @@ impl Member {
             .and_then(|path| path.ok_or(BadPath::Empty))
             .map_err(|problem| TarError::Target {
                 member: self.readable_name(),
-                target: readable(target),
+                target: shortened(target),
                 problem,
             })
     }
 
-    /// The refusal of a sparse file.
-    pub(crate) fn sparse(&self) -> TarError {
-        TarError::Kind {
-            member: self.readable_name(),
-            kind: MemberKind::Sparse.noun(),
-        }
+    /// The refusal of its name.
+    pub(crate) fn misnamed(&self, problem: BadPath) -> TarError {
+        let member = self.readable_name();
+        TarError::Name { member, problem }
+    }
+
+    /// The refusal of what it is.
+    pub(crate) fn refused(&self, kind: &'static str) -> TarError {
+        let member = self.readable_name();
+        TarError::Kind { member, kind }
     }
 }
 
@@ -275,13 +304,24 @@ pub(crate) struct Walker<R> {
     content: u64,
     padding: usize,
     globals: Records,
+    /// What the global records take.
+    globals_size: usize,
+    /// Bytes of metadata that somebody may keep until the archive is read.
+    kept: u64,
     ended: bool,
 }
 
-/// As much as names are allowed to be long: four times what Linux takes for a path.
+/// As much as is read of a long name: four times what Linux takes for a path, so that the refusal
+/// of most that are too long names the member.
 const LONGEST_NAME: u64 = 16 << 10;
 /// As much as the PAX data of one member may be: Linux allows 64 KiB per extended attribute.
 const LONGEST_PAX: u64 = 1 << 20;
+/// As much as the global PAX records may be together. Git and others write a comment of 50 bytes.
+const MOST_GLOBALS: usize = 64 << 10;
+/// As much as names, link targets and extended attributes may be together: 268 bytes for each of a
+/// million members, while names as long as can be would take 4 GiB, and the directories on their
+/// way a thousand times that.
+const MOST_METADATA: u64 = 256 << 20;
 
 /// What headers before a member said of it.
 #[derive(Default)]
@@ -308,6 +348,8 @@ impl<R: Read> Walker<R> {
             content: 0,
             padding: 0,
             globals: Records::new(),
+            globals_size: 0,
+            kept: 0,
             ended: false,
         }
     }
@@ -359,18 +401,12 @@ impl<R: Read> Walker<R> {
                     }
                     extension.pax = Some(self.read_pax(&header)?);
                 }
-                b'g' => {
-                    let records = self.read_pax(&header)?;
-                    let placing = ["path", "linkpath", "size"];
-                    if placing
-                        .iter()
-                        .any(|key| records.contains_key(key.as_bytes()))
-                    {
-                        let problem = "a global header gives every member the same place or size";
-                        return Err(TarError::Pax { offset, problem });
-                    }
-                    self.globals.extend(records);
+                // Runtimes read past it.
+                b'g' if self.strictness == Strictness::AsRuntimes => {
+                    let size = extension_size(&header)?;
+                    self.begin_content(size)?;
                 }
+                b'g' => self.read_globals(&header)?,
                 b'L' if extension.name.is_none() => {
                     extension.name = Some(self.read_long_name(&header)?);
                 }
@@ -426,30 +462,32 @@ impl<R: Read> Walker<R> {
         header: &Header<'_>,
         mut extension: Extension,
     ) -> Result<Member, TarError> {
-        let pax = self.merged_pax(header, &mut extension)?;
+        let own = self.own_records(header, &mut extension)?;
+        // The global records have neither names nor anything of sparse files.
+        let named = |key: &str| own.get(key.as_bytes()).filter(|value| !value.is_empty());
         let name = extension
             .name
-            .or_else(|| {
-                pax.get(&b"GNU.sparse.name"[..])
-                    .or_else(|| pax.get(&b"path"[..]))
-                    .cloned()
-            })
+            .or_else(|| named("GNU.sparse.name").or_else(|| named("path")).cloned())
             .unwrap_or_else(|| header.name());
         let target = extension
             .target
-            .or_else(|| pax.get(&b"linkpath"[..]).cloned())
+            .or_else(|| named("linkpath").cloned())
             .unwrap_or_else(|| header.target());
-        let sparse = pax.keys().any(|key| key.starts_with(b"GNU.sparse."));
+        let sparse = own
+            .range(SPARSE.to_vec()..)
+            .take_while(|(key, _)| key.starts_with(SPARSE))
+            .any(|(_, value)| !value.is_empty());
+        self.keep((name.len() + target.len()) as u64)?;
         let kind = self.kind(header.flag(), &name, target, sparse)?;
 
         let bad = |field| TarError::Number {
-            member: readable(&name),
+            member: shortened(&name),
             field,
         };
         let number = |key: &'static str, of_header: Option<u64>| {
-            pax.get(key.as_bytes())
-                .map_or(of_header, |digits| decimal(digits))
-                .ok_or(bad(key))
+            record(&own, &self.globals, key.as_bytes())
+                .map_or(of_header, decimal)
+                .ok_or_else(|| bad(key))
         };
         let id = |key, of_header| {
             number(key, of_header).and_then(|id| u32::try_from(id).map_err(|_| bad(key)))
@@ -457,7 +495,7 @@ impl<R: Read> Walker<R> {
         let mut size = number("size", header.size())?;
         if !kind.has_content() && size > 0 {
             if self.strictness == Strictness::Strict {
-                let member = readable(&name);
+                let member = shortened(&name);
                 return Err(TarError::SizeWithoutContent {
                     member,
                     kind: kind.noun(),
@@ -466,7 +504,7 @@ impl<R: Read> Walker<R> {
             }
             size = 0;
         }
-        let modified = match pax.get(&b"mtime"[..]) {
+        let modified = match record(&own, &self.globals, b"mtime") {
             Some(seconds) => whole_seconds(seconds),
             None => header.modified(),
         };
@@ -474,12 +512,6 @@ impl<R: Read> Walker<R> {
         let mode = header.mode().ok_or_else(|| bad("mode"))?;
         let uid = id("uid", header.uid())?;
         let gid = id("gid", header.gid())?;
-        let xattrs = pax
-            .iter()
-            .filter_map(|(key, value)| {
-                Some((key.strip_prefix(b"SCHILY.xattr.")?.to_vec(), value.clone()))
-            })
-            .collect();
 
         if header.flag() == b'S' && header.block[482] != 0 {
             self.skip_sparse_map()?;
@@ -493,13 +525,62 @@ impl<R: Read> Walker<R> {
             gid,
             size,
             modified,
-            xattrs,
+            records: own,
             offset: self.offset,
         })
     }
 
-    /// The PAX records that count for a member: its own over the global ones.
-    fn merged_pax(
+    /// The extended attribute of a member.
+    pub(crate) fn xattr<'a>(&'a self, member: &'a Member, name: &str) -> Option<&'a [u8]> {
+        let key = [b"SCHILY.xattr.", name.as_bytes()].concat();
+        record(&member.records, &self.globals, &key)
+    }
+
+    /// Counts bytes of metadata that are kept, and ends when there are too many.
+    pub(crate) fn keep(&mut self, bytes: u64) -> Result<(), TarError> {
+        self.kept = self.kept.saturating_add(bytes);
+        if self.kept > MOST_METADATA {
+            return Err(TarError::TooLarge {
+                limit: MOST_METADATA,
+                unit: "bytes of names and attributes",
+            });
+        }
+        Ok(())
+    }
+
+    fn read_globals(&mut self, header: &Header<'_>) -> Result<(), TarError> {
+        let too_large = TarError::TooLarge {
+            limit: MOST_GLOBALS as u64,
+            unit: "bytes of global PAX records",
+        };
+        if extension_size(header)? > MOST_GLOBALS as u64 {
+            return Err(too_large);
+        }
+        for (key, value) in self.read_pax(header)? {
+            let placing = matches!(&*key, b"path" | b"linkpath" | b"size");
+            if placing || key.starts_with(SPARSE) {
+                let problem = "a global header gives every member the same place or size";
+                let offset = header.offset;
+                return Err(TarError::Pax { offset, problem });
+            }
+            let length = key.len();
+            if let Some(before) = self.globals.remove(&key) {
+                self.globals_size -= length + before.len();
+            }
+            // An empty value takes back what a header before it said.
+            if !value.is_empty() {
+                self.globals_size += length + value.len();
+                self.globals.insert(key, value);
+            }
+        }
+        if self.globals_size > MOST_GLOBALS {
+            return Err(too_large);
+        }
+        Ok(())
+    }
+
+    /// The PAX records of a member itself.
+    fn own_records(
         &self,
         header: &Header<'_>,
         extension: &mut Extension,
@@ -515,11 +596,7 @@ impl<R: Read> Walker<R> {
                 problem,
             });
         }
-        let mut pax = self.globals.clone();
-        pax.extend(own);
-        // An empty value takes back what a header before it said.
-        pax.retain(|_, value| !value.is_empty());
-        Ok(pax)
+        Ok(own)
     }
 
     fn kind(
@@ -546,25 +623,20 @@ impl<R: Read> Walker<R> {
             return Ok(kind);
         }
         let refused = |kind| TarError::Kind {
-            member: readable(name),
+            member: shortened(name),
             kind,
         };
         match &kind {
             MemberKind::Unknown => Err(refused(kind.noun())),
             MemberKind::File if name.ends_with(b"/") => Err(refused("file whose name ends in `/`")),
-            MemberKind::Symlink(target) if target.is_empty() || target.contains(&0) => {
-                let problem = if target.is_empty() {
-                    BadPath::Empty
-                } else {
-                    BadPath::Nul
-                };
-                let (member, target) = (readable(name), readable(target));
-                Err(TarError::Target {
-                    member,
-                    target,
+            MemberKind::Symlink(target) => match bad_symlink_target(target) {
+                Some(problem) => Err(TarError::Target {
+                    member: shortened(name),
+                    target: shortened(target),
                     problem,
-                })
-            }
+                }),
+                None => Ok(kind),
+            },
             _ => Ok(kind),
         }
     }
@@ -622,10 +694,11 @@ impl<R: Read> Walker<R> {
         while filled < BLOCK {
             let read = self.read_some(&mut block[filled..])?;
             if read == 0 {
-                return if filled == 0 {
-                    Ok(None)
-                } else {
-                    Err(truncated("a header"))
+                let start = &block[..filled];
+                return match filled {
+                    0 => Ok(None),
+                    _ if self.offset == filled as u64 && !has_magic(start) => Err(not_tar(start)),
+                    _ => Err(truncated("a header")),
                 };
             }
             filled += read;
@@ -648,14 +721,10 @@ impl<R: Read> Walker<R> {
     }
 
     fn read_body(&mut self, header: &Header<'_>, most: u64) -> Result<Vec<u8>, TarError> {
-        let offset = header.offset;
-        let size = header.size().ok_or(TarError::Extension {
-            offset,
-            problem: "its size is not a number",
-        })?;
+        let size = extension_size(header)?;
         if size > most {
             return Err(TarError::Extension {
-                offset,
+                offset: header.offset,
                 problem: "it is longer than any name",
             });
         }
@@ -697,6 +766,60 @@ impl<R: Read> Walker<R> {
 fn truncated(place: &str) -> TarError {
     TarError::Truncated {
         place: place.to_owned(),
+    }
+}
+
+fn extension_size(header: &Header<'_>) -> Result<u64, TarError> {
+    header.size().ok_or(TarError::Extension {
+        offset: header.offset,
+        problem: "its size is not a number",
+    })
+}
+
+/// Start of the keys that make a file a sparse one.
+const SPARSE: &[u8] = b"GNU.sparse.";
+
+/// What the PAX records say of a member: its own come before the global ones, and an empty value
+/// takes back what a header before it said.
+fn record<'a>(own: &'a Records, globals: &'a Records, key: &[u8]) -> Option<&'a [u8]> {
+    let value = own.get(key).or_else(|| globals.get(key))?;
+    (!value.is_empty()).then_some(value)
+}
+
+fn bad_symlink_target(target: &[u8]) -> Option<BadPath> {
+    if target.is_empty() {
+        Some(BadPath::Empty)
+    } else if target.contains(&0) {
+        Some(BadPath::Nul)
+    } else if target.len() > LONGEST_PATH {
+        Some(BadPath::Long)
+    } else {
+        None
+    }
+}
+
+/// Whether the first block of an archive is that of a tar, however damaged.
+fn has_magic(block: &[u8]) -> bool {
+    block.get(257..262) == Some(b"ustar")
+}
+
+/// What begins with `start` is no archive, and most often one that is packed differently.
+fn not_tar(start: &[u8]) -> TarError {
+    let known: [(&[u8], &str); 10] = [
+        (b"BZh", "bzip2"),
+        (b"\xfd7zXZ\0", "xz"),
+        (b"PK\x03\x04", "zip"),
+        (b"PK\x05\x06", "zip"),
+        (b"7z\xbc\xaf\x27\x1c", "7z"),
+        (b"\x04\x22\x4d\x18", "lz4"),
+        (b"LZIP", "lzip"),
+        (b"\x1f\x9d", "compress (.Z)"),
+        (b"\x1f\x8b", "gzip"),
+        (b"\x28\xb5\x2f\xfd", "zstd"),
+    ];
+    let found = known.iter().find(|(magic, _)| start.starts_with(magic));
+    TarError::NotTar {
+        found: found.map(|(_, name)| *name),
     }
 }
 
@@ -780,6 +903,7 @@ impl<'a> Header<'a> {
         let signed = unsigned.checked_sub(256 * high as u64);
         match octal(&block[148..156]) {
             Some(stated) if stated == unsigned || Some(stated) == signed => Ok(header),
+            _ if offset == 0 && !has_magic(block) => Err(not_tar(block)),
             _ => Err(TarError::Checksum { offset }),
         }
     }
@@ -910,7 +1034,7 @@ mod tests {
             b"10 path=a\0\n",
             b"18446744073709551617 path=a\n",
         ] {
-            assert!(parse_pax(body).is_err(), "{}", readable(body));
+            assert!(parse_pax(body).is_err(), "{}", shortened(body));
         }
     }
 

@@ -7,8 +7,14 @@
 use std::borrow::Borrow;
 use std::fmt::{self, Write as _};
 
-/// A path inside a layer: relative, `/`-separated, without empty, `.` or `..` components and
-/// without NUL. The root has no entry and so no path.
+/// Bytes of a path, and of a symlink's target, that Linux takes (`PATH_MAX`). It is also what keeps
+/// a hostile name from standing for tens of thousands of directories.
+pub(crate) const LONGEST_PATH: usize = 4096;
+/// Bytes of one component that Linux takes (`NAME_MAX`).
+pub(crate) const LONGEST_COMPONENT: usize = 255;
+
+/// A path inside a layer: relative, `/`-separated, without empty, `.` or `..` components, without
+/// NUL, and no longer than Linux can have it. The root has no entry and so no path.
 ///
 /// Ordered by its bytes, which puts every directory before what it holds.
 #[derive(Clone, PartialEq, Eq, PartialOrd, Ord, Hash)]
@@ -32,12 +38,21 @@ pub enum BadPath {
     /// Holds a NUL byte, which ends a name early in a tar header.
     #[error("holds a NUL byte")]
     Nul,
+    /// Is longer than any path on Linux.
+    #[error("is longer than {LONGEST_PATH} bytes")]
+    Long,
+    /// Has a component longer than any file name on Linux.
+    #[error("has a component of more than {LONGEST_COMPONENT} bytes")]
+    LongComponent,
 }
 
 impl EntryPath {
     /// Takes a path that must already be in its one valid spelling.
     pub fn new(path: impl AsRef<[u8]>) -> Result<Self, BadPath> {
         let path = path.as_ref();
+        if path.len() > LONGEST_PATH {
+            return Err(BadPath::Long);
+        }
         if path.first() == Some(&b'/') {
             return Err(BadPath::Absolute);
         }
@@ -47,6 +62,7 @@ impl EntryPath {
                 b"." => return Err(BadPath::Dot),
                 b".." => return Err(BadPath::Parent),
                 _ if component.contains(&0) => return Err(BadPath::Nul),
+                _ if component.len() > LONGEST_COMPONENT => return Err(BadPath::LongComponent),
                 _ => {}
             }
         }
@@ -59,6 +75,9 @@ impl EntryPath {
         if path.is_empty() {
             return Err(BadPath::Empty);
         }
+        if path.len() > LONGEST_PATH {
+            return Err(BadPath::Long);
+        }
         if path[0] == b'/' {
             return Err(BadPath::Absolute);
         }
@@ -70,6 +89,7 @@ impl EntryPath {
             match component {
                 b"" | b"." => {}
                 b".." => return Err(BadPath::Parent),
+                _ if component.len() > LONGEST_COMPONENT => return Err(BadPath::LongComponent),
                 _ => {
                     if !cleaned.is_empty() {
                         cleaned.push(b'/');
@@ -78,7 +98,12 @@ impl EntryPath {
                 }
             }
         }
-        Ok((!cleaned.is_empty()).then(|| Self(cleaned.into())))
+        Ok(Self::of_checked(cleaned))
+    }
+
+    /// The path of components that were each checked; `None` is the root.
+    pub(crate) fn of_checked(path: Vec<u8>) -> Option<Self> {
+        (!path.is_empty()).then(|| Self(path.into()))
     }
 
     /// The bytes of the path, without a leading or trailing slash.
@@ -172,6 +197,17 @@ pub(crate) fn readable(bytes: &[u8]) -> String {
     text
 }
 
+/// Name bytes for people, and of a name that is too long to be one its beginning.
+pub(crate) fn shortened(bytes: &[u8]) -> String {
+    match bytes.get(..SHOWN) {
+        Some(start) if bytes.len() > LONGEST_COMPONENT => readable(start) + "…",
+        _ => readable(bytes),
+    }
+}
+
+/// Bytes of a long name that are shown.
+const SHOWN: usize = 60;
+
 /// Where added files go: the `DEST` of `COPY SRC DEST`.
 ///
 /// A directory's content goes to it; a file becomes it or, when it is written with a trailing
@@ -236,6 +272,10 @@ mod tests {
             (b"./a", Some(BadPath::Dot)),
             (b"a/../b", Some(BadPath::Parent)),
             (b"a\0b", Some(BadPath::Nul)),
+            (&[b'n'; 255], None),
+            (&[b'n'; 256], Some(BadPath::LongComponent)),
+            (&b"ab/".repeat(1366)[..4096], None),
+            (&b"ab/".repeat(1366)[..4097], Some(BadPath::Long)),
         ] {
             assert_eq!(EntryPath::new(path).err(), expected, "{}", readable(path));
         }
@@ -251,6 +291,11 @@ mod tests {
         assert_eq!(clean(b"/etc"), Err(BadPath::Absolute));
         assert_eq!(clean(b"a/../../b"), Err(BadPath::Parent));
         assert_eq!(clean(b"a\0"), Err(BadPath::Nul));
+        assert_eq!(
+            clean(&[&[b'n'; 256], &b"/a"[..]].concat()),
+            Err(BadPath::LongComponent)
+        );
+        assert_eq!(clean(&b"./".repeat(2049)), Err(BadPath::Long));
     }
 
     #[test]
@@ -294,5 +339,7 @@ mod tests {
     fn hostile_names_are_shown_escaped() {
         assert_eq!(readable("é\n\u{1b}[2J".as_bytes()), "é\\n\\u{1b}[2J");
         assert_eq!(readable(b"a\xff"), "a\\xff");
+        assert_eq!(shortened(&[b'n'; 255]), "n".repeat(255));
+        assert_eq!(shortened(&[b'n'; 300]), "n".repeat(60) + "…");
     }
 }

@@ -6,8 +6,10 @@
 
 use std::collections::BTreeMap;
 use std::fmt;
+use std::fs::File;
 use std::io::{self, Read, Write};
 use std::num::NonZeroUsize;
+use std::os::unix::fs::OpenOptionsExt;
 use std::path::{Path, PathBuf};
 use std::sync::atomic::{AtomicBool, Ordering};
 use std::sync::mpsc::{Receiver, Sender, channel};
@@ -19,10 +21,11 @@ use tierce_oci::{DiffId, Digest, Hasher};
 
 use crate::codec::{Codec, EncodeError, GZIP_HEADER, gzip_trailer};
 use crate::content::ContentError;
-use crate::member::{Limits, MemberKind, Strictness, TarError, Walker};
+use crate::member::{Limits, TarError};
 use crate::path::EntryPath;
 use crate::plan::{Plan, RecordKind};
 use crate::segment::{CutError, MOST, SegmentSink, write_segments};
+use crate::verbatim::check_members;
 
 /// How to seal. None of it but the codec shows in the bytes.
 #[derive(Clone, Copy)]
@@ -64,7 +67,7 @@ pub struct EntryCounts {
     pub hardlinks: u64,
     /// Whiteouts and opaque markers.
     pub whiteouts: u64,
-    /// Everything else, which only an archive that is taken as it is can have.
+    /// Everything else; none, since archives with such members are refused.
     pub others: u64,
 }
 
@@ -150,7 +153,8 @@ pub enum SealError {
 /// How much an archive that becomes a layer is looked at.
 #[derive(Debug, Clone, Copy, PartialEq, Eq)]
 pub enum TarCheck {
-    /// Every header is read strictly: the archive must be valid, complete and stay inside the root.
+    /// Every header is read strictly: the archive must be valid and complete, stay inside the root
+    /// and mean the same to every reader, as *layer-format 1* has it of verbatim layers.
     Strict(Limits),
     /// The bytes are taken as they are: for layers of existing images, which are known by their
     /// diff id.
@@ -187,7 +191,7 @@ pub fn seal_tar<R: Read + Send>(
             stopped: None,
         };
         let checked = match check {
-            TarCheck::Strict(limits) => count_members(&mut tee, limits),
+            TarCheck::Strict(limits) => check_members(&mut tee, limits),
             TarCheck::AsIs => drain(&mut tee).map(|()| EntryCounts::default()),
         };
         if let Some(stop) = tee.stopped.take() {
@@ -199,31 +203,6 @@ pub fn seal_tar<R: Read + Send>(
         }
         Ok(counts)
     })
-}
-
-fn count_members<R: Read>(archive: R, limits: Limits) -> Result<EntryCounts, TarError> {
-    let mut counts = EntryCounts::default();
-    let mut walker = Walker::new(archive, Strictness::Strict, limits);
-    while let Some(member) = walker.next_member()? {
-        let Some(path) = member.clean_path()? else {
-            continue;
-        };
-        let marker = crate::whiteout::Marker::of(&path).is_some();
-        *match &member.kind {
-            MemberKind::Directory => &mut counts.directories,
-            MemberKind::File if marker => &mut counts.whiteouts,
-            MemberKind::File => &mut counts.files,
-            MemberKind::Symlink(_) => &mut counts.symlinks,
-            MemberKind::Hardlink(target) => {
-                member.clean_target(target)?;
-                &mut counts.hardlinks
-            }
-            MemberKind::Sparse => return Err(member.sparse()),
-            _ => &mut counts.others,
-        } += 1;
-    }
-    walker.finish()?;
-    Ok(counts)
 }
 
 fn drain(archive: &mut impl Read) -> Result<(), TarError> {
@@ -496,7 +475,12 @@ impl Blob {
     fn create(directory: &Path) -> Result<Self, SealError> {
         let file = tempfile::Builder::new()
             .prefix(".layer-")
-            .tempfile_in(directory)
+            // `tempfile_in` would add the random name to the system's words.
+            .make_in(directory, |path| {
+                let mut options = File::options();
+                options.read(true).write(true).create_new(true);
+                options.mode(0o600).open(path)
+            })
             .map_err(|source| SealError::Create {
                 directory: directory.to_owned(),
                 source,

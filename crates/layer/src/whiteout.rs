@@ -24,8 +24,10 @@ impl Marker {
     /// What `path` means, `None` when it is an ordinary name in ordinary directories.
     pub(crate) fn of(path: &EntryPath) -> Option<Self> {
         let in_marker = path
-            .ancestors()
-            .any(|ancestor| ancestor.name().starts_with(WHITEOUT_PREFIX));
+            .components()
+            .rev()
+            .skip(1)
+            .any(|directory| directory.starts_with(WHITEOUT_PREFIX));
         if in_marker {
             return Some(Self::Driver);
         }

@@ -114,15 +114,15 @@ fn malformed() -> Vec<(Vec<u8>, &'static str)> {
         ),
         (
             raw().member(b'1', "x", "../../etc/shadow", b"").end(),
-            "hardlink `x` is refused: its target `../../etc/shadow` has a `..` component",
+            "link `x` is refused: its target `../../etc/shadow` has a `..` component",
         ),
         (
             raw().member(b'1', "x", "/etc/shadow", b"").end(),
-            "hardlink `x` is refused: its target `/etc/shadow` is absolute",
+            "link `x` is refused: its target `/etc/shadow` is absolute",
         ),
         (
             raw().symlink("x", "").end(),
-            "hardlink `x` is refused: its target `` has an empty component",
+            "link `x` is refused: its target `` has an empty component",
         ),
         // PAX.
         (
@@ -216,7 +216,7 @@ fn malformed() -> Vec<(Vec<u8>, &'static str)> {
         ),
         (
             b"not an archive".repeat(100),
-            "no tar header at byte 0: the checksum does not match",
+            "not a tar archive: what is read is plain tar, and tar compressed once with gzip or zstd",
         ),
         // Sizes that lie.
         (
@@ -370,6 +370,297 @@ fn members_that_have_no_place_in_a_tree_are_refused() {
     }
 }
 
+#[test]
+fn members_that_mean_different_things_to_readers_are_refused_in_a_verbatim_layer() {
+    let hard = |name, target| raw().file("a", b"1").member(b'1', name, target, b"");
+    for (archive, expected) in [
+        (
+            raw().member(b'3', "null", "", b""),
+            "member `null` is refused: it is a device",
+        ),
+        (
+            raw().member(b'4', "sda", "", b""),
+            "member `sda` is refused: it is a device",
+        ),
+        (
+            raw().member(b'6', "pipe", "", b""),
+            "member `pipe` is refused: it is a FIFO",
+        ),
+        (
+            raw().symlink("a", "/etc").file("a/passwd", b"x"),
+            "member `a/passwd` is refused: it lies behind the symlink `a`",
+        ),
+        (
+            raw()
+                .symlink("a", "/etc")
+                .member(b'1', "b", "a", b"")
+                .file("b/passwd", b"x"),
+            "member `b/passwd` is refused: it lies behind the symlink `b`",
+        ),
+        (
+            raw().file("a", b"x").file("a/b", b"x"),
+            "member `a/b` is refused: `a`, which it lies in, is no directory",
+        ),
+        (
+            raw().file("a/b", b"x").symlink("./a", "/etc"),
+            "member `./a` is refused: an earlier member has its path",
+        ),
+        (
+            raw().file("a", b"x").file("./a", b"y"),
+            "member `./a` is refused: an earlier member has its path",
+        ),
+        (
+            raw().directory("d/").directory("d"),
+            "member `d` is refused: an earlier member has its path",
+        ),
+        (
+            raw().file(".wh.a", b"").file(".wh.a", b""),
+            "member `.wh.a` is refused: an earlier member has its path",
+        ),
+        (
+            hard("x", "x"),
+            "hardlink `x` is refused: its target `x` is no earlier file",
+        ),
+        (
+            hard("x", "nowhere"),
+            "hardlink `x` is refused: its target `nowhere` is no earlier file",
+        ),
+        (
+            raw().directory("d").member(b'1', "x", "d", b""),
+            "hardlink `x` is refused: its target `d` is no earlier file",
+        ),
+        (
+            raw().file(".wh.a", b"").member(b'1', "x", ".wh.a", b""),
+            "hardlink `x` is refused: its target `.wh.a` is no earlier file",
+        ),
+        (
+            raw().file("a/.wh.", b""),
+            "member `a/.wh.` is refused: it is a deletion without a name",
+        ),
+        (
+            raw().file(".wh..wh.plnk", b""),
+            "member `.wh..wh.plnk` is refused: it is a file of the aufs driver, which other \
+             readers skip",
+        ),
+        (
+            raw().file(".wh.a/b", b""),
+            "member `.wh.a/b` is refused: it is a file of the aufs driver, which other readers skip",
+        ),
+        (
+            raw().symlink(".wh.a", "x"),
+            "member `.wh.a` is refused: it is a deletion that is no regular file",
+        ),
+        (
+            raw().file(".", b""),
+            "member `.` is refused: its name has an empty component",
+        ),
+    ] {
+        assert_eq!(seal_strictly(&archive.end()), Err(expected.to_owned()));
+    }
+}
+
+#[test]
+fn a_verbatim_layer_may_delete_and_describe_directories_late() {
+    let archive = raw()
+        .directory("./")
+        .file("a/b/c", b"1")
+        .directory("a/b")
+        .directory("a")
+        .member(b'1', "a/hard", "./a/b/c", b"")
+        .symlink("link", "../out")
+        .file("a/.wh.old", b"")
+        .file(".wh..wh..opq", b"");
+    seal_strictly(&archive.end()).unwrap();
+}
+
+#[test]
+fn what_is_packed_otherwise_is_told_what_is_read() {
+    for (start, found) in [
+        (&b"BZh91AY&SY"[..], " but bzip2"),
+        (b"\xfd7zXZ\0\0\x04", " but xz"),
+        (b"PK\x03\x04\x14\0", " but zip"),
+        (b"PK\x05\x06", " but zip"),
+        (b"7z\xbc\xaf\x27\x1c", " but 7z"),
+        (b"this is no tar", ""),
+        (b"\0\0\0", ""),
+    ] {
+        let expected = format!(
+            "not a tar archive{found}: what is read is plain tar, and tar compressed once with \
+             gzip or zstd"
+        );
+        for length in [start.len(), 300, 512, 10_000] {
+            if length > start.len() && start[0] == 0 {
+                continue;
+            }
+            let mut archive = start.to_vec();
+            archive.resize(length, b'.');
+            let refused = Err(expected.clone());
+            assert_eq!(add(&archive, SMALL).map(drop), refused, "{length}");
+            assert_eq!(add(&gzip(&archive), SMALL).map(drop), refused);
+            assert_eq!(seal_strictly(&archive), refused);
+        }
+    }
+    let twice = gzip(&gzip(&raw().file("x", b"1").end()));
+    assert!(
+        add(&twice, SMALL)
+            .unwrap_err()
+            .starts_with("not a tar archive but gzip: ")
+    );
+}
+
+#[test]
+fn names_that_no_file_system_can_have_are_refused() {
+    let deep = b"a/".repeat(30_000);
+    let long = [b'n'; 256];
+    let shown = |start: &str| start.repeat(60 / start.len());
+    let cases = [
+        (
+            raw().pax(&[("path", &deep)]).directory("x"),
+            format!(
+                "member `{}…` is refused: its name is longer than 4096 bytes",
+                shown("a/")
+            ),
+        ),
+        (
+            raw()
+                .member(b'L', "././@LongLink", "", &deep[..16_000])
+                .directory("x"),
+            format!(
+                "member `{}…` is refused: its name is longer than 4096 bytes",
+                shown("a/")
+            ),
+        ),
+        (
+            raw().pax(&[("path", &long)]).file("x", b""),
+            format!(
+                "member `{}…` is refused: its name has a component of more than 255 bytes",
+                shown("n")
+            ),
+        ),
+        (
+            raw().pax(&[("linkpath", &deep)]).symlink("x", ""),
+            format!(
+                "link `x` is refused: its target `{}…` is longer than 4096 bytes",
+                shown("a/")
+            ),
+        ),
+        (
+            raw().pax(&[("linkpath", &deep)]).member(b'1', "x", "", b""),
+            format!(
+                "link `x` is refused: its target `{}…` is longer than 4096 bytes",
+                shown("a/")
+            ),
+        ),
+    ];
+    for (archive, expected) in cases {
+        let archive = archive.end();
+        assert_eq!(add(&archive, SMALL).map(drop), Err(expected.clone()));
+        assert_eq!(seal_strictly(&archive), Err(expected));
+    }
+    let archive = raw().pax(&[("path", &[b'n'; 255])]).file("x", b"").end();
+    assert_eq!(add(&archive, SMALL).unwrap().len(), 1);
+}
+
+/// In a base such a member is what no runtime could unpack.
+#[test]
+fn names_that_no_file_system_can_have_are_skipped_in_a_base() {
+    let deep = b"a/".repeat(30_000);
+    let archive = raw()
+        .pax(&[("path", &deep)])
+        .symlink("x", "y")
+        .pax(&[("path", &[b'n'; 256])])
+        .symlink("x", "y")
+        .pax(&[("linkpath", &deep)])
+        .symlink("x", "y")
+        .member(b'g', "g", "", b"12 path=a/b\n")
+        .symlink("kept", "y")
+        .end();
+    let mut paths = Vec::new();
+    read_links(&*archive, Compression::None, SMALL, |record| {
+        paths.push(record.path.unwrap().to_string());
+        Ok(())
+    })
+    .unwrap();
+    assert_eq!(paths, ["kept"]);
+}
+
+/// Every directory above every member would be kept, each with its whole path.
+#[test]
+fn directories_that_deep_names_imply_are_limited() {
+    let limits = Limits {
+        bytes: 64 << 20,
+        members: 100_000,
+    };
+    let deep = |first: usize| [&first.to_string().into_bytes(), &b"/a".repeat(2000)[..]].concat();
+    let mut archive = raw();
+    for member in 0..200 {
+        archive = archive.pax(&[("path", &deep(member))]).file("x", b"");
+    }
+    let expected =
+        "the archive is refused: it holds more than 268435456 bytes of names and attributes";
+    assert_eq!(add(&archive.end(), limits).unwrap_err(), expected);
+
+    // In one directory they are few, and found without climbing to the root each time.
+    let mut archive = raw();
+    for member in 0..1000 {
+        let name = [&deep(0)[..], format!("/{member}").as_bytes()].concat();
+        archive = archive.pax(&[("path", &name)]).file("x", b"");
+    }
+    assert_eq!(add(&archive.end(), limits).unwrap().len(), 2001 + 1000);
+}
+
+#[test]
+fn global_records_are_limited_and_not_copied() {
+    let expected =
+        "the archive is refused: it holds more than 65536 bytes of global PAX records".to_owned();
+    let globals = |archive: Raw, count: usize, from: usize| {
+        let body: Vec<u8> = (from..from + count)
+            .flat_map(|key| format!("12 {key:06}=v\n").into_bytes())
+            .collect();
+        archive.member(b'g', "g", "", &body)
+    };
+    let limits = Limits {
+        bytes: 64 << 20,
+        members: 100_000,
+    };
+    let one = globals(raw(), 6000, 0).file("x", b"").end();
+    let many = (0..6).fold(raw(), |archive, part| globals(archive, 2000, part * 2000));
+    let many = many.file("x", b"").end();
+    for archive in [one, many] {
+        assert_eq!(add(&archive, limits).map(drop), Err(expected.clone()));
+    }
+    // The same ones again take no more room; each member looks up what it needs.
+    let mut archive = (0..20).fold(raw(), |archive, _| globals(archive, 5000, 0));
+    for member in 0..20_000 {
+        archive = archive.file(format!("f{member}"), b"");
+    }
+    assert_eq!(add(&archive.end(), limits).unwrap().len(), 20_000);
+}
+
+#[test]
+fn a_member_may_take_a_global_record_back() {
+    let archive = raw()
+        .member(b'g', "g", "", b"14 mtime=none\n")
+        .pax(&[("mtime", b"")])
+        .file("x", b"")
+        .end();
+    add(&archive, SMALL).unwrap();
+    let archive = raw()
+        .member(b'g', "g", "", b"14 mtime=none\n")
+        .member(b'g', "g", "", b"9 mtime=\n")
+        .file("x", b"")
+        .end();
+    add(&archive, SMALL).unwrap();
+    let archive = raw()
+        .member(b'g', "g", "", b"14 mtime=none\n")
+        .file("x", b"")
+        .end();
+    assert_eq!(
+        add(&archive, SMALL).map(drop),
+        Err("member `x` has a bad number in its header field `mtime`".to_owned())
+    );
+}
+
 /// A reader that splits records at newlines would take the link for one to `/etc/evil`.
 #[test]
 fn a_record_inside_a_value_stays_hidden() {
@@ -393,10 +684,13 @@ fn cut_off_archives_are_refused_wherever_they_are_cut() {
         .directory("d")
         .end();
     for end in 0..=whole.len() - 1024 {
-        assert!(
-            add(&whole[..end], SMALL).unwrap_err().contains("truncated"),
-            "{end}"
-        );
+        // Shorter than where the magic is, it could be anything.
+        let expected = match end {
+            1..262 => "not a tar archive: ",
+            _ => "the archive is truncated: ",
+        };
+        let error = add(&whole[..end], SMALL).unwrap_err();
+        assert!(error.starts_with(expected), "{end}: {error}");
     }
     let packed = gzip(&whole);
     for end in 0..packed.len() {

@@ -70,6 +70,21 @@ fn paths_are_walked_as_the_kernel_walks_them() {
     }
 }
 
+/// Links that lead to longer and longer places would cost more with each of them.
+#[test]
+fn targets_that_grow_a_path_beyond_all_bounds_are_given_up() {
+    let growing = "n/".repeat(1500);
+    let base = links(&[
+        ("a", &format!("{growing}b")),
+        (&format!("{growing}b"), &format!("{growing}c")),
+    ]);
+    let error = base.resolve(&path("a")).unwrap_err();
+    assert_eq!(error.link, path(format!("{growing}b")));
+    // What no link has a part in stays as it is.
+    let long = path("n/".repeat(2047) + "n");
+    assert_eq!(base.resolve(&long).unwrap(), Some(long));
+}
+
 fn places(tree: Tree, base: &BaseLinks) -> Vec<String> {
     let plan = tree.settle(Some(base), &mut Vec::new()).unwrap();
     plan.records()

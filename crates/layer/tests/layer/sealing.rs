@@ -267,7 +267,25 @@ fn a_compressed_archive_is_no_layer_to_be() {
     let archive = gzip(&archive_of(tree_of([("a", file("x"))])));
     let check = TarCheck::Strict(Limits::default());
     let error = seal_tar(&*archive, check, &settings(&Stored, output.path(), 1)).unwrap_err();
-    assert!(chain(&error).starts_with("could not make a layer of an archive: the archive is trun"));
+    assert!(
+        chain(&error)
+            .starts_with("could not make a layer of an archive: not a tar archive but gzip")
+    );
+}
+
+#[test]
+fn a_directory_that_is_not_there_is_named_once() {
+    let output = tempdir().unwrap();
+    let missing = output.path().join("missing");
+    let settings = settings(&Stored, &missing, 1);
+    let error = seal_tar(&b""[..], TarCheck::AsIs, &settings).unwrap_err();
+    assert_eq!(
+        chain(&error),
+        format!(
+            "could not create a file in `{}`: No such file or directory (os error 2)",
+            missing.display()
+        )
+    );
 }
 
 #[test]
