@@ -120,7 +120,7 @@ fn hex(bytes: &[u8]) -> String {
 }
 
 fn unhex(text: &str) -> Option<Vec<u8>> {
-    if !text.is_ascii() || text.len() % 2 != 0 {
+    if !text.is_ascii() || !text.len().is_multiple_of(2) {
         return None;
     }
     (0..text.len())
@@ -214,7 +214,7 @@ mod tests {
         let cache = LinkCache::new(cache.path());
         let image = Digest::of(b"image");
         assert!(cache.read(&image).is_none());
-        let path = EntryPath::new(b"lib64\xff".to_vec()).unwrap();
+        let path = EntryPath::new(b"lib64\xff").unwrap();
         let links: BaseLinks = [(path, b"usr/lib64".to_vec())].into_iter().collect();
         cache.keep(&image, &links);
         assert_eq!(cache.read(&image), Some(links));

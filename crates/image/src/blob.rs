@@ -86,7 +86,8 @@ impl<'a, S: BlobSource> Blob<'a, S> {
         self.content
     }
 
-    /// Opens the whole blob. The stream verifies itself: see [`Verified`].
+    /// Opens the whole blob. The stream verifies itself: its last piece comes only when the digest
+    /// of the whole is right.
     pub async fn open(
         &self,
     ) -> Result<
