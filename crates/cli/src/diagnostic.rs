@@ -11,7 +11,7 @@ use tierce_registry::RegistryError;
 use tierce_store::ArchiveError;
 
 use crate::config_file::ConfigFileError;
-use crate::documents::CachedError;
+use crate::source::SourceError;
 
 /// The command line asks for something that makes no sense; exit code 2.
 #[derive(Debug, thiserror::Error)]
@@ -188,7 +188,7 @@ fn known(cause: &(dyn std::error::Error + 'static)) -> Option<String> {
         }
     } else if cause.is::<VerifyError>() {
         "what is stored there is damaged, or was damaged on the way: get a new copy of the image"
-    } else if matches!(cause.downcast_ref(), Some(CachedError::Offline(_))) {
+    } else if matches!(cause.downcast_ref(), Some(SourceError::Offline(_))) {
         "run the same build once without --offline, in a folder with a tierce.toml"
     } else if let Some(error) = cause.downcast_ref::<ArchiveError>() {
         match error {

@@ -9,10 +9,10 @@ use std::path::PathBuf;
 use bytes::Bytes;
 use serde::{Deserialize, Serialize};
 use serde_json::json;
-use tierce_image::{BlobSource, BlobStream, BoxError, Content, ImageSource};
+use tierce_image::{BlobSource, BlobStream, BoxError, Content};
 use tierce_layer::{BaseLinks, EntryPath};
 use tierce_oci::json::to_canonical;
-use tierce_oci::{Descriptor, Digest, Document, MediaType, Selector};
+use tierce_oci::{Descriptor, Digest, MediaType};
 use tierce_store::atomic::write_file;
 
 /// The cache.
@@ -127,52 +127,6 @@ fn unhex(text: &str) -> Option<Vec<u8>> {
         .step_by(2)
         .map(|at| u8::from_str_radix(&text[at..at + 2], 16).ok())
         .collect()
-}
-
-/// A source of manifests with [`Documents`] in front of it.
-pub(crate) struct Cached<'a, P> {
-    pub(crate) place: &'a P,
-    pub(crate) documents: &'a Documents,
-    /// Whether the place itself must not be asked.
-    pub(crate) offline: bool,
-}
-
-/// What [`Cached`] answers when it cannot.
-#[derive(Debug, thiserror::Error)]
-pub(crate) enum CachedError {
-    #[error("`{0}` is not known here, and --offline forbids to ask the registry")]
-    Offline(Selector),
-    // Not transparent, or the place's own error would be missing from the chain, where hints are
-    // looked for. Causes that say the same are shown once.
-    #[error("{0}")]
-    Place(#[source] BoxError),
-}
-
-impl<P: ImageSource> ImageSource for Cached<'_, P> {
-    type Error = CachedError;
-
-    async fn manifest(&self, selector: &Selector) -> Result<Document, CachedError> {
-        if let Selector::Digest(digest) = selector
-            && let Some(bytes) = self.documents.read(digest)
-            && let Ok(document) = Document::parse(bytes, None)
-        {
-            return Ok(document);
-        }
-        if self.offline {
-            return Err(CachedError::Offline(selector.clone()));
-        }
-        let document = self
-            .place
-            .manifest(selector)
-            .await
-            .map_err(|error| CachedError::Place(Box::new(error)))?;
-        self.documents.keep(document.bytes());
-        Ok(document)
-    }
-
-    fn content(&self, blob: &Descriptor) -> Content {
-        self.place.content(blob)
-    }
 }
 
 /// A source of blobs with [`Documents`] in front of it, for configs only.

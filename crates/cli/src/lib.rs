@@ -18,6 +18,7 @@ mod plan;
 mod progress;
 mod registries;
 mod sealed;
+mod source;
 mod transport;
 mod written;
 

@@ -1,5 +1,4 @@
-//! Every place an image can be in, behind one door: which transport a name has is decided here and
-//! nowhere else.
+//! Every place an image can be in, behind one door.
 
 use std::fs::{self, File};
 use std::path::{Path, PathBuf};
@@ -15,16 +14,17 @@ use tierce_oci::{Descriptor, Digest, Document, Platform, Repository, Selector, T
 use tierce_registry::Client;
 use tierce_store::{
     ArchiveKind, ArchiveLayout, ArchiveSink, DockerArchive, Layout, LayoutSink, LocalStore,
-    Selected, StoreReference, open_file,
+    PlainImage, Selected, StoreReference, open_file,
 };
 
 use crate::arguments::RegistryArguments;
 use crate::diagnostic::{Hinted as _, UsageError};
-use crate::documents::{Cached, CachedConfigs, Documents, LinkCache};
+use crate::documents::{CachedConfigs, Documents, LinkCache};
 use crate::environment::Environment;
 use crate::output::Output;
 use crate::progress::TransferProgress;
 use crate::sealed::seal_plain;
+use crate::source::Source;
 use crate::transport::{ImagePlace, PushSource, store_selector};
 
 /// How places are opened.
@@ -44,8 +44,7 @@ pub(crate) struct Places {
     documents: Documents,
     links: LinkCache,
     store: PathBuf,
-    /// Sealed blobs of this run; goes away with it.
-    /// Made when the first blob has to be sealed.
+    /// Sealed blobs of this run, made when the first blob has to be sealed; goes away with the run.
     scratch: OnceLock<Scratch>,
     cache: PathBuf,
     offline: bool,
@@ -171,6 +170,59 @@ impl Places {
         Ok(ImagePlace::Registry(reference.clone()))
     }
 
+    /// Finds what `place` names; `pinned` takes the place of what it selects.
+    fn open_source(&self, place: &ImagePlace, pinned: Option<Digest>) -> Result<Found> {
+        let pinned = pinned.map(Selector::Digest);
+        Ok(match place {
+            ImagePlace::Registry(reference) => Found::At(
+                Source::Registry {
+                    repository: self.blobs.client.repository(&reference.repository),
+                    documents: self.documents.clone(),
+                    offline: self.offline,
+                },
+                pinned.unwrap_or_else(|| reference.selector()),
+            ),
+            ImagePlace::Store(reference) => Found::At(
+                Source::Store(self.local_store()?.image(&reference.name)),
+                pinned.unwrap_or_else(|| store_selector(reference)),
+            ),
+            ImagePlace::Layout {
+                directory,
+                selector,
+            } => {
+                let layout = Layout::open(directory)?;
+                let selector = match pinned.or_else(|| selector.clone()) {
+                    Some(selector) => selector,
+                    None => Selector::Digest(layout.find(None)?.digest),
+                };
+                Found::At(Source::Layout(layout), selector)
+            }
+            ImagePlace::OciArchive { file, selector } => {
+                let layout = ArchiveLayout::open(file)?;
+                let selector = match pinned.or_else(|| selector.clone()) {
+                    Some(selector) => selector,
+                    None => Selector::Digest(layout.find(None)?.digest),
+                };
+                Found::At(Source::Archive(layout), selector)
+            }
+            ImagePlace::DockerArchive {
+                file, references, ..
+            } => {
+                let archive = DockerArchive::open(file)?;
+                match (archive.select(references.first())?, archive.layout()) {
+                    (Selected::Exact(descriptor), Some(layout)) => Found::At(
+                        Source::Archive(layout.clone()),
+                        Selector::Digest(descriptor.digest),
+                    ),
+                    (Selected::Exact(_), None) => {
+                        anyhow::bail!("{} has a manifest but no layout", file.display())
+                    }
+                    (Selected::Plain(plain), _) => Found::Plain(plain),
+                }
+            }
+        })
+    }
+
     /// Reads manifest and config of the image in `place`, held to `pinned` when that is given.
     pub(crate) async fn read_image(
         &self,
@@ -178,67 +230,36 @@ impl Places {
         pinned: Option<Digest>,
         platform: Option<&Platform>,
     ) -> Result<Image> {
-        let or_pinned = |selector: Selector| pinned.map_or(selector, Selector::Digest);
-        let blobs = &self.blobs;
-        let image = match place {
-            ImagePlace::Registry(reference) => {
-                let repository = self.blobs.client.repository(&reference.repository);
-                let cached = Cached {
-                    place: &repository,
-                    documents: &self.documents,
-                    offline: self.offline,
-                };
+        let image = match self.open_source(place, pinned)? {
+            Found::Plain(plain) => {
+                seal_plain(plain, platform, self.scratch()?, self.compress_jobs).await?
+            }
+            Found::At(source @ Source::Registry { .. }, selector) => {
                 let blobs = CachedConfigs {
-                    blobs,
+                    blobs: &self.blobs,
                     documents: &self.documents,
                 };
-                read_image(&cached, &blobs, &or_pinned(reference.selector()), platform).await?
+                read_image(&source, &blobs, &selector, platform).await?
             }
-            ImagePlace::Store(reference) => {
-                let store = self.local_store()?;
-                let source = store.image(&reference.name);
-                let selector = or_pinned(store_selector(reference));
-                let image = read_image(&source, blobs, &selector, platform).await?;
-                image.with_facts(|layer| store.facts(&layer.descriptor.digest).ok().flatten())
-            }
-            ImagePlace::Layout {
-                directory,
-                selector,
-            } => {
-                let layout = Layout::open(directory)?;
-                let selector = chosen(pinned, selector.as_ref(), || layout.find(None))?;
-                read_image(&layout, blobs, &selector, platform).await?
-            }
-            ImagePlace::OciArchive { file, selector } => {
-                let layout = ArchiveLayout::open(file)?;
-                let selector = chosen(pinned, selector.as_ref(), || layout.find(None))?;
-                read_image(&layout, blobs, &selector, platform).await?
-            }
-            ImagePlace::DockerArchive {
-                file,
-                references,
-                digest,
-            } => {
-                let archive = DockerArchive::open(file)?;
-                let image = match archive.select(references.first())? {
-                    Selected::Exact(descriptor) => {
-                        let layout = archive.layout().context("an exact image has a layout")?;
-                        let selector = Selector::Digest(descriptor.digest);
-                        read_image(layout, blobs, &selector, platform).await?
-                    }
-                    Selected::Plain(plain) => {
-                        seal_plain(plain, platform, self.scratch()?, self.compress_jobs).await?
-                    }
-                };
-                // An archive is not asked by digest: what is in it is compared.
-                if let Some(asked) = digest.filter(|asked| *asked != image.digest()) {
-                    let found = image.digest();
-                    return Err(ReadError::OtherManifest { asked, found }.into());
-                }
-                image
+            Found::At(source, selector) => {
+                read_image(&source, &self.blobs, &selector, platform).await?
             }
         };
-        Ok(image)
+        match place {
+            // Such an archive is not asked by digest: what is in it is compared.
+            ImagePlace::DockerArchive {
+                digest: Some(asked),
+                ..
+            } if *asked != image.digest() => {
+                let (asked, found) = (*asked, image.digest());
+                Err(ReadError::OtherManifest { asked, found }.into())
+            }
+            ImagePlace::Store(_) => {
+                let store = self.local_store()?;
+                Ok(image.with_facts(|layer| store.facts(&layer.descriptor.digest).ok().flatten()))
+            }
+            _ => Ok(image),
+        }
     }
 
     /// Reads all that `place` names, an index with its children, or the one for `platform`.
@@ -247,63 +268,19 @@ impl Places {
         place: &ImagePlace,
         platform: Option<&Platform>,
     ) -> Result<Artifact> {
-        if platform.is_some() {
-            return Ok(self.read_image(place, None, platform).await?.to_artifact());
+        let one_image = platform.is_some() || matches!(place, ImagePlace::DockerArchive { .. });
+        if !one_image && let Found::At(source, selector) = self.open_source(place, None)? {
+            return Ok(read_artifact(&source, &selector).await?);
         }
-        Ok(match place {
-            ImagePlace::Registry(reference) => {
-                let repository = self.blobs.client.repository(&reference.repository);
-                read_artifact(&repository, &reference.selector()).await?
-            }
-            ImagePlace::Store(reference) => {
-                let source = self.local_store()?.image(&reference.name);
-                read_artifact(&source, &store_selector(reference)).await?
-            }
-            ImagePlace::Layout {
-                directory,
-                selector,
-            } => {
-                let layout = Layout::open(directory)?;
-                let selector = chosen(None, selector.as_ref(), || layout.find(None))?;
-                read_artifact(&layout, &selector).await?
-            }
-            ImagePlace::OciArchive { file, selector } => {
-                let layout = ArchiveLayout::open(file)?;
-                let selector = chosen(None, selector.as_ref(), || layout.find(None))?;
-                read_artifact(&layout, &selector).await?
-            }
-            ImagePlace::DockerArchive { .. } => {
-                self.read_image(place, None, None).await?.to_artifact()
-            }
-        })
+        Ok(self.read_image(place, None, platform).await?.to_artifact())
     }
 
-    /// Reads the manifest or index that `place` names; `None` for a place that has only images.
+    /// Reads the manifest or index that `place` names; `None` for an image without a manifest.
     pub(crate) async fn read_document(&self, place: &ImagePlace) -> Result<Option<Document>> {
-        Ok(match place {
-            ImagePlace::DockerArchive { .. } => None,
-            ImagePlace::Registry(reference) => {
-                let repository = self.blobs.client.repository(&reference.repository);
-                Some(repository.manifest(&reference.selector()).await?)
-            }
-            ImagePlace::Store(reference) => {
-                let source = self.local_store()?.image(&reference.name);
-                Some(source.manifest(&store_selector(reference)).await?)
-            }
-            ImagePlace::Layout {
-                directory,
-                selector,
-            } => {
-                let layout = Layout::open(directory)?;
-                let selector = chosen(None, selector.as_ref(), || layout.find(None))?;
-                Some(layout.manifest(&selector).await?)
-            }
-            ImagePlace::OciArchive { file, selector } => {
-                let layout = ArchiveLayout::open(file)?;
-                let selector = chosen(None, selector.as_ref(), || layout.find(None))?;
-                Some(layout.manifest(&selector).await?)
-            }
-        })
+        match self.open_source(place, None)? {
+            Found::At(source, selector) => Ok(Some(source.manifest(&selector).await?)),
+            Found::Plain(_) => Ok(None),
+        }
     }
 
     /// Brings `artifact` to `place`, under the tag of its name.
@@ -402,17 +379,12 @@ impl Places {
     }
 }
 
-/// The digest that a lock holds to, else what the name selects, else the only image there is.
-fn chosen<E>(
-    pinned: Option<Digest>,
-    named: Option<&Selector>,
-    only: impl FnOnce() -> Result<Descriptor, E>,
-) -> Result<Selector, E> {
-    match (pinned, named) {
-        (Some(digest), _) => Ok(Selector::Digest(digest)),
-        (None, Some(selector)) => Ok(selector.clone()),
-        (None, None) => Ok(Selector::Digest(only()?.digest)),
-    }
+/// What a name leads to.
+enum Found {
+    /// A manifest or index at some place.
+    At(Source, Selector),
+    /// An image of an old docker-archive, which has no manifest yet.
+    Plain(PlainImage),
 }
 
 /// A directory of this run's own in the cache, removed when the run ends.
