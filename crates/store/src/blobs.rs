@@ -94,16 +94,9 @@ impl BlobDirectory {
             return Ok(false);
         }
         let target = self.path(&blob.digest);
-        let mut linked = fs::hard_link(file, &target);
-        if linked
-            .as_ref()
-            .is_err_and(|error| error.kind() == std::io::ErrorKind::AlreadyExists)
-        {
-            // It was found wrong a moment ago, or another process has just put the same.
-            fs::remove_file(&target).map_err(PathError::of("replace", &target))?;
-            linked = fs::hard_link(file, &target);
-        }
-        if linked.is_err() {
+        // What is there already was found wrong a moment ago, or another process has just put it: the
+        // rename of a copy replaces it at once, where a link would leave a moment without any.
+        if fs::hard_link(file, &target).is_err() {
             return Ok(false);
         }
         // Another place may have linked it since the first look: then neither keeps it, or one.

@@ -1,5 +1,6 @@
 //! What `docker save` and others write for `docker load`.
 
+use std::collections::BTreeSet;
 use std::path::Path;
 
 use bytes::Bytes;
@@ -12,6 +13,9 @@ use super::members::{ArchiveMember, Members};
 
 /// `manifest.json` has some kilobytes.
 const MAX_MANIFEST_JSON: u64 = 4 << 20;
+
+/// How many manifests are looked at for the one that an image has.
+const MAX_MANIFESTS: usize = 1000;
 
 /// As in `tierce-image`: configs are read into memory.
 const MAX_CONFIG: u64 = 8 << 20;
@@ -149,12 +153,15 @@ impl DockerArchive {
         let (Some(layout), Some(config)) = (&self.layout, config_digest(&image.config)) else {
             return Ok(None);
         };
+        // Each manifest is read once, and not more of them than any archive holds.
+        let mut read = BTreeSet::new();
+        let mut is_new = |digest: &Digest| read.len() < MAX_MANIFESTS && read.insert(*digest);
         for entry in layout.entries() {
-            if !entry.media_type.is_manifest() {
-                continue;
-            }
             // A layout need not have all that it lists.
-            if !self.has(&entry.digest)? {
+            if !entry.media_type.is_manifest()
+                || !is_new(&entry.digest)
+                || !self.has(&entry.digest)?
+            {
                 continue;
             }
             let children = match layout.read(entry.digest, Some(&entry.media_type))? {
@@ -167,6 +174,7 @@ impl DockerArchive {
             // Docker with containerd's store saves an index of which it may have one child only.
             for child in children {
                 if child.media_type.is_manifest()
+                    && is_new(&child.digest)
                     && self.has(&child.digest)?
                     && let Document::Manifest(manifest) =
                         layout.read(child.digest, Some(&child.media_type))?
