@@ -117,9 +117,7 @@ impl<'a> Sealer<'a> {
         if let Some((_, _, layers)) = known {
             return Ok(layers.clone());
         }
-        for notice in notices {
-            show(self.output, &notice);
-        }
+        show_all(self.output, &notices);
         let mut above = links.clone();
         let mut layers = Vec::new();
         for (plan, scanned) in scanned {
@@ -133,9 +131,7 @@ impl<'a> Sealer<'a> {
                 output: self.output,
             };
             let (layer, notices, next) = in_background(move |cancel| job.run(cancel)).await?;
-            for notice in notices {
-                show(self.output, &notice);
-            }
+            show_all(self.output, &notices);
             above = next;
             layers.push(layer);
         }
@@ -242,10 +238,29 @@ impl std::io::Read for Pieces {
     }
 }
 
-fn show(output: Output, notice: &Notice) {
-    match notice {
-        Notice::NothingAdded { .. } => output.warn(&notice.to_string()),
-        _ => output.note(&format!("note: {notice}")),
+/// How many notices of one kind are shown in full; a tree that was copied without its times has
+/// thousands of stale `.pyc`.
+const SHOWN: usize = 3;
+
+fn show_all(output: Output, notices: &[Notice]) {
+    let mut stale = 0;
+    for notice in notices {
+        match notice {
+            Notice::NothingAdded { .. } => output.warn(&notice.to_string()),
+            Notice::StaleBytecode { .. } => {
+                stale += 1;
+                if stale <= SHOWN {
+                    output.note(&format!("note: {notice}"));
+                }
+            }
+            _ => output.note(&format!("note: {notice}")),
+        }
+    }
+    if stale > SHOWN {
+        let rest = stale - SHOWN;
+        output.note(&format!(
+            "note: and {rest} more compiled files that did not fit their sources"
+        ));
     }
 }
 

@@ -680,7 +680,12 @@ impl<R: Read> Walker<R> {
         while filled < padding {
             let read = self.read_some(&mut buffer[filled..padding])?;
             if read == 0 {
-                return Err(truncated("the padding of a member"));
+                // umoci leaves off the padding of the last member, and with it the end; runtimes,
+                // and GNU tar, take the member as whole.
+                return match self.strictness {
+                    Strictness::AsRuntimes => Ok(()),
+                    Strictness::Strict => Err(truncated("the padding of a member")),
+                };
             }
             filled += read;
         }

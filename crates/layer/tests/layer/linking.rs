@@ -307,3 +307,22 @@ fn without_links_nothing_moves() {
         EntryKind::File(_)
     ));
 }
+
+/// umoci's `insert` leaves off the padding of the last member and the two end blocks.
+#[test]
+fn a_base_layer_that_ends_with_its_last_byte_is_read() {
+    let whole = Raw::default()
+        .symlink("lib64", "usr/lib64")
+        .file("last", b"five!");
+    let mut archive = whole.end();
+    let cut = archive.iter().rposition(|byte| *byte != 0).unwrap() + 1;
+    archive.truncate(cut);
+    assert!(archive.ends_with(b"five!"));
+    let mut base = BaseLinks::none();
+    base.begin_layer();
+    read_links(&*archive, Compression::None, SMALL, |record| {
+        base.apply(&record)
+    })
+    .unwrap();
+    assert_eq!(base.iter().count(), 1);
+}
