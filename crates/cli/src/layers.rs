@@ -37,6 +37,8 @@ pub(crate) struct Sealer<'a> {
     /// WORKDIR and ENTRYPOINT, when the build sets them.
     working_dir: Option<String>,
     entrypoint: Option<String>,
+    /// What was found for the last platform; most often that of the next is the same.
+    scanned: Option<(Ground, Arc<ScannedLayers>)>,
     /// What the sealed layers depended on of their base, and the layers.
     sealed: Vec<(Ground, BaseLinks, Vec<Layer>)>,
 }
@@ -52,7 +54,6 @@ struct Sources {
 }
 
 /// A layer whose sources have been looked at.
-#[derive(Clone)]
 enum Scanned {
     Tree(Tree),
     Verbatim(PathBuf),
@@ -93,6 +94,7 @@ impl<'a> Sealer<'a> {
             }),
             working_dir: plan.edits.working_dir.clone(),
             entrypoint: plan.edits.entrypoint.iter().flatten().next().cloned(),
+            scanned: None,
             sealed: Vec::new(),
         })
     }
@@ -101,8 +103,17 @@ impl<'a> Sealer<'a> {
     pub(crate) async fn seal(&mut self, base: Option<&BaseImage>) -> Result<Vec<Layer>> {
         let sources = Arc::clone(&self.sources);
         let ground = self.ground(base);
-        let below = ground.clone();
-        let (scanned, notices) = in_background(move |_| sources.scan(&below)).await?;
+        let (scanned, notices) = match &self.scanned {
+            // Its notices were shown when it was scanned.
+            Some((known, scanned)) if *known == ground => (Arc::clone(scanned), Vec::new()),
+            _ => {
+                let below = ground.clone();
+                let (scanned, notices) = in_background(move |_| sources.scan(&below)).await?;
+                let scanned = Arc::new(scanned);
+                self.scanned = Some((ground.clone(), Arc::clone(&scanned)));
+                (scanned, notices)
+            }
+        };
         let needs_links = scanned.iter().any(|(_, scanned)| match scanned {
             Scanned::Tree(tree) => tree.needs_base_links().is_some(),
             Scanned::Verbatim(_) => false,
@@ -120,10 +131,10 @@ impl<'a> Sealer<'a> {
         show_all(self.output, &notices);
         let mut above = links.clone();
         let mut layers = Vec::new();
-        for (plan, scanned) in scanned {
+        for position in 0..scanned.len() {
             let job = SealJob {
-                plan,
-                scanned,
+                scanned: Arc::clone(&scanned),
+                position,
                 links: above.clone(),
                 directory: self.sources.scratch.clone(),
                 jobs: self.jobs,
@@ -471,8 +482,9 @@ impl Ground {
 
 /// One layer, ready to be compressed.
 struct SealJob {
-    plan: LayerPlan,
-    scanned: Scanned,
+    scanned: Arc<ScannedLayers>,
+    /// Which of them.
+    position: usize,
     links: BaseLinks,
     directory: PathBuf,
     jobs: Jobs,
@@ -483,21 +495,22 @@ struct SealJob {
 impl SealJob {
     /// Compresses the layer; gives it with the links that a further layer meets.
     fn run(self, cancel: &AtomicBool) -> Result<(Layer, Vec<Notice>, BaseLinks)> {
-        let name = self.plan.name.clone();
+        let name = self.scanned[self.position].0.name.clone();
         self.seal(cancel)
             .with_context(|| format!("could not make the layer `{name}`"))
     }
 
     fn seal(self, cancel: &AtomicBool) -> Result<(Layer, Vec<Notice>, BaseLinks)> {
         let Self {
-            plan,
             scanned,
+            position,
             mut links,
             directory,
             jobs,
             compression,
             output,
         } = self;
+        let (plan, scanned) = &scanned[position];
         output.step(&format!("making the layer `{}`", plan.name));
         let bar = if output.bars {
             byte_bar(0, &plan.name)
@@ -517,7 +530,7 @@ impl SealJob {
         let sealed = match scanned {
             Scanned::Tree(tree) => {
                 let mut settled = tree.clone().settle(Some(&links), &mut notices)?;
-                links.apply_tree(&tree)?;
+                links.apply_tree(tree)?;
                 if let Some(seconds) = plan.mtime {
                     settled = settled.with_modified(seconds);
                 }
@@ -525,7 +538,7 @@ impl SealJob {
             }
             Scanned::Verbatim(path) => {
                 let open = || format!("could not read {}", path.display());
-                let file = std::fs::File::open(&path).with_context(open)?;
+                let file = std::fs::File::open(path).with_context(open)?;
                 let (_, archive) = Compression::detect_and_decode(file).with_context(open)?;
                 seal_tar(archive, TarCheck::Strict(Limits::default()), &settings)
                     .with_context(open)?

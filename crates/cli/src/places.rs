@@ -1,6 +1,7 @@
 //! Every place an image can be in, behind one door.
 
 use std::fs::{self, File};
+use std::num::NonZeroUsize;
 use std::path::{Path, PathBuf};
 use std::sync::OnceLock;
 
@@ -35,6 +36,11 @@ pub(crate) struct PlacesSettings<'a> {
     pub(crate) offline: bool,
     /// Threads for layers that have to be compressed on the way.
     pub(crate) compress_jobs: Jobs,
+}
+
+/// As many threads as there are processors: what compressing is bound by.
+pub(crate) fn processors() -> Jobs {
+    Jobs(std::thread::available_parallelism().unwrap_or(NonZeroUsize::MIN))
 }
 
 /// The way to every place.

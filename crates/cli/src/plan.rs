@@ -14,6 +14,7 @@ use crate::config_file::{
 };
 use crate::diagnostic::{Hinted as _, UsageError};
 use crate::environment::Environment;
+use crate::places::processors;
 use crate::transport::{BaseName, ImagePlace, store_reference_of};
 
 /// A whole build, as values.
@@ -151,7 +152,6 @@ impl BuildPlan {
             })
             .collect::<Result<Vec<_>>>()?;
         layers.extend(added_layer(&arguments.image, &context)?);
-        let processors = std::thread::available_parallelism().unwrap_or(NonZeroUsize::MIN);
         let four = NonZeroUsize::MIN.saturating_add(3);
         let mut platforms = if arguments.platform.is_empty() {
             values.image.platforms.clone()
@@ -190,7 +190,7 @@ impl BuildPlan {
             written_in_context: written_in_context(arguments, &context),
             destinations: destinations(arguments, &names)?,
             index: arguments.index,
-            compress_jobs: Jobs(arguments.jobs.unwrap_or(processors)),
+            compress_jobs: arguments.jobs.map_or_else(processors, Jobs),
             transfer_jobs: Jobs(arguments.jobs.unwrap_or(four)),
             context,
         };

@@ -12,7 +12,6 @@ use tierce_store::PlainImage;
 
 /// Keeps a sealed blob for the rest of the run: the scratch directory goes away with it.
 pub(crate) fn keep_sealed(sealed: SealedLayer, format: ImageFormat) -> Result<Layer> {
-    let entries = sealed.entries;
     let path = sealed
         .file
         .into_temp_path()
@@ -29,12 +28,7 @@ pub(crate) fn keep_sealed(sealed: SealedLayer, format: ImageFormat) -> Result<La
         created_by: None,
         facts: Some(Facts {
             uncompressed_size: sealed.uncompressed_size,
-            entries: entries.directories
-                + entries.files
-                + entries.symlinks
-                + entries.hardlinks
-                + entries.whiteouts
-                + entries.others,
+            entries: sealed.entries.total(),
         }),
     })
 }

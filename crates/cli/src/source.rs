@@ -33,11 +33,14 @@ pub(crate) enum SourceError {
     Place(#[source] BoxError),
 }
 
+fn at_place(error: impl std::error::Error + Send + Sync + 'static) -> SourceError {
+    SourceError::Place(Box::new(error))
+}
+
 impl ImageSource for Source {
     type Error = SourceError;
 
     async fn manifest(&self, selector: &Selector) -> Result<Document, SourceError> {
-        let at_place = |error: BoxError| SourceError::Place(error);
         match self {
             Self::Registry {
                 repository,
@@ -53,23 +56,13 @@ impl ImageSource for Source {
                 if *offline {
                     return Err(SourceError::Offline(selector.clone()));
                 }
-                let document = repository.manifest(selector).await;
-                let document = document.map_err(|error| at_place(error.into()))?;
+                let document = repository.manifest(selector).await.map_err(at_place)?;
                 documents.keep(document.bytes());
                 Ok(document)
             }
-            Self::Store(image) => {
-                let document = image.manifest(selector).await;
-                document.map_err(|error| at_place(error.into()))
-            }
-            Self::Layout(layout) => {
-                let document = layout.manifest(selector).await;
-                document.map_err(|error| at_place(error.into()))
-            }
-            Self::Archive(layout) => {
-                let document = layout.manifest(selector).await;
-                document.map_err(|error| at_place(error.into()))
-            }
+            Self::Store(image) => image.manifest(selector).await.map_err(at_place),
+            Self::Layout(layout) => layout.manifest(selector).await.map_err(at_place),
+            Self::Archive(layout) => layout.manifest(selector).await.map_err(at_place),
         }
     }
 

@@ -67,11 +67,14 @@ pub struct EntryCounts {
     pub hardlinks: u64,
     /// Whiteouts and opaque markers.
     pub whiteouts: u64,
-    /// Everything else; none, since archives with such members are refused.
-    pub others: u64,
 }
 
 impl EntryCounts {
+    /// All entries together.
+    pub fn total(&self) -> u64 {
+        self.directories + self.files + self.symlinks + self.hardlinks + self.whiteouts
+    }
+
     fn of(plan: &Plan) -> Self {
         let mut counts = Self::default();
         for record in plan.records() {

@@ -3,7 +3,7 @@
 use anyhow::{Context as _, Result};
 use serde_json::{Map, Value, json};
 use tierce_image::{Artifact, BaseImage, Image, assemble, assemble_index};
-use tierce_oci::{Document, ImageFormat, Platform};
+use tierce_oci::{Document, ImageFormat, Index, Platform, Raw};
 use tierce_store::atomic::write_file;
 
 use crate::arguments::BuildArguments;
@@ -200,6 +200,12 @@ fn place_of(place: &ImagePlace, image: &Image, several: bool) -> Result<ImagePla
     }
 }
 
+/// The index of all platforms, in the format that they share.
+fn index_over(images: &[Image]) -> Raw<Index> {
+    let format = images.first().map_or(ImageFormat::Oci, Image::format);
+    assemble_index(images, format)
+}
+
 /// What goes to one destination: images under their tags, then the index over them.
 fn shipments(
     plan: &BuildPlan,
@@ -216,11 +222,10 @@ fn shipments(
         }
     }
     if plan.index {
-        let format = images.first().map_or(ImageFormat::Oci, Image::format);
         shipments.push((
             place.clone(),
             Artifact {
-                document: Document::Index(assemble_index(images, format)),
+                document: Document::Index(index_over(images)),
                 blobs: Vec::new(),
                 children: images.iter().map(Image::to_artifact).collect(),
             },
@@ -294,9 +299,8 @@ fn metadata(plan: &BuildPlan, images: &[Image]) -> Result<Value> {
         .map(|image| Ok((image.platform().to_string(), of(image)?)))
         .collect::<Result<Map<String, Value>>>()?;
     if plan.index {
-        let format = images.first().map_or(ImageFormat::Oci, Image::format);
-        let index = assemble_index(images, format);
-        all.insert("containerimage.digest".to_owned(), json!(index.digest()));
+        let digest = index_over(images).digest();
+        all.insert("containerimage.digest".to_owned(), json!(digest));
         let names = joined(plan.destinations.clone());
         all.insert("image.name".to_owned(), json!(names));
     }

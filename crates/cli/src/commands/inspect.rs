@@ -1,12 +1,10 @@
 //! `tierce inspect`: what an image is and what its layers are.
 
-use std::num::NonZeroUsize;
-
 use anyhow::Result;
 use comfy_table::{CellAlignment, Table, presets};
 use futures_util::{StreamExt as _, stream};
 use serde_json::{Value, json};
-use tierce_image::{BlobSource, Image, Jobs, Layer};
+use tierce_image::{BlobSource, Image, Layer};
 use tierce_oci::{Compression, Descriptor, Document, Index, MediaType, Platform, Raw};
 use tierce_store::StoreReference;
 
@@ -14,7 +12,7 @@ use crate::arguments::InspectArguments;
 use crate::diagnostic::Hinted as _;
 use crate::environment::Environment;
 use crate::output::{Output, describe_size, printable};
-use crate::places::{Places, PlacesSettings};
+use crate::places::{Places, PlacesSettings, processors};
 use crate::transport::{ImagePlace, store_reference_of};
 
 /// Runs `tierce inspect`.
@@ -26,7 +24,7 @@ pub(crate) async fn inspect(
     let settings = PlacesSettings {
         registry: &arguments.registry,
         offline: false,
-        compress_jobs: Jobs(std::thread::available_parallelism().unwrap_or(NonZeroUsize::MIN)),
+        compress_jobs: processors(),
     };
     let places = Places::open(&settings, environment, output)?;
     let place = arguments.image;

@@ -1,10 +1,7 @@
 //! `tierce lock`: pin the base's tag, or move the pin.
 
-use std::num::NonZeroUsize;
-
 use anyhow::Result;
 use serde_json::json;
-use tierce_image::Jobs;
 use tierce_oci::Platform;
 
 use crate::arguments::LockArguments;
@@ -12,7 +9,7 @@ use crate::base::{self, Lock, LockPolicy};
 use crate::diagnostic::{Hinted as _, UsageError};
 use crate::environment::Environment;
 use crate::output::Output;
-use crate::places::{Places, PlacesSettings};
+use crate::places::{Places, PlacesSettings, processors};
 use crate::plan::{base_beside, load_file, lock_path};
 
 /// Runs `tierce lock`.
@@ -42,7 +39,7 @@ pub(crate) async fn lock(
     let settings = PlacesSettings {
         registry: &arguments.registry,
         offline: false,
-        compress_jobs: Jobs(std::thread::available_parallelism().unwrap_or(NonZeroUsize::MIN)),
+        compress_jobs: processors(),
     };
     let places = Places::open(&settings, environment, output)?;
     let policy = if arguments.update {
