@@ -174,7 +174,9 @@ impl LayoutSink {
     /// Nothing is made before the first blob comes.
     pub fn create(root: impl Into<PathBuf>) -> Result<Self, LayoutError> {
         let root = root.into();
-        if !check_version(&root)? && !is_empty(&root)? {
+        // Another process may begin the layout between the first look and the second. `oci-layout`
+        // is the first file that a layout gets, so a third look tells it from a stranger's files.
+        if !check_version(&root)? && !is_empty(&root)? && !check_version(&root)? {
             return Err(LayoutError::NotEmpty(root));
         }
         sweep(&root);

@@ -175,6 +175,32 @@ fn many_writers_at_once_lose_no_name() {
     assert!(names(&store_path.join("tmp")).is_empty());
 }
 
+/// Whoever looks at a directory in which another writer is just beginning a layout sees files there
+/// that were not there a moment ago.
+#[test]
+fn a_layout_that_somebody_else_begins_meanwhile_is_no_strangers_directory() {
+    const WRITERS: usize = 4;
+    let directory = tempfile::tempdir().unwrap();
+    let image = image(ImageFormat::Oci).to_artifact();
+    for round in 0..100 {
+        let path = directory.path().join(round.to_string());
+        let together = std::sync::Barrier::new(WRITERS);
+        std::thread::scope(|scope| {
+            for writer in 0..WRITERS {
+                let (path, image, together) = (&path, &image, &together);
+                scope.spawn(move || {
+                    let tag = tag(&writer.to_string());
+                    together.wait();
+                    let sink = LayoutSink::create(path).unwrap();
+                    run(put(image, Some(&tag), &Files::default(), &sink)).unwrap();
+                });
+            }
+        });
+        let layout = Layout::open(&path).unwrap();
+        assert_eq!(layout.entries().unwrap().len(), WRITERS);
+    }
+}
+
 #[test]
 fn a_sink_does_not_believe_what_was_swapped_under_it() {
     let directory = tempfile::tempdir().unwrap();
