@@ -4,6 +4,7 @@ use std::fmt;
 use std::str::FromStr;
 
 use serde::{Deserialize, Deserializer, Serialize, Serializer};
+use sha2::digest::common::hazmat::SerializableState as _;
 use sha2::{Digest as _, Sha256};
 
 /// The SHA-256 of a blob's exact bytes, written `sha256:<64 hex digits>`.
@@ -168,6 +169,45 @@ impl Hasher {
     }
 }
 
+/// Where a [`Hasher`] stands, as bytes that can be kept: hashing goes on from there in another
+/// process without what came before.
+#[derive(Clone, Copy, PartialEq, Eq)]
+pub struct HasherState([u8; HasherState::LENGTH]);
+
+impl HasherState {
+    /// How many bytes a state has.
+    pub const LENGTH: usize = 104;
+
+    /// The state that these bytes were.
+    pub fn new(bytes: [u8; Self::LENGTH]) -> Self {
+        Self(bytes)
+    }
+
+    /// The bytes to be kept.
+    pub fn as_bytes(&self) -> &[u8; Self::LENGTH] {
+        &self.0
+    }
+}
+
+impl fmt::Debug for HasherState {
+    fn fmt(&self, formatter: &mut fmt::Formatter<'_>) -> fmt::Result {
+        formatter.write_str("HasherState")
+    }
+}
+
+impl Hasher {
+    /// Where it stands after all bytes taken.
+    pub fn state(&self) -> HasherState {
+        HasherState(self.0.serialize().into())
+    }
+
+    /// Goes on from `state`; `None` when that is not one. Whoever kept the bytes answers for them:
+    /// a state of other bytes gives another digest and no error.
+    pub fn resume(state: &HasherState) -> Option<Self> {
+        Sha256::deserialize(&state.0.into()).ok().map(Self)
+    }
+}
+
 impl fmt::Debug for Hasher {
     fn fmt(&self, formatter: &mut fmt::Formatter<'_>) -> fmt::Result {
         formatter.write_str("Hasher")
@@ -188,6 +228,20 @@ mod tests {
         hasher.update(b"a");
         hasher.update(b"bc");
         assert_eq!(hasher.finish(), Digest::of(b"abc"));
+    }
+
+    #[test]
+    fn a_kept_state_goes_on_where_it_was() {
+        let bytes: Vec<u8> = (0..=255).cycle().take(1000).collect();
+        for cut in [0, 1, 63, 64, 65, 128, 999, 1000] {
+            let mut before = Hasher::new();
+            before.update(&bytes[..cut]);
+            let kept = HasherState::new(*before.state().as_bytes());
+            let mut after = Hasher::resume(&kept).unwrap();
+            after.update(&bytes[cut..]);
+            assert_eq!(after.finish(), Digest::of(&bytes), "{cut}");
+        }
+        assert!(Hasher::resume(&HasherState::new([0xff; HasherState::LENGTH])).is_none());
     }
 
     #[test]

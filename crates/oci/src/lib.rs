@@ -30,7 +30,7 @@ mod timestamp;
 
 pub use config::{HistoryEntry, ImageConfig};
 pub use descriptor::Descriptor;
-pub use digest::{DiffId, Digest, Hasher, ParseDigestError};
+pub use digest::{DiffId, Digest, Hasher, HasherState, ParseDigestError};
 pub use manifest::{Index, Manifest};
 pub use media_type::{Compression, ImageFormat, MediaType, ParseFormatError};
 pub use platform::{ParsePlatformError, Platform};
