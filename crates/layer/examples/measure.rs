@@ -15,8 +15,8 @@ use std::path::PathBuf;
 use std::time::Instant;
 
 use tierce_layer::{
-    ArchiveAdd, BaseLinks, Destination, Limits, ScanAdd, SealSettings, Treatment, Tree, ZlibRs,
-    add_archive, scan, seal,
+    ArchiveAdd, BaseLinks, Destination, Fast1, LayerCache, Limits, ScanAdd, SealSettings,
+    Treatment, Tree, add_archive, scan, seal,
 };
 
 fn main() -> Result<(), Box<dyn Error>> {
@@ -63,7 +63,9 @@ fn main() -> Result<(), Box<dyn Error>> {
     let plan = tree.settle(Some(&BaseLinks::none()), &mut notices)?;
     let settled = start.elapsed();
     let start = Instant::now();
-    let layer = seal(&plan, &settings(jobs, &output))?;
+    let directory = tempfile::tempdir_in(&output)?;
+    let cache = LayerCache::open(directory.path().join("cache"), directory.path())?;
+    let layer = seal(&plan, &settings(jobs, &cache))?.recipe;
     let sealed = start.elapsed();
 
     let seconds = sealed.as_secs_f64();
@@ -75,7 +77,7 @@ fn main() -> Result<(), Box<dyn Error>> {
          \"mb_per_s\": {speed:.1}, \"peak_rss_mb\": {rss:.1}, \"diff_id\": \"{diff_id}\", \"digest\": \"{digest}\"}}",
         entries = plan.records().len(),
         notices = notices.len(),
-        segments = layer.segments,
+        segments = layer.segments.len(),
         archive = layer.uncompressed_size,
         blob = layer.size,
         scan = scanned.as_secs_f64(),
@@ -88,11 +90,12 @@ fn main() -> Result<(), Box<dyn Error>> {
     Ok(())
 }
 
-fn settings(jobs: NonZeroUsize, output: &std::path::Path) -> SealSettings<'_> {
-    static CODEC: std::sync::LazyLock<ZlibRs> = std::sync::LazyLock::new(ZlibRs::default);
+fn settings(jobs: NonZeroUsize, cache: &LayerCache) -> SealSettings<'_> {
     SealSettings {
-        codec: &*CODEC,
-        directory: output,
+        codec: &Fast1,
+        cache,
+        last_time: None,
+        identity_suffices: false,
         jobs,
         progress: None,
         cancel: None,

@@ -16,6 +16,16 @@ pub trait Codec: Sync {
 
     /// An encoder for one thread.
     fn encoder(&self) -> Box<dyn Encoder + '_>;
+
+    /// What a blob begins with.
+    fn prefix(&self) -> &'static [u8] {
+        &GZIP_HEADER
+    }
+
+    /// What a blob ends with.
+    fn suffix(&self, crc: u32, length: u64) -> Vec<u8> {
+        gzip_trailer(crc, length).to_vec()
+    }
 }
 
 /// The state with which one thread compresses segment after segment.

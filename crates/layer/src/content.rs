@@ -5,7 +5,7 @@
 //! checked while reading: a file that changed in between is an error and never a corrupt archive.
 
 use std::fs::{File, Metadata, OpenOptions};
-use std::io::{self, Read};
+use std::io::{self, Read, Seek as _, SeekFrom};
 use std::os::unix::fs::{FileExt, MetadataExt, OpenOptionsExt};
 use std::path::{Path, PathBuf};
 use std::sync::Arc;
@@ -26,6 +26,20 @@ pub struct Stamp {
     pub modified: i64,
     /// Nanoseconds of the modification time.
     pub modified_nanoseconds: i64,
+    /// Seconds of the time at which content, name or attributes were last changed. Unlike the
+    /// modification time nobody can put it back.
+    pub changed: i64,
+    /// Nanoseconds of the same.
+    pub changed_nanoseconds: i64,
+}
+
+/// A time that a file system keeps.
+#[derive(Debug, Clone, Copy, PartialEq, Eq, PartialOrd, Ord, Default)]
+pub struct FileTime {
+    /// Seconds since 1970.
+    pub seconds: i64,
+    /// And nanoseconds.
+    pub nanoseconds: i64,
 }
 
 impl Stamp {
@@ -37,7 +51,22 @@ impl Stamp {
             size: metadata.size(),
             modified: metadata.mtime(),
             modified_nanoseconds: metadata.mtime_nsec(),
+            changed: metadata.ctime(),
+            changed_nanoseconds: metadata.ctime_nsec(),
         }
+    }
+}
+
+impl Stamp {
+    /// Whether both are of one state of a file's content. That it got another name or mode in
+    /// between, or lost its name, does not count.
+    fn is_state_of(&self, other: &Self) -> bool {
+        *self
+            == Self {
+                changed: self.changed,
+                changed_nanoseconds: self.changed_nanoseconds,
+                ..*other
+            }
     }
 }
 
@@ -66,6 +95,11 @@ impl Spool {
             path,
             stamp: None,
         })
+    }
+
+    /// What the file was when it was opened; `None` for one that only this process can see.
+    pub(crate) fn stamp(&self) -> Option<&Stamp> {
+        self.stamp.as_ref()
     }
 
     /// Takes a file that others may write to; it is checked after each read.
@@ -189,6 +223,22 @@ impl Content {
         Ok(head)
     }
 
+    /// Appends the bytes of `range`, which must lie inside the content.
+    ///
+    /// The file was what the tree says of it before and after they were read, or this fails.
+    pub(crate) fn append_range(
+        &self,
+        range: std::ops::Range<u64>,
+        bytes: &mut Vec<u8>,
+    ) -> Result<(), ContentError> {
+        let mut reader = self.open()?;
+        reader.skip(range.start)?;
+        let length = usize::try_from(range.end - range.start)
+            .expect("segments, and so their parts, are about a MiB");
+        reader.append(bytes, length)?;
+        reader.finish()
+    }
+
     pub(crate) fn open(&self) -> Result<ContentReader<'_>, ContentError> {
         let source = match self {
             Self::Disk(file) => Source::Disk {
@@ -248,7 +298,7 @@ fn require_stamp(file: &File, path: &Path, stamp: &Stamp) -> Result<(), ContentE
         path: path.to_owned(),
         source,
     })?;
-    if metadata.is_file() && Stamp::of(&metadata) == *stamp {
+    if metadata.is_file() && Stamp::of(&metadata).is_state_of(stamp) {
         Ok(())
     } else {
         Err(ContentError::Changed {
@@ -283,9 +333,35 @@ enum Source<'content> {
 }
 
 impl ContentReader<'_> {
-    /// How many bytes are still to be read.
-    pub(crate) fn remaining(&self) -> u64 {
-        self.remaining
+    /// Leaves out the next `length` bytes, as far as there are so many.
+    fn skip(&mut self, length: u64) -> Result<(), ContentError> {
+        let length = length.min(self.remaining);
+        self.remaining -= length;
+        match &mut self.source {
+            Source::Disk { file, disk } => {
+                let read = |source| ContentError::Read {
+                    path: disk.path.clone(),
+                    source,
+                };
+                let length =
+                    i64::try_from(length).map_err(|_| read(io::ErrorKind::FileTooLarge.into()))?;
+                file.seek(SeekFrom::Current(length)).map_err(read)?;
+            }
+            Source::Range { offset, .. } => *offset += length,
+            Source::Bytes(bytes) => {
+                let length = usize::try_from(length)
+                    .unwrap_or(usize::MAX)
+                    .min(bytes.len());
+                *bytes = &bytes[length..];
+            }
+            Source::Replaced { head, taken, rest } => {
+                let of_head = (head.len() - *taken) as u64;
+                let now = of_head.min(length);
+                *taken += usize::try_from(now).expect("at most the head's length");
+                rest.skip(length - now)?;
+            }
+        }
+        Ok(())
     }
 
     /// Appends the next `length` bytes, or as many as are left.
@@ -342,9 +418,8 @@ impl ContentReader<'_> {
         Ok(())
     }
 
-    /// Checks that everything was read and that it was still the promised file.
+    /// Checks that it was still the promised file while it was read.
     pub(crate) fn finish(self) -> Result<(), ContentError> {
-        debug_assert_eq!(self.remaining, 0, "a content is read whole");
         match self.source {
             // The size is part of the stamp, so bytes appended meanwhile show here as well.
             Source::Disk { file, disk } => require_stamp(&file, &disk.path, &disk.stamp),

@@ -3,7 +3,7 @@
 //! ```text
 //! directories, files ── scan ──┐
 //! tar, tar.gz, tar.zst ────────┼→ Tree ── settle ──→ Plan ── seal ──→ SealedLayer
-//! entries made up ── insert ───┘    ↑
+//! entries made up ── insert ───┘    ↑                     ↕ LayerCache
 //!                              BaseLinks ← read_links ← layers of the base
 //! ```
 //!
@@ -14,7 +14,7 @@
 //!
 //! ```
 //! use std::num::NonZeroUsize;
-//! use tierce_layer::{BaseLinks, Content, Entry, EntryPath, SealSettings, Tree, ZlibRs, seal};
+//! use tierce_layer::{BaseLinks, Content, Entry, EntryPath, LayerCache, SealSettings, Tree, ZlibRs, seal};
 //!
 //! let mut notices = Vec::new();
 //! let mut tree = Tree::new();
@@ -22,21 +22,25 @@
 //! tree.insert(EntryPath::new("var/task/app.py")?, handler, &mut notices)?;
 //!
 //! let plan = tree.settle(Some(&BaseLinks::none()), &mut notices)?;
-//! let directory = std::env::temp_dir();
+//! let directory = tempfile::tempdir()?;
+//! let cache = LayerCache::open(directory.path().join("cache"), directory.path())?;
 //! let layer = seal(&plan, &SealSettings {
 //!     codec: &ZlibRs::default(),
-//!     directory: &directory,
+//!     cache: &cache,
+//!     last_time: None,
+//!     identity_suffices: false,
 //!     jobs: NonZeroUsize::MIN,
 //!     progress: None,
 //!     cancel: None,
 //! })?;
-//! assert_eq!(layer.entries.directories, 2);
-//! assert_eq!(layer.uncompressed_size, 3 * 512 + 512 + 1024);
+//! assert_eq!(layer.recipe.entries.directories, 2);
+//! assert_eq!(layer.recipe.uncompressed_size, 3 * 512 + 512 + 1024);
 //! # Ok::<(), Box<dyn std::error::Error>>(())
 //! ```
 
 pub mod archive;
 pub mod bytecode;
+pub mod cache;
 pub mod codec;
 mod compression;
 mod content;
@@ -47,11 +51,13 @@ mod member;
 mod notice;
 mod path;
 mod pattern;
+mod pipeline;
 mod plan;
 pub mod scan;
 mod seal;
 mod seen;
 mod segment;
+mod signature;
 mod tree;
 mod verbatim;
 mod whiteout;
@@ -59,9 +65,10 @@ mod whiteout;
 pub use archive::{
     ArchiveAdd, ArchiveError, ReadLinksError, add_archive, add_archive_stream, read_links,
 };
+pub use cache::LayerCache;
 pub use codec::{Codec, EncodeError, Encoder, Fast1, Stored, ZlibRs};
 pub use compression::Compression;
-pub use content::{Content, ContentError, DiskFile, Range, Spool, Stamp};
+pub use content::{Content, ContentError, DiskFile, FileTime, Range, Spool, Stamp};
 pub use entry::{Attributes, Entry, EntryKind, FileEntry, Keep, LinkGroup, Treatment};
 pub use header::MODIFIED;
 pub use links::{BaseLinks, LinkChange, LinkLoop, LinkRecord, needs_base_links};
@@ -71,5 +78,9 @@ pub use path::{BadPath, Destination, EntryPath};
 pub use pattern::{BadPattern, Matched, Matcher};
 pub use plan::{Plan, Record, RecordKind, SettleError};
 pub use scan::{Anchored, ScanAdd, ScanError, scan};
-pub use seal::{EntryCounts, SealError, SealSettings, SealedLayer, TarCheck, seal, seal_tar};
+pub use seal::{
+    Effort, EntryCounts, LastTime, Piece, SealError, SealSettings, SealedLayer, TarCheck, seal,
+    seal_tar,
+};
+pub use signature::Signature;
 pub use tree::{DirectoryDefaults, ReservedName, Tree};

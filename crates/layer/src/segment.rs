@@ -2,11 +2,18 @@
 //!
 //! Cuts fall between entries, and where they fall depends on the entries near by alone, so that a
 //! changed or added file changes the segment it is in and leaves the others as they were.
+//!
+//! All of it follows from names and sizes: the cuts are known before a file is opened, so segments
+//! can be read in any order and on any thread. What a segment *would* read is summed up in its
+//! [`Signature`].
+
+use std::ops::Range;
 
 use crate::content::ContentError;
-use crate::header::{BLOCK, END, HeaderKind, padding, write_header};
+use crate::header::{END, HeaderKind, padding, write_header};
 use crate::path::EntryPath;
-use crate::plan::{Plan, RecordKind};
+use crate::plan::{Plan, Record, RecordKind};
+use crate::signature::{Signature, Signer};
 
 /// The most a segment of gathered records holds, the size of which on a file has its own segments,
 /// and the length of those.
@@ -15,93 +22,214 @@ pub(crate) const MOST: usize = 1 << 20;
 /// The least a segment holds before it may close early.
 const LEAST: usize = 256 << 10;
 
-/// Takes the finished segments, in order.
-pub(crate) trait SegmentSink {
-    /// Why no more segments are taken.
-    type Stop;
-
-    /// Takes what is in `segment` and leaves an empty buffer there.
-    fn take(&mut self, segment: &mut Vec<u8>) -> Result<(), Self::Stop>;
+/// Which bytes of the archive a segment is.
+#[derive(Debug, Clone, PartialEq, Eq)]
+enum Span {
+    /// Whole records of the plan.
+    Records(Range<usize>),
+    /// Bytes of one record.
+    Part { record: usize, bytes: Range<u64> },
+    /// The blocks that end the archive.
+    End,
 }
 
-/// Why an archive could not be written to its end.
+/// A segment, nothing of which has been read.
+#[derive(Debug, Clone)]
+pub(crate) struct Segment {
+    span: Span,
+    /// How many bytes of the archive it is.
+    pub(crate) length: usize,
+    /// What it would read; `None` when that cannot be told without reading.
+    pub(crate) signature: Option<Signature>,
+}
+
+/// Why the bytes of a segment could not be had.
 #[derive(Debug)]
-pub(crate) enum CutError<S> {
-    /// The content of an entry could not be had.
-    Content(EntryPath, ContentError),
-    /// The sink wants no more.
-    Stop(S),
+pub(crate) struct EntryFailure {
+    /// The entry.
+    pub(crate) path: EntryPath,
+    /// What was wrong with its source.
+    pub(crate) source: ContentError,
 }
 
-/// Writes the archive of `plan`, segment by segment. At most one segment is in memory here, beside
-/// the headers of one entry.
-pub(crate) fn write_segments<S: SegmentSink>(
-    plan: &Plan,
-    sink: &mut S,
-) -> Result<(), CutError<S::Stop>> {
-    let mut segment = Vec::with_capacity(MOST);
+/// Cuts the archive of `plan`.
+pub(crate) fn cut(plan: &Plan) -> Vec<Segment> {
+    let mut cutter = Cutter {
+        segments: Vec::new(),
+        first: 0,
+        length: 0,
+        signer: Signer::new(),
+    };
     let mut headers = Vec::new();
-    for record in plan.records() {
-        let (kind, content) = match &record.kind {
-            RecordKind::Directory => (HeaderKind::Directory, None),
-            RecordKind::OpaqueMarker | RecordKind::Whiteout => (HeaderKind::File { size: 0 }, None),
-            RecordKind::File(content) => (
-                HeaderKind::File {
-                    size: content.size(),
-                },
-                Some(content),
-            ),
-            RecordKind::Symlink(target) => (HeaderKind::Symlink { target }, None),
-            RecordKind::Hardlink(target) => (HeaderKind::Hardlink { target }, None),
-        };
+    for (index, record) in plan.records().iter().enumerate() {
         headers.clear();
-        write_header(
-            &mut headers,
-            &record.path,
-            kind,
-            &record.attributes,
-            plan.modified(),
-        );
-        let failed = |error| CutError::Content(record.path.clone(), error);
-        let size = content.map_or(0, crate::content::Content::size);
-        let whole = usize::try_from(size).ok().filter(|&size| size < MOST);
-        match (whole, content) {
-            (None, Some(content)) => {
-                flush(&mut segment, sink)?;
-                let mut reader = content.open().map_err(failed)?;
-                push_cut(&mut segment, &headers, sink)?;
-                while reader.remaining() > 0 {
-                    let room = MOST - segment.len();
-                    reader.append(&mut segment, room).map_err(failed)?;
-                    if segment.len() == MOST {
-                        flush(&mut segment, sink)?;
-                    }
-                }
-                reader.finish().map_err(failed)?;
-                push_cut(&mut segment, &[0; BLOCK][..padding(size)], sink)?;
-                flush(&mut segment, sink)?;
-            }
-            (whole, content) => {
-                let whole = whole.unwrap_or(0);
-                if segment.len() + headers.len() + whole + padding(size) > MOST {
-                    flush(&mut segment, sink)?;
-                }
-                segment.extend_from_slice(&headers);
-                if let Some(content) = content.filter(|_| whole > 0) {
-                    let mut reader = content.open().map_err(failed)?;
-                    reader.append(&mut segment, whole).map_err(failed)?;
-                    reader.finish().map_err(failed)?;
-                    segment.resize(segment.len() + padding(size), 0);
-                }
-                if segment.len() >= LEAST && closes_after(&record.path) {
-                    flush(&mut segment, sink)?;
-                }
-            }
+        let size = head_of(record, plan.modified(), &mut headers);
+        let content = content_of(record);
+        let length = headers.len() as u64 + size + padding(size) as u64;
+        if size >= MOST as u64 {
+            cutter.close(index);
+            cutter.cut_record(index, length, &headers, content);
+            cutter.first = index + 1;
+            continue;
+        }
+        let length = usize::try_from(length).expect("a small file with its headers fits");
+        if cutter.length + length > MOST {
+            cutter.close(index);
+        }
+        cutter.length += length;
+        cutter.signer.take(&headers);
+        if let Some(content) = content.filter(|_| size > 0) {
+            cutter.signer.observe(content);
+        }
+        if cutter.length >= LEAST && closes_after(&record.path) {
+            cutter.close(index + 1);
         }
     }
-    flush(&mut segment, sink)?;
-    segment.extend_from_slice(&END);
-    flush(&mut segment, sink)
+    cutter.close(plan.records().len());
+    cutter.signer.take(&END);
+    let signature = cutter.signer.finish();
+    cutter.segments.push(Segment {
+        span: Span::End,
+        length: END.len(),
+        signature,
+    });
+    cutter.segments
+}
+
+struct Cutter {
+    segments: Vec<Segment>,
+    /// The first record of the segment being gathered, and its length so far.
+    first: usize,
+    length: usize,
+    signer: Signer,
+}
+
+impl Cutter {
+    /// Ends the segment being gathered before the record `end`.
+    fn close(&mut self, end: usize) {
+        let first = std::mem::replace(&mut self.first, end);
+        let length = std::mem::take(&mut self.length);
+        let signature = std::mem::take(&mut self.signer).finish();
+        if length > 0 {
+            self.segments.push(Segment {
+                span: Span::Records(first..end),
+                length,
+                signature,
+            });
+        }
+    }
+
+    fn cut_record(
+        &mut self,
+        record: usize,
+        length: u64,
+        headers: &[u8],
+        content: Option<&crate::content::Content>,
+    ) {
+        let mut start = 0;
+        while start < length {
+            let end = length.min(start + MOST as u64);
+            let mut signer = Signer::new();
+            signer.take(headers);
+            signer.take(&start.to_le_bytes());
+            if let Some(content) = content {
+                signer.observe(content);
+            }
+            self.segments.push(Segment {
+                span: Span::Part {
+                    record,
+                    bytes: start..end,
+                },
+                length: usize::try_from(end - start).expect("at most a MiB"),
+                signature: signer.finish(),
+            });
+            start = end;
+        }
+    }
+}
+
+impl Segment {
+    /// Reads the files of the segment and appends its bytes of the archive to `bytes`.
+    ///
+    /// What is read is what the plan promises, or this fails. After a failure `bytes` is worth
+    /// nothing.
+    pub(crate) fn assemble(&self, plan: &Plan, bytes: &mut Vec<u8>) -> Result<(), EntryFailure> {
+        match &self.span {
+            Span::Records(records) => {
+                for record in &plan.records()[records.clone()] {
+                    let size = head_of(record, plan.modified(), bytes);
+                    if size > 0 {
+                        append_content(record, 0..size, bytes)?;
+                        bytes.resize(bytes.len() + padding(size), 0);
+                    }
+                }
+            }
+            Span::Part {
+                record,
+                bytes: part,
+            } => {
+                let record = &plan.records()[*record];
+                let mut headers = Vec::new();
+                let size = head_of(record, plan.modified(), &mut headers);
+                let head = headers.len() as u64;
+                let overlap = |from: u64, to: u64| {
+                    let start = part.start.clamp(from, to) - from;
+                    start..(part.end.clamp(from, to) - from).max(start)
+                };
+                bytes.extend_from_slice(&headers[in_memory(overlap(0, head))]);
+                let content = overlap(head, head + size);
+                if !content.is_empty() {
+                    append_content(record, content, bytes)?;
+                }
+                let tail = overlap(head + size, head + size + padding(size) as u64);
+                bytes.resize(bytes.len() + in_memory(tail).len(), 0);
+            }
+            Span::End => bytes.extend_from_slice(&END),
+        }
+        Ok(())
+    }
+}
+
+fn in_memory(range: Range<u64>) -> Range<usize> {
+    let narrow = |at: u64| usize::try_from(at).expect("at most a MiB of headers and padding");
+    narrow(range.start)..narrow(range.end)
+}
+
+fn append_content(
+    record: &Record,
+    range: Range<u64>,
+    bytes: &mut Vec<u8>,
+) -> Result<(), EntryFailure> {
+    let Some(content) = content_of(record) else {
+        return Ok(());
+    };
+    content
+        .append_range(range, bytes)
+        .map_err(|source| EntryFailure {
+            path: record.path.clone(),
+            source,
+        })
+}
+
+fn content_of(record: &Record) -> Option<&crate::content::Content> {
+    match &record.kind {
+        RecordKind::File(content) => Some(content),
+        _ => None,
+    }
+}
+
+/// Appends the headers of a record; gives the size of its content.
+fn head_of(record: &Record, modified: u64, headers: &mut Vec<u8>) -> u64 {
+    let size = content_of(record).map_or(0, crate::content::Content::size);
+    let kind = match &record.kind {
+        RecordKind::Directory => HeaderKind::Directory,
+        RecordKind::OpaqueMarker | RecordKind::Whiteout => HeaderKind::File { size: 0 },
+        RecordKind::File(_) => HeaderKind::File { size },
+        RecordKind::Symlink(target) => HeaderKind::Symlink { target },
+        RecordKind::Hardlink(target) => HeaderKind::Hardlink { target },
+    };
+    write_header(headers, &record.path, kind, &record.attributes, modified);
+    size
 }
 
 /// Whether a segment that is long enough closes after this entry: true of every 64th path, whatever
@@ -110,35 +238,9 @@ fn closes_after(path: &EntryPath) -> bool {
     crc32fast::hash(path.as_bytes()).is_multiple_of(64)
 }
 
-fn push_cut<S: SegmentSink>(
-    segment: &mut Vec<u8>,
-    mut bytes: &[u8],
-    sink: &mut S,
-) -> Result<(), CutError<S::Stop>> {
-    while !bytes.is_empty() {
-        let (now, later) = bytes.split_at(bytes.len().min(MOST - segment.len()));
-        segment.extend_from_slice(now);
-        bytes = later;
-        if segment.len() == MOST {
-            flush(segment, sink)?;
-        }
-    }
-    Ok(())
-}
-
-fn flush<S: SegmentSink>(segment: &mut Vec<u8>, sink: &mut S) -> Result<(), CutError<S::Stop>> {
-    if segment.is_empty() {
-        return Ok(());
-    }
-    sink.take(segment).map_err(CutError::Stop)?;
-    debug_assert!(segment.is_empty(), "the sink leaves an empty buffer");
-    Ok(())
-}
-
 #[cfg(test)]
 mod tests {
     use std::collections::BTreeSet;
-    use std::convert::Infallible;
 
     use tierce_oci::Digest;
 
@@ -147,18 +249,6 @@ mod tests {
     use crate::entry::Entry;
     use crate::links::BaseLinks;
     use crate::tree::Tree;
-
-    #[derive(Default)]
-    struct Collected(Vec<Vec<u8>>);
-
-    impl SegmentSink for Collected {
-        type Stop = Infallible;
-
-        fn take(&mut self, segment: &mut Vec<u8>) -> Result<(), Infallible> {
-            self.0.push(std::mem::take(segment));
-            Ok(())
-        }
-    }
 
     fn segments(files: impl IntoIterator<Item = (String, usize)>) -> Vec<Vec<u8>> {
         let mut tree = Tree::new();
@@ -171,9 +261,14 @@ mod tests {
         let plan = tree
             .settle(Some(&BaseLinks::none()), &mut Vec::new())
             .unwrap();
-        let mut collected = Collected::default();
-        write_segments(&plan, &mut collected).unwrap();
-        collected.0
+        let read = |segment: &Segment| {
+            let mut bytes = Vec::new();
+            segment.assemble(&plan, &mut bytes).unwrap();
+            assert_eq!(bytes.len(), segment.length);
+            assert!(segment.signature.is_some());
+            bytes
+        };
+        cut(&plan).iter().map(read).collect()
     }
 
     fn lengths(files: &[(&str, usize)]) -> Vec<usize> {

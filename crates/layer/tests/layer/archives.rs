@@ -10,7 +10,7 @@ use tierce_layer::{
 };
 
 use crate::support::{
-    Raw, archive_of, chain, file, gzip, listing, path, plan_of, settings, tree_of, write,
+    Raw, archive_of, cache_in, chain, file, gzip, listing, path, plan_of, settings, tree_of, write,
 };
 
 struct Options {
@@ -281,7 +281,8 @@ fn an_archive_read_in_place_must_stay_as_it_is() {
         EntryKind::File(file) if matches!(file.content, Content::Range(_))
     ));
     write(&archive, Raw::default().file("d/run", b"changed").end());
-    let error = seal(&plan_of(tree), &settings(&Stored, directory.path(), 1)).unwrap_err();
+    let cache = cache_in(directory.path());
+    let error = seal(&plan_of(tree), &settings(&Stored, &cache, 1)).unwrap_err();
     assert_eq!(
         chain(&error),
         format!(

@@ -14,7 +14,8 @@ use tierce_layer::{
 };
 
 use crate::support::{
-    archive_of, chain, file, gzip, plan_of, scanned, sealed, settings, tree_of, unpacked, write,
+    Sealed, archive_of, cache_in, chain, file, gzip, left_in, plan_of, scanned, settings, tree_of,
+    unpacked, with_blob, write,
 };
 
 fn seal_after(change: impl FnOnce(&Path)) -> String {
@@ -25,12 +26,9 @@ fn seal_after(change: impl FnOnce(&Path)) -> String {
     let (tree, _) = scanned(source.path(), "/opt");
     let plan = plan_of(tree);
     change(&victim);
-    let error = seal(&plan, &settings(&Stored, output.path(), 2)).unwrap_err();
-    assert_eq!(
-        fs::read_dir(output.path()).unwrap().count(),
-        0,
-        "nothing is left behind"
-    );
+    let cache = cache_in(output.path());
+    let error = seal(&plan, &settings(&Stored, &cache, 2)).unwrap_err();
+    assert!(left_in(output.path()).is_empty(), "nothing is left behind");
     chain(&error).replace(&source.path().display().to_string(), "SOURCE")
 }
 
@@ -97,12 +95,22 @@ fn a_file_that_changes_after_the_scan_is_an_error() {
 }
 
 #[test]
-fn a_directory_that_is_not_there_is_named() {
+fn a_cache_that_is_not_there_any_more_is_named() {
+    let output = tempdir().unwrap();
+    let cache = cache_in(output.path());
+    fs::remove_dir_all(output.path().join("scratch")).unwrap();
     let plan = plan_of(Tree::new());
-    let error = seal(&plan, &settings(&Stored, Path::new("/nonexistent"), 1)).unwrap_err();
-    let text = chain(&error);
-    let expected = "could not create a file in `/nonexistent`: No such file or directory";
-    assert!(text.starts_with(expected), "{text}");
+    let error = seal(&plan, &settings(&Stored, &cache, 1)).unwrap_err();
+    let shown = chain(&error).replace(&output.path().display().to_string(), "OUTPUT");
+    assert!(
+        shown.starts_with("could not write the layer to `OUTPUT/scratch`: No such file"),
+        "{shown}"
+    );
+    let error = seal_tar(&b"x"[..], TarCheck::AsIs, &settings(&Stored, &cache, 1));
+    assert_eq!(
+        chain(&error.unwrap_err()),
+        chain(&seal(&plan, &settings(&Stored, &cache, 1)).unwrap_err())
+    );
 }
 
 fn large() -> Tree {
@@ -118,16 +126,17 @@ fn large() -> Tree {
 fn progress_is_told_in_order_and_to_the_end() {
     let plan = plan_of(large());
     let output = tempdir().unwrap();
+    let cache = cache_in(output.path());
     let seen = RefCell::new(Vec::new());
     let progress = |bytes| seen.borrow_mut().push(bytes);
     let settings = SealSettings {
         progress: Some(&progress),
-        ..settings(&Stored, output.path(), 3)
+        ..settings(&Stored, &cache, 3)
     };
-    let layer = seal(&plan, &settings).unwrap();
+    let layer = seal(&plan, &settings).unwrap().recipe;
     let seen = seen.into_inner();
     assert!(seen.is_sorted());
-    assert_eq!(seen.len() as u64, layer.segments);
+    assert_eq!(seen.len(), layer.segments.len());
     assert_eq!(seen.last(), Some(&layer.uncompressed_size));
     let counts = EntryCounts {
         directories: 1,
@@ -141,15 +150,16 @@ fn progress_is_told_in_order_and_to_the_end() {
 fn a_raised_flag_ends_sealing() {
     let plan = plan_of(large());
     let output = tempdir().unwrap();
+    let cache = cache_in(output.path());
     let cancel = AtomicBool::new(false);
     let progress = |_| cancel.store(true, Ordering::Relaxed);
     let settings = SealSettings {
         progress: Some(&progress),
         cancel: Some(&cancel),
-        ..settings(&Stored, output.path(), 2)
+        ..settings(&Stored, &cache, 2)
     };
     assert!(matches!(seal(&plan, &settings), Err(SealError::Cancelled)));
-    assert_eq!(fs::read_dir(output.path()).unwrap().count(), 0);
+    assert!(left_in(output.path()).is_empty());
 }
 
 /// Fails, or panics, at the first segment that begins with a byte.
@@ -183,11 +193,9 @@ impl Encoder for Broken {
 fn a_codec_that_fails_ends_sealing() {
     let plan = plan_of(large());
     let output = tempdir().unwrap();
+    let cache = cache_in(output.path());
     for jobs in [1, 3] {
-        let error = seal(
-            &plan,
-            &settings(&Broken { panics: false }, output.path(), jobs),
-        );
+        let error = seal(&plan, &settings(&Broken { panics: false }, &cache, jobs));
         assert!(chain(&error.unwrap_err()).starts_with(
             "could not compress the layer: codec `broken` could not compress a segment of "
         ));
@@ -198,24 +206,19 @@ fn a_codec_that_fails_ends_sealing() {
 fn a_codec_that_panics_does_not_hang() {
     let plan = plan_of(large());
     let output = tempdir().unwrap();
+    let cache = cache_in(output.path());
     let result = std::panic::catch_unwind(|| {
-        drop(seal(
-            &plan,
-            &settings(&Broken { panics: true }, output.path(), 2),
-        ));
+        drop(seal(&plan, &settings(&Broken { panics: true }, &cache, 2)));
     });
     assert!(result.is_err());
 }
 
-fn seal_bytes(archive: &[u8], check: TarCheck) -> (tierce_layer::SealedLayer, tempfile::TempDir) {
+fn seal_bytes(archive: impl Read + Send, check: TarCheck, jobs: usize) -> Sealed {
     let output = tempdir().unwrap();
-    let layer = seal_tar(
-        archive,
-        check,
-        &settings(&ZlibRs::default(), output.path(), 2),
-    )
-    .unwrap();
-    (layer, output)
+    let cache = cache_in(output.path());
+    let codec = ZlibRs::default();
+    let layer = seal_tar(archive, check, &settings(&codec, &cache, jobs)).unwrap();
+    with_blob(layer, &codec, &cache)
 }
 
 #[test]
@@ -223,14 +226,14 @@ fn an_archive_becomes_a_layer_byte_for_byte() {
     let mut archive = archive_of(large());
     for padding in [0, 512, 8192] {
         archive.resize(archive.len() + padding, 0);
-        let (layer, _output) = seal_bytes(&archive, TarCheck::Strict(Limits::default()));
+        let layer = seal_bytes(&*archive, TarCheck::Strict(Limits::default()), 2);
         assert!(unpacked(&layer) == archive);
         assert_eq!(layer.entries.files, 24);
-        assert_eq!(layer.segments, archive.len().div_ceil(1 << 20) as u64);
+        assert_eq!(layer.segments.len(), archive.len().div_ceil(1 << 20));
     }
-    let (layer, _output) = seal_bytes(b"whatever it is", TarCheck::AsIs);
+    let layer = seal_bytes(&b"whatever it is"[..], TarCheck::AsIs, 2);
     assert_eq!(unpacked(&layer), b"whatever it is");
-    let (layer, _output) = seal_bytes(b"", TarCheck::AsIs);
+    let layer = seal_bytes(&b""[..], TarCheck::AsIs, 2);
     assert_eq!(unpacked(&layer), b"");
 }
 
@@ -251,12 +254,9 @@ impl Read for Slow<'_> {
 #[test]
 fn how_an_archive_arrives_does_not_show() {
     let archive = archive_of(large());
-    let (expected, _output) = seal_bytes(&archive, TarCheck::AsIs);
+    let expected = seal_bytes(&*archive, TarCheck::AsIs, 2);
     for check in [TarCheck::AsIs, TarCheck::Strict(Limits::default())] {
-        let output = tempdir().unwrap();
-        let codec = ZlibRs::default();
-        let settings = settings(&codec, output.path(), 1);
-        let layer = seal_tar(Slow(&archive, 0), check, &settings).unwrap();
+        let layer = seal_bytes(Slow(&archive, 0), check, 1);
         assert_eq!(layer.digest, expected.digest);
     }
 }
@@ -264,35 +264,12 @@ fn how_an_archive_arrives_does_not_show() {
 #[test]
 fn a_compressed_archive_is_no_layer_to_be() {
     let output = tempdir().unwrap();
+    let cache = cache_in(output.path());
     let archive = gzip(&archive_of(tree_of([("a", file("x"))])));
     let check = TarCheck::Strict(Limits::default());
-    let error = seal_tar(&*archive, check, &settings(&Stored, output.path(), 1)).unwrap_err();
+    let error = seal_tar(&*archive, check, &settings(&Stored, &cache, 1)).unwrap_err();
     assert!(
         chain(&error)
             .starts_with("could not make a layer of an archive: not a tar archive but gzip")
     );
-}
-
-#[test]
-fn a_directory_that_is_not_there_is_named_once() {
-    let output = tempdir().unwrap();
-    let missing = output.path().join("missing");
-    let settings = settings(&Stored, &missing, 1);
-    let error = seal_tar(&b""[..], TarCheck::AsIs, &settings).unwrap_err();
-    assert_eq!(
-        chain(&error),
-        format!(
-            "could not create a file in `{}`: No such file or directory (os error 2)",
-            missing.display()
-        )
-    );
-}
-
-#[test]
-fn persisting_keeps_the_blob() {
-    let (layer, directory) = sealed(&plan_of(large()), &Stored, 2);
-    let kept = directory.path().join("kept");
-    layer.file.persist(&kept).unwrap();
-    assert_eq!(fs::metadata(kept).unwrap().len(), layer.size);
-    assert_eq!(fs::read_dir(directory.path()).unwrap().count(), 1);
 }

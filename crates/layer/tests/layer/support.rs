@@ -4,12 +4,14 @@ use std::error::Error;
 use std::fmt::Write as _;
 use std::io::{Read, Write};
 use std::num::NonZeroUsize;
-use std::path::Path;
+use std::os::unix::fs::FileExt;
+use std::path::{Path, PathBuf};
 
 use tempfile::TempDir;
 use tierce_layer::{
-    Attributes, BaseLinks, Codec, Content, Destination, Entry, EntryPath, Limits, Notice, Plan,
-    ScanAdd, SealSettings, SealedLayer, Stored, Treatment, Tree, scan, seal,
+    Attributes, BaseLinks, Codec, Content, Destination, Entry, EntryPath, LayerCache, Limits,
+    Notice, Piece, Plan, ScanAdd, SealSettings, SealedLayer, Stored, Treatment, Tree,
+    cache::Recipe, scan, seal,
 };
 
 pub(crate) fn path(text: impl AsRef<[u8]>) -> EntryPath {
@@ -35,20 +37,80 @@ pub(crate) fn plan_of(tree: Tree) -> Plan {
         .unwrap()
 }
 
-pub(crate) fn sealed(plan: &Plan, codec: &dyn Codec, jobs: usize) -> (SealedLayer, TempDir) {
+/// A layer and its blob.
+pub(crate) struct Sealed {
+    recipe: Recipe,
+    pub(crate) blob: Vec<u8>,
+}
+
+impl std::ops::Deref for Sealed {
+    type Target = Recipe;
+
+    fn deref(&self) -> &Recipe {
+        &self.recipe
+    }
+}
+
+/// A cache of its own in `directory`, which must be there.
+pub(crate) fn cache_in(directory: &Path) -> LayerCache {
+    let scratch = directory.join("scratch");
+    std::fs::create_dir_all(&scratch).unwrap();
+    LayerCache::open(directory.join("cache"), scratch).unwrap()
+}
+
+/// The files that sealing left, by path below the cache's directory; the lock not among them.
+pub(crate) fn left_in(directory: &Path) -> Vec<PathBuf> {
+    walkdir::WalkDir::new(directory)
+        .into_iter()
+        .map(|entry| entry.unwrap())
+        .filter(|entry| entry.file_type().is_file() && entry.file_name() != "lock")
+        .map(|entry| entry.path().strip_prefix(directory).unwrap().to_owned())
+        .collect()
+}
+
+pub(crate) fn sealed(plan: &Plan, codec: &dyn Codec, jobs: usize) -> (Sealed, TempDir) {
     let directory = tempfile::tempdir().unwrap();
-    let layer = seal(plan, &settings(codec, directory.path(), jobs)).unwrap();
-    (layer, directory)
+    let cache = cache_in(directory.path());
+    let layer = seal(plan, &settings(codec, &cache, jobs)).unwrap();
+    (with_blob(layer, codec, &cache), directory)
+}
+
+/// Puts the blob of a layer together.
+pub(crate) fn with_blob(layer: SealedLayer, codec: &dyn Codec, cache: &LayerCache) -> Sealed {
+    let mut blob = Vec::new();
+    for piece in layer.recipe.pieces(codec, cache) {
+        match piece {
+            Piece::Bytes(bytes) => blob.extend(bytes),
+            Piece::Range {
+                path,
+                offset,
+                length,
+                check,
+            } => {
+                let mut bytes = vec![0; usize::try_from(length).unwrap()];
+                let pack = std::fs::File::open(path).unwrap();
+                pack.read_exact_at(&mut bytes, offset).unwrap();
+                assert_eq!(xxhash_rust::xxh3::xxh3_128(&bytes), check);
+                blob.extend(bytes);
+            }
+        }
+    }
+    Sealed {
+        recipe: layer.recipe,
+        blob,
+    }
 }
 
 pub(crate) fn settings<'a>(
     codec: &'a dyn Codec,
-    directory: &'a Path,
+    cache: &'a LayerCache,
     jobs: usize,
 ) -> SealSettings<'a> {
     SealSettings {
         codec,
-        directory,
+        cache,
+        last_time: None,
+        identity_suffices: false,
         jobs: NonZeroUsize::new(jobs).unwrap(),
         progress: None,
         cancel: None,
@@ -62,12 +124,12 @@ pub(crate) fn archive_of(tree: Tree) -> Vec<u8> {
 }
 
 /// The archive in a layer's blob, read as one gzip member.
-pub(crate) fn unpacked(layer: &SealedLayer) -> Vec<u8> {
-    let blob = std::fs::read(layer.file.path()).unwrap();
+pub(crate) fn unpacked(layer: &Sealed) -> Vec<u8> {
+    let blob = &layer.blob;
     assert_eq!(blob.len() as u64, layer.size);
-    assert_eq!(tierce_oci::Digest::of(&blob), layer.digest);
+    assert_eq!(tierce_oci::Digest::of(blob), layer.digest);
     let mut archive = Vec::new();
-    let mut decoder = flate2::bufread::GzDecoder::new(&*blob);
+    let mut decoder = flate2::bufread::GzDecoder::new(blob.as_slice());
     decoder.read_to_end(&mut archive).unwrap();
     assert!(
         decoder.into_inner().is_empty(),
