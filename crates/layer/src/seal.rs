@@ -258,7 +258,23 @@ pub enum TarCheck {
 /// any machine give the same. When a file is not what it was when scanned, sealing ends with an
 /// error and never with a blob that holds half of each.
 pub fn seal(plan: &Plan, settings: &SealSettings<'_>) -> Result<SealedLayer, SealError> {
-    Sealing::new(plan, settings).seal()
+    unless_packs_vanish(settings, || Sealing::new(plan, settings).seal())
+}
+
+/// Seals again when a pack turned out to be damaged, which takes with it what was found in it until
+/// then.
+fn unless_packs_vanish(
+    settings: &SealSettings<'_>,
+    seal: impl Fn() -> Result<SealedLayer, SealError>,
+) -> Result<SealedLayer, SealError> {
+    let dropped = settings.cache.dropped();
+    let sealed = seal()?;
+    if settings.cache.dropped() == dropped || settings.cache.has_packs_of(&sealed.recipe) {
+        return Ok(sealed);
+    }
+    // Once more only: a disk on which this happens twice is beyond help, and whoever reads the
+    // packs checks them again.
+    seal()
 }
 
 /// Makes a layer of an uncompressed archive, byte for byte, cut every 1 MiB.

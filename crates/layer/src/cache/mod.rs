@@ -97,6 +97,8 @@ struct Packs {
     kept: BTreeMap<String, BTreeMap<Key, Kept>>,
     /// The packs that there are, once somebody has looked.
     present: Option<BTreeSet<PackId>>,
+    /// How many packs were removed because of damage.
+    dropped: u64,
 }
 
 const PACKS: &str = "packs";
@@ -170,27 +172,10 @@ impl LayerCache {
     pub(crate) fn find(&self, codec: &str, key: &Key) -> Option<Kept> {
         let mut packs = self.packs();
         if !packs.kept.contains_key(codec) {
-            let kept = self.read_indexes(codec);
+            let kept = read_indexes(&self.root, codec);
             packs.kept.insert(codec.to_owned(), kept);
         }
         packs.kept.get(codec)?.get(key).copied()
-    }
-
-    fn read_indexes(&self, codec: &str) -> BTreeMap<Key, Kept> {
-        let mut all = BTreeMap::new();
-        for (id, path) in list_packs(&self.root) {
-            let index = File::open(&path).and_then(|file| pack::read_index(&file, id));
-            match index {
-                Ok(Some(index)) if index.codec == codec => {
-                    all.extend(index.kept.into_iter().map(|kept| (kept.key, kept)));
-                }
-                Ok(Some(_)) => {}
-                // Half a pack, left by a power cut, or a damaged one.
-                Ok(None) => self.drop_pack(id),
-                Err(_) => {}
-            }
-        }
-        all
     }
 
     /// Reads compressed blocks; false when they are gone or damaged. A damaged pack is removed.
@@ -221,6 +206,7 @@ impl LayerCache {
     pub fn drop_pack(&self, pack: PackId) {
         let _ = fs::remove_file(self.pack_path(pack));
         let mut packs = self.packs();
+        packs.dropped += 1;
         packs.open.remove(&pack);
         if let Some(present) = &mut packs.present {
             present.remove(&pack);
@@ -228,6 +214,11 @@ impl LayerCache {
         for kept in packs.kept.values_mut() {
             kept.retain(|_, kept| kept.place.pack != pack);
         }
+    }
+
+    /// How many packs were found damaged so far: what was found in one before may be gone.
+    pub(crate) fn dropped(&self) -> u64 {
+        self.packs().dropped
     }
 
     /// Removes the pack at `path` if that is one of this cache; says whether it was.
@@ -254,6 +245,9 @@ impl LayerCache {
         packs.open.remove(&id);
         if let Some(present) = &mut packs.present {
             present.insert(id);
+        }
+        if let Some(known) = packs.kept.get_mut(&pack.index.codec) {
+            known.extend(pack.index.kept.into_iter().map(|kept| (kept.key, kept)));
         }
         Ok(id)
     }
@@ -348,6 +342,25 @@ fn list_packs(root: &Path) -> Vec<(PackId, PathBuf)> {
         .collect();
     packs.sort();
     packs
+}
+
+/// What all packs hold of a codec. A pack that is none is removed.
+fn read_indexes(root: &Path, codec: &str) -> BTreeMap<Key, Kept> {
+    let mut all = BTreeMap::new();
+    for (id, path) in list_packs(root) {
+        let index = File::open(&path).and_then(|file| pack::read_index(&file, id));
+        match index {
+            Ok(Some(index)) if index.codec == codec => {
+                all.extend(index.kept.into_iter().map(|kept| (kept.key, kept)));
+            }
+            // Half a pack, left by a power cut, or a damaged one.
+            Ok(None) => {
+                let _ = fs::remove_file(path);
+            }
+            Ok(Some(_)) | Err(_) => {}
+        }
+    }
+    all
 }
 
 /// Reads a recipe or note; `None` when it is not there or not as it was written.

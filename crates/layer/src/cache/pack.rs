@@ -165,7 +165,13 @@ impl<'a> PackWriter<'a> {
         index.extend_from_slice(&VERSION.to_le_bytes());
         index.extend_from_slice(MAGIC);
         file.as_file_mut().write_all(&index)?;
-        Ok(Some(FinishedPack { file, id }))
+        let mut kept = std::mem::take(&mut self.kept);
+        for kept in &mut kept {
+            kept.place.pack = id;
+        }
+        let codec = self.codec.to_owned();
+        let index = PackIndex { codec, kept };
+        Ok(Some(FinishedPack { file, id, index }))
     }
 }
 
@@ -174,6 +180,7 @@ impl<'a> PackWriter<'a> {
 pub(crate) struct FinishedPack {
     pub(crate) file: NamedTempFile,
     pub(crate) id: PackId,
+    pub(crate) index: PackIndex,
 }
 
 fn create(directory: &Path) -> io::Result<NamedTempFile> {

@@ -6,6 +6,7 @@
 )]
 
 mod archives;
+mod caching;
 mod golden;
 mod hostile;
 mod linking;
