@@ -127,10 +127,7 @@ impl Image {
             descriptor: self.manifest.config.clone(),
             content: Content::Memory(self.config.bytes().clone()),
         };
-        let layers = self.layers.iter().map(|layer| BlobAt {
-            descriptor: layer.descriptor.clone(),
-            content: layer.content.clone(),
-        });
+        let layers = self.layers.iter().map(Layer::to_blob);
         Artifact {
             document: Document::Manifest(self.manifest.clone()),
             blobs: layers.chain([config]).collect(),

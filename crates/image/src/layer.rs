@@ -3,6 +3,7 @@
 use serde::{Deserialize, Serialize};
 use tierce_oci::{Descriptor, DiffId};
 
+use crate::artifact::BlobAt;
 use crate::content::Content;
 
 /// One layer of an image.
@@ -18,6 +19,16 @@ pub struct Layer {
     pub created_by: Option<String>,
     /// What was learnt when the layer was sealed; `None` for layers that tierce did not make.
     pub facts: Option<Facts>,
+}
+
+impl Layer {
+    /// The layer as something to be written to a place.
+    pub fn to_blob(&self) -> BlobAt {
+        BlobAt {
+            descriptor: self.descriptor.clone(),
+            content: self.content.clone(),
+        }
+    }
 }
 
 /// What sealing learnt about a layer, kept so that nobody has to read the layer again.

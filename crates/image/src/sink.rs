@@ -1,7 +1,8 @@
 //! Places that images go to.
 //!
 //! The order of the calls is that of [`write()`](crate::write()): blobs before the manifest that names
-//! them, children before their index, the tag last. So a reader of the place never sees a name whose
+//! them, children before their index, the tag last; [`move_ahead()`](crate::move_ahead()) may place and
+//! send blobs before all that. So a reader of the place never sees a name whose
 //! content is not there, whenever the writer dies.
 
 use std::future::Future;

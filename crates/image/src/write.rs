@@ -7,6 +7,9 @@
 //!    there, can it be taken over without moving bytes, else send it;
 //! 3. put the manifest; the root one last, under the tag.
 //!
+//! Blobs may have gone ahead while their image was still being made ([`crate::move_ahead()`]); they
+//! are then neither asked for nor sent again.
+//!
 //! Blobs precede the manifest that names them because registries refuse a manifest with missing
 //! blobs, and because a reader must never find a name whose content is not there yet.
 
@@ -16,6 +19,7 @@ use std::num::NonZeroUsize;
 use futures_util::{StreamExt, TryStreamExt, stream};
 use tierce_oci::{Descriptor, Digest, Selector, Tag};
 
+use crate::ahead::Ahead;
 use crate::artifact::{Artifact, BlobAt};
 use crate::blob::{Blob, BlobSource, BoxError};
 use crate::sink::{ImageSink, Placed};
@@ -81,6 +85,28 @@ pub struct WriteReport {
     pub manifests: usize,
 }
 
+/// How a blob came to be at the target.
+#[derive(Debug, Clone, Copy, PartialEq, Eq)]
+pub(crate) enum Arrival {
+    /// Without its bytes being sent.
+    Placed(Placed),
+    /// Its bytes were sent.
+    Sent,
+}
+
+impl WriteReport {
+    fn count(&mut self, blob: &Descriptor, arrival: Arrival) {
+        let tally = match arrival {
+            Arrival::Placed(Placed::AlreadyThere) => &mut self.already_there,
+            Arrival::Placed(Placed::Mounted) => &mut self.mounted,
+            Arrival::Placed(Placed::Linked) => &mut self.linked,
+            Arrival::Placed(Placed::Noted) => &mut self.noted,
+            Arrival::Sent => &mut self.sent,
+        };
+        tally.add(blob);
+    }
+}
+
 /// Where a walk ended early. The target's tag is as it was before.
 #[derive(Debug, thiserror::Error)]
 pub enum WriteError {
@@ -130,10 +156,37 @@ pub async fn write<B: BlobSource, K: ImageSink>(
     jobs: Jobs,
     progress: &(dyn Fn(Progress<'_>) + Sync),
 ) -> Result<WriteReport, WriteError> {
+    let mut ahead = Ahead::default();
+    write_after(&mut ahead, artifact, tag, blobs, sink, jobs, progress).await
+}
+
+/// Like [`write()`], after a head start to the same `sink`.
+///
+/// What was asked ahead is not asked again. A blob that went ahead counts as it arrived in the
+/// report of the first walk that needs it, and as already there in those of later ones.
+pub async fn write_after<B: BlobSource, K: ImageSink>(
+    ahead: &mut Ahead,
+    artifact: &Artifact,
+    tag: Option<&Tag>,
+    blobs: &B,
+    sink: &K,
+    jobs: Jobs,
+    progress: &(dyn Fn(Progress<'_>) + Sync),
+) -> Result<WriteReport, WriteError> {
+    let carrier = Carrier {
+        blobs,
+        sink,
+        jobs,
+        progress,
+    };
     let mut report = WriteReport::default();
     let root = artifact.document.digest();
-    let name = tag.map_or(Selector::Digest(root), |tag| Selector::Tag(tag.clone()));
-    if current(sink, &name).await? == Some(root) {
+    let found = match (tag.and_then(|tag| ahead.take_answer(tag)), tag) {
+        (Some(answer), _) => answer.digest,
+        (None, Some(tag)) => current(sink, &Selector::Tag(tag.clone())).await?,
+        (None, None) => current(sink, &Selector::Digest(root)).await?,
+    };
+    if found == Some(root) {
         report.up_to_date = true;
         return Ok(report);
     }
@@ -149,7 +202,9 @@ pub async fn write<B: BlobSource, K: ImageSink>(
         let known = (tag.is_some() || !is_root)
             && current(sink, &Selector::Digest(digest)).await? == Some(digest);
         if !known {
-            move_blobs(node, &mut walked, blobs, sink, jobs, progress, &mut report).await?;
+            carrier
+                .move_blobs(node, &mut walked, ahead, &mut report)
+                .await?;
         }
         if !known || is_root {
             sink.put_manifest(&node.document, tag.filter(|_| is_root))
@@ -167,7 +222,7 @@ pub async fn write<B: BlobSource, K: ImageSink>(
     Ok(report)
 }
 
-async fn current<K: ImageSink>(
+pub(crate) async fn current<K: ImageSink>(
     sink: &K,
     selector: &Selector,
 ) -> Result<Option<Digest>, WriteError> {
@@ -179,60 +234,70 @@ async fn current<K: ImageSink>(
         })
 }
 
-async fn move_blobs<B: BlobSource, K: ImageSink>(
-    node: &Artifact,
-    walked: &mut BTreeSet<Digest>,
-    blobs: &B,
-    sink: &K,
-    jobs: Jobs,
-    progress: &(dyn Fn(Progress<'_>) + Sync),
-    report: &mut WriteReport,
-) -> Result<(), WriteError> {
-    let wanted: Vec<&BlobAt> = node
-        .blobs
-        .iter()
-        .filter(|blob| walked.insert(blob.descriptor.digest))
-        .collect();
-    // Unordered is right here: what comes out is only counted.
-    let mut moved = stream::iter(wanted)
-        .map(|blob| async move {
-            let placed = move_blob(blob, blobs, sink, progress)
-                .await
-                .map_err(|source| WriteError::Blob {
-                    digest: blob.descriptor.digest,
-                    size: blob.descriptor.size,
-                    source,
-                })?;
-            Ok((blob, placed))
-        })
-        .buffer_unordered(sink.jobs(jobs).get());
-    while let Some((blob, placed)) = moved.try_next().await? {
-        let tally = match placed {
-            Some(Placed::AlreadyThere) => &mut report.already_there,
-            Some(Placed::Mounted) => &mut report.mounted,
-            Some(Placed::Linked) => &mut report.linked,
-            Some(Placed::Noted) => &mut report.noted,
-            None => &mut report.sent,
-        };
-        tally.add(&blob.descriptor);
-    }
-    Ok(())
+/// What brings blobs from wherever they are to one target.
+pub(crate) struct Carrier<'a, B, K> {
+    pub(crate) blobs: &'a B,
+    pub(crate) sink: &'a K,
+    pub(crate) jobs: Jobs,
+    pub(crate) progress: &'a (dyn Fn(Progress<'_>) + Sync),
 }
 
-async fn move_blob<B: BlobSource, K: ImageSink>(
-    blob: &BlobAt,
-    blobs: &B,
-    sink: &K,
-    progress: &(dyn Fn(Progress<'_>) + Sync),
-) -> Result<Option<Placed>, BoxError> {
-    let descriptor = &blob.descriptor;
-    let placed = sink.place(blob).await?;
-    if placed.is_none() {
-        progress(Progress::Sending(descriptor));
-        let on_bytes = |count| progress(Progress::Bytes(descriptor, count));
-        sink.send(&Blob::new(descriptor, &blob.content, blobs, &on_bytes))
-            .await?;
+impl<B: BlobSource, K: ImageSink> Carrier<'_, B, K> {
+    /// How many blobs may be on their way at once.
+    pub(crate) fn room(&self) -> usize {
+        self.sink.jobs(self.jobs).get()
     }
-    progress(Progress::Done(descriptor));
-    Ok(placed)
+
+    async fn move_blobs(
+        &self,
+        node: &Artifact,
+        walked: &mut BTreeSet<Digest>,
+        ahead: &mut Ahead,
+        report: &mut WriteReport,
+    ) -> Result<(), WriteError> {
+        let mut wanted = Vec::new();
+        for blob in &node.blobs {
+            let descriptor = &blob.descriptor;
+            if !walked.insert(descriptor.digest) {
+                continue;
+            }
+            match ahead.tell(&descriptor.digest) {
+                Some(arrival) => report.count(descriptor, arrival),
+                None => wanted.push(blob),
+            }
+        }
+        // Unordered is right here: what comes out is only counted.
+        let mut moved = stream::iter(wanted)
+            .map(|blob| async move { Ok((blob, self.move_blob(blob).await?)) })
+            .buffer_unordered(self.room());
+        while let Some((blob, arrival)) = moved.try_next().await? {
+            report.count(&blob.descriptor, arrival);
+        }
+        Ok(())
+    }
+
+    /// Gets one blob to the target: by its bytes when there is no other way.
+    pub(crate) async fn move_blob(&self, blob: &BlobAt) -> Result<Arrival, WriteError> {
+        let failed = |source: BoxError| WriteError::Blob {
+            digest: blob.descriptor.digest,
+            size: blob.descriptor.size,
+            source,
+        };
+        let descriptor = &blob.descriptor;
+        let progress = self.progress;
+        let placed = self.sink.place(blob).await;
+        let arrival = match placed.map_err(|error| failed(error.into()))? {
+            Some(placed) => Arrival::Placed(placed),
+            None => {
+                progress(Progress::Sending(descriptor));
+                let on_bytes = |count| progress(Progress::Bytes(descriptor, count));
+                let blob = Blob::new(descriptor, &blob.content, self.blobs, &on_bytes);
+                let sent = self.sink.send(&blob).await;
+                sent.map_err(|error| failed(error.into()))?;
+                Arrival::Sent
+            }
+        };
+        progress(Progress::Done(descriptor));
+        Ok(arrival)
+    }
 }
