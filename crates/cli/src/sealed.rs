@@ -5,9 +5,7 @@ use std::path::Path;
 use anyhow::{Context as _, Result};
 use tierce_image::{Content, Facts, Image, Jobs, Layer, ReadError};
 use tierce_layer::{Fast1, Limits, SealSettings, SealedLayer, TarCheck, seal_tar};
-use tierce_oci::{
-    Compression, Descriptor, DiffId, ImageFormat, Manifest, MediaType, Platform, Raw,
-};
+use tierce_oci::{Descriptor, DiffId, ImageFormat, Manifest, MediaType, Platform, Raw};
 use tierce_store::PlainImage;
 
 /// Keeps a sealed blob for the rest of the run: the scratch directory goes away with it.
@@ -19,7 +17,7 @@ pub(crate) fn keep_sealed(sealed: SealedLayer, format: ImageFormat) -> Result<La
         .context("could not keep a sealed layer")?;
     Ok(Layer {
         descriptor: Descriptor::new(
-            MediaType::Layer(format, Compression::Gzip),
+            MediaType::Layer(format, sealed.compression.into()),
             sealed.digest,
             sealed.size,
         ),

@@ -50,4 +50,15 @@ impl Compression {
     }
 }
 
+/// What a layer's media type says.
+impl From<Compression> for tierce_oci::Compression {
+    fn from(compression: Compression) -> Self {
+        match compression {
+            Compression::None => Self::None,
+            Compression::Gzip => Self::Gzip,
+            Compression::Zstd => Self::Zstd,
+        }
+    }
+}
+
 const BUFFER: usize = 64 << 10;

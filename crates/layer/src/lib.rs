@@ -66,7 +66,7 @@ pub use archive::{
     ArchiveAdd, ArchiveError, ReadLinksError, add_archive, add_archive_stream, read_links,
 };
 pub use cache::LayerCache;
-pub use codec::{Codec, EncodeError, Encoder, Fast1, Stored, ZlibRs};
+pub use codec::{Codec, EncodeError, Encoder, Fast1, Stored, ZlibLevel, ZlibRs, Zstd, ZstdLevel};
 pub use compression::Compression;
 pub use content::{Content, ContentError, DiskFile, FileTime, Range, Spool, Stamp};
 pub use entry::{Attributes, Entry, EntryKind, FileEntry, Keep, LinkGroup, Treatment};

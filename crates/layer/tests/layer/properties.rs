@@ -10,8 +10,8 @@ use proptest::prelude::*;
 use proptest::sample::Index;
 use tempfile::tempdir;
 use tierce_layer::{
-    ArchiveAdd, Content, Destination, Entry, Keep, Limits, Plan, Stored, Treatment, Tree, ZlibRs,
-    add_archive_stream,
+    ArchiveAdd, Codec, Content, Destination, Entry, Fast1, Keep, Limits, Plan, Stored, Treatment,
+    Tree, ZlibRs, Zstd, add_archive_stream,
 };
 use tierce_oci::Digest;
 
@@ -147,9 +147,7 @@ proptest! {
         nodes in trees(),
         swaps in prop::collection::vec((any::<Index>(), any::<Index>()), 20),
     ) {
-        let codec = ZlibRs::default();
-        let (expected, _directory) = sealed(&plan(nodes.clone().into_iter()), &codec, 1);
-        unpacked(&expected);
+        let ordered = plan(nodes.clone().into_iter());
         let mut shuffled: Vec<_> = nodes.into_iter().collect();
         if !shuffled.is_empty() {
             for (one, other) in swaps {
@@ -158,8 +156,11 @@ proptest! {
             }
         }
         let plan = plan(shuffled.into_iter());
-        for jobs in [1, 2, 5] {
-            let (layer, _directory) = sealed(&plan, &codec, jobs);
+        let fast: &dyn Codec = &Fast1;
+        for (codec, jobs) in [(fast, 2), (&ZlibRs::default(), 3), (&Zstd::default(), 5)] {
+            let (expected, _directory) = sealed(&ordered, codec, 1);
+            unpacked(&expected);
+            let (layer, _directory) = sealed(&plan, codec, jobs);
             prop_assert_eq!(layer.digest, expected.digest);
             prop_assert_eq!(layer.diff_id, expected.diff_id);
             prop_assert_eq!(layer.segments.len(), expected.segments.len());

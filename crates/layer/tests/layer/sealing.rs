@@ -9,8 +9,8 @@ use std::time::{Duration, UNIX_EPOCH};
 
 use tempfile::tempdir;
 use tierce_layer::{
-    Codec, EncodeError, Encoder, EntryCounts, Limits, SealError, SealSettings, Stored, TarCheck,
-    Tree, ZlibRs, seal, seal_tar,
+    Codec, Compression, EncodeError, Encoder, EntryCounts, Limits, SealError, SealSettings, Stored,
+    TarCheck, Tree, ZlibRs, Zstd, seal, seal_tar,
 };
 
 use crate::support::{
@@ -172,6 +172,10 @@ impl Codec for Broken {
         "broken"
     }
 
+    fn compression(&self) -> Compression {
+        Compression::None
+    }
+
     fn encoder(&self) -> Box<dyn Encoder + '_> {
         Box::new(Self {
             panics: self.panics,
@@ -214,11 +218,19 @@ fn a_codec_that_panics_does_not_hang() {
 }
 
 fn seal_bytes(archive: impl Read + Send, check: TarCheck, jobs: usize) -> Sealed {
+    seal_bytes_with(&ZlibRs::default(), archive, check, jobs)
+}
+
+fn seal_bytes_with(
+    codec: &dyn Codec,
+    archive: impl Read + Send,
+    check: TarCheck,
+    jobs: usize,
+) -> Sealed {
     let output = tempdir().unwrap();
     let cache = cache_in(output.path());
-    let codec = ZlibRs::default();
-    let layer = seal_tar(archive, check, &settings(&codec, &cache, jobs)).unwrap();
-    with_blob(layer, &codec, &cache)
+    let layer = seal_tar(archive, check, &settings(codec, &cache, jobs)).unwrap();
+    with_blob(layer, codec, &cache)
 }
 
 #[test]
@@ -231,10 +243,13 @@ fn an_archive_becomes_a_layer_byte_for_byte() {
         assert_eq!(layer.entries.files, 24);
         assert_eq!(layer.segments.len(), archive.len().div_ceil(1 << 20));
     }
-    let layer = seal_bytes(&b"whatever it is"[..], TarCheck::AsIs, 2);
-    assert_eq!(unpacked(&layer), b"whatever it is");
-    let layer = seal_bytes(&b""[..], TarCheck::AsIs, 2);
-    assert_eq!(unpacked(&layer), b"");
+    for codec in [&ZlibRs::default() as &dyn Codec, &Zstd::default()] {
+        for bytes in [&b"whatever it is"[..], b""] {
+            let layer = seal_bytes_with(codec, bytes, TarCheck::AsIs, 2);
+            assert_eq!(unpacked(&layer), bytes, "{}", codec.id());
+            assert_eq!(Compression::detect(&layer.blob), codec.compression());
+        }
+    }
 }
 
 /// Gives a byte less than was asked for, and now and then says that it was interrupted.

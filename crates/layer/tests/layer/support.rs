@@ -9,8 +9,8 @@ use std::path::{Path, PathBuf};
 
 use tempfile::TempDir;
 use tierce_layer::{
-    Attributes, BaseLinks, Codec, Content, Destination, Entry, EntryPath, LayerCache, Limits,
-    Notice, Piece, Plan, ScanAdd, SealSettings, SealedLayer, Stored, Treatment, Tree,
+    Attributes, BaseLinks, Codec, Compression, Content, Destination, Entry, EntryPath, LayerCache,
+    Limits, Notice, Piece, Plan, ScanAdd, SealSettings, SealedLayer, Stored, Treatment, Tree,
     cache::Recipe, scan, seal,
 };
 
@@ -123,18 +123,22 @@ pub(crate) fn archive_of(tree: Tree) -> Vec<u8> {
     unpacked(&layer)
 }
 
-/// The archive in a layer's blob, read as one gzip member.
+/// The archive in a layer's blob: one gzip member, or frames of Zstandard.
 pub(crate) fn unpacked(layer: &Sealed) -> Vec<u8> {
     let blob = &layer.blob;
     assert_eq!(blob.len() as u64, layer.size);
     assert_eq!(tierce_oci::Digest::of(blob), layer.digest);
     let mut archive = Vec::new();
-    let mut decoder = flate2::bufread::GzDecoder::new(blob.as_slice());
-    decoder.read_to_end(&mut archive).unwrap();
-    assert!(
-        decoder.into_inner().is_empty(),
-        "one member and nothing after it"
-    );
+    if Compression::detect(blob) == Compression::Zstd {
+        archive = zstd::decode_all(blob.as_slice()).unwrap();
+    } else {
+        let mut decoder = flate2::bufread::GzDecoder::new(blob.as_slice());
+        decoder.read_to_end(&mut archive).unwrap();
+        assert!(
+            decoder.into_inner().is_empty(),
+            "one member and nothing after it"
+        );
+    }
     assert_eq!(archive.len() as u64, layer.uncompressed_size);
     assert_eq!(tierce_oci::Digest::of(&archive), layer.diff_id.0);
     archive
