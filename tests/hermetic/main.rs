@@ -4,6 +4,7 @@
 //! |---|---|
 //! | `architecture` | do the crates depend on each other as the design says |
 //! | `build` | does the image hold what files, flags and base say |
+//! | `compression` | which codecs there are, and where they cannot be used |
 //! | `destinations` | do added files go where COPY would put them |
 //! | `base_links` | are files put where the symlinks of the base lead |
 //! | `platforms` | one platform out of several, and several at once |
@@ -25,6 +26,7 @@ mod architecture;
 mod bad_input;
 mod base_links;
 mod build;
+mod compression;
 mod destinations;
 mod determinism;
 mod inspect;

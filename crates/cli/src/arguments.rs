@@ -9,7 +9,7 @@ use std::path::PathBuf;
 use clap::{Args, Parser, Subcommand, ValueEnum};
 use tierce_oci::{ImageFormat, Platform, Reference};
 
-use crate::config_file::Profile;
+use crate::profile::Profile;
 use crate::transport::{BaseName, ImagePlace, PushSource};
 
 /// Assembles container images for AWS Lambda without Docker, and moves them.
@@ -214,8 +214,9 @@ pub(crate) struct ImageArguments {
     #[arg(long, value_name = "SIGNAL")]
     pub(crate) stop_signal: Option<String>,
 
-    /// How layers are compressed [default: fast]
-    #[arg(long, value_enum)]
+    /// How layers are compressed: `fast`, `small`, a level of zlib, or zstd for OCI images
+    /// [default: fast]
+    #[arg(long, value_name = "fast|small|1-9|zstd[:1-19]")]
     pub(crate) compression: Option<Profile>,
 
     /// Media types of the image [default: the base's, docker for scratch]

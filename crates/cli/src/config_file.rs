@@ -6,10 +6,11 @@ use std::path::{Path, PathBuf};
 
 use serde::{Deserialize, Deserializer};
 use tierce_image::EnvEdit;
-use tierce_layer::{Codec, Destination, Fast1, Matcher, ZlibRs};
+use tierce_layer::{Destination, Matcher};
 use tierce_oci::{ImageFormat, Platform, Reference};
 use toml::Spanned;
 
+use crate::profile::Profile;
 use crate::transport::BaseName;
 
 /// The whole file.
@@ -53,27 +54,6 @@ pub(crate) struct ImageTable {
     pub(crate) format: Option<ImageFormat>,
     pub(crate) target: Option<Target>,
     pub(crate) compression: Option<Profile>,
-}
-
-/// How layers are compressed.
-#[derive(Debug, Clone, Copy, PartialEq, Eq, Default, Deserialize, clap::ValueEnum)]
-#[serde(rename_all = "kebab-case")]
-pub(crate) enum Profile {
-    /// Quickly
-    #[default]
-    Fast,
-    /// To about a tenth less, in three times the time
-    Small,
-}
-
-impl Profile {
-    /// The codec, whose id stands in the image's history.
-    pub(crate) fn codec(self) -> Box<dyn Codec> {
-        match self {
-            Self::Fast => Box::new(Fast1),
-            Self::Small => Box::new(ZlibRs::default()),
-        }
-    }
 }
 
 /// What an image is for.
@@ -443,6 +423,16 @@ mod tests {
     }
 
     #[test]
+    fn a_level_may_be_a_number() {
+        for (value, id) in [("6", "zlib-rs-0.6.8-6"), ("\"9\"", "zlib-rs-0.6.8-9")] {
+            let text = format!("[image]\ncompression = {value}\n");
+            let file = LoadedFile::parse(Path::new("tierce.toml"), text).unwrap();
+            let profile = file.values.image.compression.unwrap();
+            assert_eq!(profile.codec().id(), id);
+        }
+    }
+
+    #[test]
     fn an_unknown_key_is_pointed_at_with_the_nearest_known_one() {
         let error = error("[image]\nplatform = [\"arm64\"]\n");
         assert_eq!((error.line, error.column), (2, 1));
@@ -459,6 +449,10 @@ mod tests {
             ("[image]\nbase = \"Foo/Bar\"", 2, 8, "upper-case"),
             ("[image]\nplatforms = [\"sparc\"]", 2, 13, "not a platform"),
             ("[image]\nformat = \"tar\"", 2, 10, "not an image format"),
+            ("[image]\ncompression = \"gzip\"", 2, 15, "expected `fast`"),
+            ("[image]\ncompression = 10", 2, 15, "`10` is not a comp"),
+            ("[image]\ncompression = -1", 2, 15, "`-1` is not a comp"),
+            ("[image]\ncompression = 1.5", 2, 15, "expected `fast`"),
             ("[[layer]]\nadd = []\n", 1, 1, "missing field `name`"),
             ("[config]\nenv = 3", 2, 7, "invalid type"),
             ("é = [", 1, 0, ""),

@@ -14,10 +14,10 @@ use tierce_layer::{
 };
 use tierce_oci::{ImageFormat, MediaType};
 
-use crate::config_file::Profile;
 use crate::output::Output;
 use crate::places::Places;
 use crate::plan::{BuildPlan, LayerPart, LayerPlan};
+use crate::profile::Profile;
 use crate::progress::byte_bar;
 use crate::sealed::keep_sealed;
 

@@ -15,6 +15,7 @@ mod lock;
 mod output;
 mod places;
 mod plan;
+mod profile;
 mod progress;
 mod registries;
 mod sealed;

@@ -9,12 +9,11 @@ use tierce_image::{ConfigEdits, EnvEdit, Jobs, TARGET_LABEL};
 use tierce_oci::{ImageFormat, Platform, Reference, Selector, Tag, Timestamp};
 
 use crate::arguments::{BuildArguments, ImageArguments};
-use crate::config_file::{
-    AddTable, ConfigFile, Keep, LayerTable, LoadedFile, Mtime, Profile, Target,
-};
+use crate::config_file::{AddTable, ConfigFile, Keep, LayerTable, LoadedFile, Mtime, Target};
 use crate::diagnostic::{Hinted as _, UsageError};
 use crate::environment::Environment;
 use crate::places::processors;
+use crate::profile::Profile;
 use crate::transport::{BaseName, ImagePlace, store_reference_of};
 
 /// A whole build, as values.
@@ -197,6 +196,7 @@ impl BuildPlan {
         if plan.layers.is_empty() {
             plan.whole_context_to = Some(plan.place_of_whole_context()?);
         }
+        plan.check_compression(plan.format)?;
         Ok(plan)
     }
 
@@ -225,6 +225,25 @@ impl BuildPlan {
         } else {
             Target::Generic
         })
+    }
+
+    /// Refuses a compression that the image cannot have. What the base says of the format is known
+    /// later than what was asked for, so it is checked twice.
+    pub(crate) fn check_compression(&self, format: Option<ImageFormat>) -> Result<()> {
+        match (self.compression, self.target(), format) {
+            (Profile::Zstd(_), Target::Lambda, _) => Err(UsageError(
+                "the image is for Lambda, which is not known to take zstd layers".to_owned(),
+            ))
+            .hint(
+                "`compression = \"small\"` or a level makes gzip layers smaller; an image that is not \
+                 for Lambda says `target = \"generic\"` in tierce.toml",
+            ),
+            (Profile::Zstd(_), Target::Generic, Some(ImageFormat::DockerV2S2)) => Err(UsageError(
+                "the image is of Docker's format, which has no zstd layers".to_owned(),
+            ))
+            .hint("an OCI image can have them: `--format oci`"),
+            _ => Ok(()),
+        }
     }
 
     /// The edits, with the mark of what the image is for.

@@ -42,8 +42,9 @@ pub(crate) async fn build(
 
     check_destinations(&plan, plan.platforms.len().max(1), arguments.offline)?;
     let bases = resolve_bases(&plan, &mut lock, &places, output).await?;
-    let mut sealer = Sealer::new(&plan, &places, output)?;
     let format = image_format(&plan, &bases);
+    plan.check_compression(Some(format))?;
+    let mut sealer = Sealer::new(&plan, &places, output)?;
     let mut images = Vec::new();
     for Resolved { platform, base } in &bases {
         let layers = sealer.seal(base.as_ref()).await?;
