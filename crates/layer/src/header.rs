@@ -86,6 +86,32 @@ pub(crate) fn write_header(
     .write(archive);
 }
 
+/// How many bytes [`write_header`] appends.
+pub(crate) fn header_length(
+    path: &EntryPath,
+    kind: HeaderKind<'_>,
+    attributes: &Attributes,
+) -> usize {
+    let (size, target) = match kind {
+        HeaderKind::Directory => (0, 0),
+        HeaderKind::File { size } => (size, 0),
+        HeaderKind::Symlink { target } => (0, target.len()),
+        HeaderKind::Hardlink { target } => (0, target.as_bytes().len()),
+    };
+    // True of nearly every entry, and quicker to see than to write.
+    let fits = path.as_bytes().len() < NAME
+        && target <= NAME
+        && size <= MOST_SIZE
+        && attributes.uid.max(attributes.gid) <= MOST_ID
+        && attributes.xattrs.is_empty();
+    if fits {
+        return BLOCK;
+    }
+    let mut header = Vec::new();
+    write_header(&mut header, path, kind, attributes, MODIFIED);
+    header.len()
+}
+
 /// Prefix and name of a path that fits into a header: undivided when it can be, else divided at the
 /// last slash that leaves both parts short enough and a name.
 fn split(name: &[u8]) -> Option<(&[u8], &[u8])> {
@@ -281,6 +307,8 @@ mod tests {
                 &attributes,
                 MODIFIED,
             );
+            let kind = HeaderKind::File { size };
+            assert_eq!(header_length(&path, kind, &attributes), archive.len());
             if records.is_empty() {
                 assert_eq!(archive.len(), BLOCK);
             } else {

@@ -5,7 +5,7 @@ use std::collections::BTreeMap;
 use crate::bytecode;
 use crate::content::{Content, ContentError};
 use crate::entry::{Attributes, Entry, EntryKind, LinkGroup};
-use crate::header::MODIFIED;
+use crate::header::{END, HeaderKind, MODIFIED, header_length, padding};
 use crate::links::{BaseLinks, LinkLoop};
 use crate::notice::Notice;
 use crate::path::EntryPath;
@@ -32,6 +32,21 @@ pub enum RecordKind {
     Hardlink(EntryPath),
 }
 
+impl RecordKind {
+    /// What its header says of it.
+    pub(crate) fn header(&self) -> HeaderKind<'_> {
+        match self {
+            Self::Directory => HeaderKind::Directory,
+            Self::OpaqueMarker | Self::Whiteout => HeaderKind::File { size: 0 },
+            Self::File(content) => HeaderKind::File {
+                size: content.size(),
+            },
+            Self::Symlink(target) => HeaderKind::Symlink { target },
+            Self::Hardlink(target) => HeaderKind::Hardlink { target },
+        }
+    }
+}
+
 /// One entry of the archive.
 #[derive(Debug, Clone)]
 pub struct Record {
@@ -41,6 +56,19 @@ pub struct Record {
     pub kind: RecordKind,
     /// Who may do what with it.
     pub attributes: Attributes,
+}
+
+impl Record {
+    /// How many bytes of the archive it takes: headers, content and padding.
+    pub(crate) fn archive_size(&self) -> u64 {
+        let header = self.kind.header();
+        let size = match header {
+            HeaderKind::File { size } => size,
+            _ => 0,
+        };
+        let around = header_length(&self.path, header, &self.attributes) + padding(size);
+        size.saturating_add(around as u64)
+    }
 }
 
 /// The entries of a layer in archive order, with nothing left to decide.
@@ -147,6 +175,14 @@ impl Plan {
     /// The entries in archive order.
     pub fn records(&self) -> &[Record] {
         &self.records
+    }
+
+    /// The length of the archive that sealing makes of this.
+    pub fn archive_size(&self) -> u64 {
+        self.records
+            .iter()
+            .map(Record::archive_size)
+            .fold(END.len() as u64, u64::saturating_add)
     }
 }
 

@@ -10,7 +10,7 @@
 use std::ops::Range;
 
 use crate::content::ContentError;
-use crate::header::{END, HeaderKind, padding, write_header};
+use crate::header::{END, padding, write_header};
 use crate::path::EntryPath;
 use crate::plan::{Plan, Record, RecordKind};
 use crate::signature::{Signature, Signer};
@@ -221,13 +221,7 @@ fn content_of(record: &Record) -> Option<&crate::content::Content> {
 /// Appends the headers of a record; gives the size of its content.
 fn head_of(record: &Record, modified: u64, headers: &mut Vec<u8>) -> u64 {
     let size = content_of(record).map_or(0, crate::content::Content::size);
-    let kind = match &record.kind {
-        RecordKind::Directory => HeaderKind::Directory,
-        RecordKind::OpaqueMarker | RecordKind::Whiteout => HeaderKind::File { size: 0 },
-        RecordKind::File(_) => HeaderKind::File { size },
-        RecordKind::Symlink(target) => HeaderKind::Symlink { target },
-        RecordKind::Hardlink(target) => HeaderKind::Hardlink { target },
-    };
+    let kind = record.kind.header();
     write_header(headers, &record.path, kind, &record.attributes, modified);
     size
 }
