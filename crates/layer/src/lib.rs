@@ -2,15 +2,16 @@
 //!
 //! ```text
 //! directories, files ── scan ──┐
-//! tar, tar.gz, tar.zst ────────┼→ Tree ── settle ──→ Plan ── seal ──→ SealedLayer
-//! entries made up ── insert ───┘    ↑                     ↕ LayerCache
+//! tar, tar.gz, tar.zst ────────┼→ Tree ─ settle → Plan ─ split → Part ─ seal → SealedLayer
+//! entries made up ── insert ───┘    ↑                                      ↕ LayerCache
 //!                              BaseLinks ← read_links ← layers of the base
 //! ```
 //!
 //! What the bytes of a layer are is specified apart from this code, as *layer-format 1*. Here is
 //! where each of its rules lives: [`Tree`] what a layer may hold, [`scan`](mod@scan) and
 //! [`archive`] how sources are normalised, [`links`] where entries go, [`bytecode`] the fate of
-//! `.pyc` files, [`Plan`] the order, and `header`, `segment` and [`codec`] the bytes.
+//! `.pyc` files, [`Plan`] the order, [`split`] what is a layer of its own, and `header`, `segment`
+//! and [`codec`] the bytes.
 //!
 //! ```
 //! use std::num::NonZeroUsize;
@@ -58,7 +59,9 @@ mod seal;
 mod seen;
 mod segment;
 mod signature;
+pub mod split;
 mod tree;
+mod unit;
 mod verbatim;
 mod whiteout;
 
@@ -83,4 +86,5 @@ pub use seal::{
     seal_tar,
 };
 pub use signature::Signature;
+pub use split::{Part, SplitSettings};
 pub use tree::{DirectoryDefaults, ReservedName, Tree};

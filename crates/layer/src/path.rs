@@ -127,6 +127,11 @@ impl EntryPath {
         self.last_slash().map(|slash| Self(self.0[..slash].into()))
     }
 
+    /// The bytes of [`EntryPath::parent`].
+    pub(crate) fn parent_bytes(&self) -> Option<&[u8]> {
+        self.last_slash().map(|slash| &self.0[..slash])
+    }
+
     /// Every directory above this path, the nearest first, without the root.
     pub fn ancestors(&self) -> impl Iterator<Item = Self> {
         std::iter::successors(self.parent(), Self::parent)
@@ -206,7 +211,7 @@ pub(crate) fn shortened(bytes: &[u8]) -> String {
 }
 
 /// Bytes of a long name that are shown.
-const SHOWN: usize = 60;
+pub(crate) const SHOWN: usize = 60;
 
 /// Where added files go: the `DEST` of `COPY SRC DEST`.
 ///

@@ -153,10 +153,12 @@ impl Plan {
             .collect();
         // The sort is stable, so paths stay in order within a class.
         records.sort_by_key(|record| Class::of(&record.kind));
-        Self {
-            records,
-            modified: MODIFIED,
-        }
+        Self::new(records, MODIFIED)
+    }
+
+    /// Takes records that are in archive order.
+    pub(crate) fn new(records: Vec<Record>, modified: u64) -> Self {
+        Self { records, modified }
     }
 
     /// Writes another modification time than that of the format into every entry, for those who
@@ -175,6 +177,10 @@ impl Plan {
     /// The entries in archive order.
     pub fn records(&self) -> &[Record] {
         &self.records
+    }
+
+    pub(crate) fn into_records(self) -> Vec<Record> {
+        self.records
     }
 
     /// The length of the archive that sealing makes of this.

@@ -14,4 +14,5 @@ mod properties;
 mod round_trip;
 mod scanning;
 mod sealing;
+mod splitting;
 mod support;
