@@ -143,6 +143,55 @@ fn layers_that_make_no_sense_are_pointed_at() {
 }
 
 #[test]
+fn a_split_that_makes_no_sense_is_pointed_at() {
+    let split = |text: &str| {
+        let layer = "name = \"a\"\nadd = [{ from = \"src\", to = \"/x\" }]";
+        let text = format!("[image]\nbase = \"scratch\"\n[[layer]]\n{layer}\nsplit = {text}\n");
+        said_of(&text, 1)
+    };
+    insta::assert_snapshot!(split("\"yes\""), @r#"
+    error: app/tierce.toml:6:9: invalid type: string "yes", expected `true`, `false` or `{ budget = "64 MiB", most = 8 }`
+      |
+    6 | split = "yes"
+      |         ^^^^^
+    "#);
+    insta::assert_snapshot!(split("{ budgets = 1 }"), @"
+    error: app/tierce.toml:6:11: unknown field `budgets`, expected `budget` or `most`
+      |
+    6 | split = { budgets = 1 }
+      |           ^^^^^^^
+    hint: did you mean `budget`?
+    ");
+    insta::assert_snapshot!(split("{ budget = \"64 megs\" }"), @r#"
+    error: app/tierce.toml:6:20: `64 megs` is not a size: expected a whole number of bytes, kB, MB, GB, KiB, MiB or GiB
+      |
+    6 | split = { budget = "64 megs" }
+      |                    ^^^^^^^^^
+    "#);
+    insta::assert_snapshot!(split("{ budget = [] }"), @r#"
+    error: app/tierce.toml:6:20: invalid type: sequence, expected a number of bytes, or a text such as "64 MiB"
+      |
+    6 | split = { budget = [] }
+      |                    ^^
+    "#);
+    insta::assert_snapshot!(split("{ most = 0 }"), @"
+    error: app/tierce.toml:6:18: `most` must be at least 1
+      |
+    6 | split = { most = 0 }
+      |                  ^
+    ");
+    insta::assert_snapshot!(
+        said_of("[image]\nbase = \"scratch\"\n[[layer]]\nname = \"a\"\ntar = \"src/a\"\nverbatim = true\nsplit = true\n", 1),
+        @"
+    error: app/tierce.toml:7:9: a `verbatim` tar is one layer, with the bytes that it has
+      |
+    7 | split = true
+      |         ^^^^
+    "
+    );
+}
+
+#[test]
 fn a_missing_file_is_pointed_at() {
     insta::assert_snapshot!(said_of("[image]\nbase = \"scratch\"\n[[layer]]\nname = \"a\"\nadd = [{ from = \"sorce\", to = \"/x\" }]\n", 1), @r#"
     error: app/tierce.toml:5:17: `sorce` is not there (looked in [SANDBOX]/work/app)

@@ -1,15 +1,19 @@
 //! `tierce.toml`: what it may say, and how its mistakes are pointed at.
 
 use std::collections::BTreeMap;
+use std::fmt;
+use std::num::NonZeroUsize;
 use std::ops::Range;
 use std::path::{Path, PathBuf};
 
+use serde::de::value::MapAccessDeserializer;
 use serde::{Deserialize, Deserializer};
 use tierce_image::EnvEdit;
-use tierce_layer::{Destination, Matcher};
+use tierce_layer::{Destination, Matcher, SplitSettings};
 use tierce_oci::{ImageFormat, Platform, Reference};
 use toml::Spanned;
 
+use crate::byte_size::ByteSize;
 use crate::profile::Profile;
 use crate::transport::BaseName;
 
@@ -104,6 +108,8 @@ pub(crate) struct LayerTable {
     pub(crate) xattrs: Vec<String>,
     #[serde(default)]
     pub(crate) mtime: Mtime,
+    /// Whether the layer may become several; decided by what is in it when absent.
+    pub(crate) split: Option<Spanned<Split>>,
 }
 
 /// One `{ from, to }` of a layer's `add`.
@@ -135,6 +141,58 @@ pub(crate) enum Mtime {
     #[default]
     Fixed,
     SourceDateEpoch,
+}
+
+/// Whether a layer becomes several when it is large: `true`, `false` or `{ budget, most }`.
+#[derive(Debug, Clone, Copy, PartialEq, Eq, Default)]
+pub(crate) enum Split {
+    /// When it looks like dependencies.
+    #[default]
+    Auto,
+    Off,
+    On(SplitSettings),
+}
+
+/// `split = { budget = "64 MiB", most = 8 }`.
+#[derive(Deserialize)]
+#[serde(deny_unknown_fields)]
+struct SplitTable {
+    budget: Option<ByteSize>,
+    #[serde(default, deserialize_with = "number_of_layers")]
+    most: Option<NonZeroUsize>,
+}
+
+impl<'de> Deserialize<'de> for Split {
+    fn deserialize<D: Deserializer<'de>>(deserializer: D) -> Result<Self, D::Error> {
+        // By hand, because an untagged enum would forget where in the file the wrong key is.
+        struct Visitor;
+
+        impl<'de> serde::de::Visitor<'de> for Visitor {
+            type Value = Split;
+
+            fn expecting(&self, formatter: &mut fmt::Formatter<'_>) -> fmt::Result {
+                formatter.write_str("`true`, `false` or `{ budget = \"64 MiB\", most = 8 }`")
+            }
+
+            fn visit_bool<E: serde::de::Error>(self, on: bool) -> Result<Split, E> {
+                Ok(if on {
+                    Split::On(SplitSettings::default())
+                } else {
+                    Split::Off
+                })
+            }
+
+            fn visit_map<A: serde::de::MapAccess<'de>>(self, map: A) -> Result<Split, A::Error> {
+                let table = SplitTable::deserialize(MapAccessDeserializer::new(map))?;
+                Ok(Split::On(SplitSettings {
+                    budget: table.budget.map_or(SplitSettings::BUDGET, |size| size.0),
+                    most: table.most.unwrap_or(SplitSettings::MOST),
+                }))
+            }
+        }
+
+        deserializer.deserialize_any(Visitor)
+    }
 }
 
 /// `[config]`: how the image is run.
@@ -226,6 +284,17 @@ fn layer_name<'de, D: Deserializer<'de>>(deserializer: D) -> Result<String, D::E
         ));
     }
     Ok(name)
+}
+
+fn number_of_layers<'de, D: Deserializer<'de>>(
+    deserializer: D,
+) -> Result<Option<NonZeroUsize>, D::Error> {
+    let number = i64::deserialize(deserializer)?;
+    let number = usize::try_from(number).ok().and_then(NonZeroUsize::new);
+    match number {
+        Some(number) => Ok(Some(number)),
+        None => Err(serde::de::Error::custom("`most` must be at least 1")),
+    }
 }
 
 /// Checked here, where the place in the file is known; made again where it is used.
@@ -455,6 +524,30 @@ mod tests {
             ("[image]\ncompression = 1.5", 2, 15, "expected `fast`"),
             ("[[layer]]\nadd = []\n", 1, 1, "missing field `name`"),
             ("[config]\nenv = 3", 2, 7, "invalid type"),
+            (
+                "[[layer]]\nname = \"a\"\nsplit = 3",
+                3,
+                9,
+                "`true`, `false` or `{",
+            ),
+            (
+                "[[layer]]\nname = \"a\"\nsplit = { most = 0 }",
+                3,
+                18,
+                "at least 1",
+            ),
+            (
+                "[[layer]]\nname = \"a\"\nsplit = { budget = \"64 XB\" }",
+                3,
+                20,
+                "not a size",
+            ),
+            (
+                "[[layer]]\nname = \"a\"\nsplit = { budget = -1 }",
+                3,
+                20,
+                "cannot be negative",
+            ),
             ("é = [", 1, 0, ""),
         ] {
             let error = error(text);
@@ -463,6 +556,39 @@ mod tests {
                 assert_eq!(error.column, column, "{error}");
             }
             assert!(error.message.contains(part), "{error}");
+        }
+    }
+
+    #[test]
+    fn a_split_is_a_switch_or_its_settings() {
+        let split = |text: &str| {
+            let text = format!("[[layer]]\nname = \"a\"\n{text}\n");
+            let file = LoadedFile::parse(Path::new("tierce.toml"), text).unwrap();
+            let split = &file.values.layer[0].get_ref().split;
+            split.as_ref().map(|split| *split.get_ref())
+        };
+        let on = |budget, most| {
+            let most = NonZeroUsize::new(most).unwrap();
+            Some(Split::On(SplitSettings { budget, most }))
+        };
+        let SplitSettings { budget, most } = SplitSettings::default();
+        for (text, expected) in [
+            ("", None),
+            ("split = true", on(budget, most.get())),
+            ("split = false", Some(Split::Off)),
+            ("split = {}", on(budget, most.get())),
+            ("split = { most = 3 }", on(budget, 3)),
+            ("split = { budget = 1000 }", on(1000, most.get())),
+            (
+                "split = { budget = \"64 MiB\", most = 12 }",
+                on(64 << 20, 12),
+            ),
+            (
+                "[layer.split]\nbudget = \"1GB\"",
+                on(1_000_000_000, most.get()),
+            ),
+        ] {
+            assert_eq!(split(text), expected, "{text}");
         }
     }
 }

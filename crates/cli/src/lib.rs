@@ -5,6 +5,7 @@
 
 mod arguments;
 mod base;
+mod byte_size;
 mod commands;
 mod config_file;
 mod diagnostic;

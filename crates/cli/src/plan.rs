@@ -9,7 +9,7 @@ use tierce_image::{ConfigEdits, EnvEdit, Jobs, TARGET_LABEL};
 use tierce_oci::{ImageFormat, Platform, Reference, Selector, Tag, Timestamp};
 
 use crate::arguments::{BuildArguments, ImageArguments};
-use crate::config_file::{AddTable, ConfigFile, Keep, LayerTable, LoadedFile, Mtime, Target};
+use crate::config_file::{AddTable, ConfigFile, Keep, LayerTable, LoadedFile, Mtime, Split, Target};
 use crate::diagnostic::{Hinted as _, UsageError};
 use crate::environment::Environment;
 use crate::places::processors;
@@ -53,6 +53,7 @@ pub(crate) struct LayerPlan {
     pub(crate) xattrs: Vec<String>,
     /// Seconds; `None` for the fixed time of the layer format.
     pub(crate) mtime: Option<u64>,
+    pub(crate) split: Split,
 }
 
 /// Where part of a layer comes from.
@@ -508,6 +509,16 @@ fn plan_layer(
         let reason = "a `verbatim` tar is a layer of its own: nothing is added, left out or moved";
         return Err(file.complain(&span, reason.to_owned()).into());
     }
+    let split = match &layer.split {
+        Some(split) => {
+            if layer.verbatim && *split.get_ref() != Split::Off {
+                let reason = "a `verbatim` tar is one layer, with the bytes that it has";
+                return Err(file.complain(&split.span(), reason.to_owned()).into());
+            }
+            *split.get_ref()
+        }
+        None => Split::Auto,
+    };
     let mtime = match layer.mtime {
         Mtime::Fixed => None,
         Mtime::SourceDateEpoch => match environment.source_date_epoch {
@@ -527,6 +538,7 @@ fn plan_layer(
         keep_hardlinks: layer.hardlinks == Keep::Keep,
         xattrs: layer.xattrs.clone(),
         mtime,
+        split,
     })
 }
 
@@ -566,6 +578,7 @@ impl LayerPlan {
             keep_hardlinks: false,
             xattrs: Vec::new(),
             mtime: None,
+            split: Split::Auto,
         }
     }
 }
