@@ -18,7 +18,7 @@ use crate::output::Output;
 use crate::places::Places;
 use crate::plan::{BuildPlan, LayerPart, LayerPlan};
 use crate::profile::Profile;
-use crate::progress::byte_bar;
+use crate::progress::Bars;
 use crate::sealed::keep_sealed;
 
 /// The layer format that history entries and cache keys name.
@@ -128,7 +128,7 @@ impl<'a> Sealer<'a> {
         if let Some((_, _, layers)) = known {
             return Ok(layers.clone());
         }
-        show_all(self.output, &notices);
+        self.show_all(&notices);
         let mut above = links.clone();
         let mut layers = Vec::new();
         for position in 0..scanned.len() {
@@ -140,14 +140,21 @@ impl<'a> Sealer<'a> {
                 jobs: self.jobs,
                 compression: self.compression,
                 output: self.output,
+                bars: self.places.bars().clone(),
             };
             let (layer, notices, next) = in_background(move |cancel| job.run(cancel)).await?;
-            show_all(self.output, &notices);
+            self.show_all(&notices);
             above = next;
             layers.push(layer);
         }
         self.sealed.push((ground, links, layers.clone()));
         Ok(layers)
+    }
+
+    /// Says what was noticed, between the bars of what is on its way.
+    fn show_all(&self, notices: &[Notice]) {
+        let say = || show_all(self.output, notices);
+        self.places.bars().suspend(say);
     }
 
     /// What relative and ambiguous destinations mean on `base`.
@@ -490,6 +497,7 @@ struct SealJob {
     jobs: Jobs,
     compression: Profile,
     output: Output,
+    bars: Bars,
 }
 
 impl SealJob {
@@ -509,14 +517,11 @@ impl SealJob {
             jobs,
             compression,
             output,
+            bars,
         } = self;
         let (plan, scanned) = &scanned[position];
-        output.step(&format!("making the layer `{}`", plan.name));
-        let bar = if output.bars {
-            byte_bar(0, &plan.name)
-        } else {
-            indicatif::ProgressBar::hidden()
-        };
+        bars.suspend(|| output.step(&format!("making the layer `{}`", plan.name)));
+        let bar = bars.add(0, &plan.name);
         let progress = |bytes| bar.set_position(bytes);
         let codec = compression.codec();
         let settings = SealSettings {

@@ -23,7 +23,7 @@ use crate::diagnostic::{Hinted as _, UsageError};
 use crate::documents::{CachedConfigs, Documents, LinkCache};
 use crate::environment::Environment;
 use crate::output::Output;
-use crate::progress::TransferProgress;
+use crate::progress::{Bars, TransferProgress};
 use crate::sealed::seal_plain;
 use crate::source::Source;
 use crate::transport::{ImagePlace, PushSource, store_selector};
@@ -55,6 +55,7 @@ pub(crate) struct Places {
     cache: PathBuf,
     offline: bool,
     compress_jobs: Jobs,
+    bars: Bars,
     output: Output,
 }
 
@@ -117,6 +118,7 @@ impl Places {
             cache: environment.cache.clone(),
             offline: settings.offline,
             compress_jobs: settings.compress_jobs,
+            bars: Bars::new(output),
             output,
         })
     }
@@ -129,6 +131,11 @@ impl Places {
     /// Whether registries must not be asked.
     pub(crate) fn is_offline(&self) -> bool {
         self.offline
+    }
+
+    /// The bars of this run.
+    pub(crate) fn bars(&self) -> &Bars {
+        &self.bars
     }
 
     /// Opens blobs wherever they are.
@@ -368,7 +375,7 @@ impl Places {
         sink: &K,
         jobs: Jobs,
     ) -> Result<WriteReport> {
-        let progress = TransferProgress::new(self.output);
+        let progress = TransferProgress::new(self.output, self.bars.clone());
         let show = |step: tierce_image::Progress<'_>| progress.show(step);
         Ok(write(artifact, tag.as_ref(), &self.blobs, sink, jobs, &show).await?)
     }

@@ -9,11 +9,42 @@ use tierce_oci::{Descriptor, Digest};
 
 use crate::output::{Output, describe_size};
 
+/// The bars of a run. All share the terminal, for layers are made while others are sent.
+#[derive(Debug, Clone)]
+pub(crate) struct Bars {
+    are_wanted: bool,
+    all: MultiProgress,
+}
+
+impl Bars {
+    /// None yet.
+    pub(crate) fn new(output: Output) -> Self {
+        Self {
+            are_wanted: output.bars,
+            all: MultiProgress::new(),
+        }
+    }
+
+    /// Adds a bar that counts up to `total` bytes, or just up when that is zero.
+    pub(crate) fn add(&self, total: u64, name: &str) -> ProgressBar {
+        if self.are_wanted {
+            self.all.add(byte_bar(total, name))
+        } else {
+            ProgressBar::hidden()
+        }
+    }
+
+    /// Takes the bars away for as long as something is said.
+    pub(crate) fn suspend(&self, say: impl FnOnce()) {
+        self.all.suspend(say);
+    }
+}
+
 /// Shows what a walk does; silent where stderr is no terminal.
 #[derive(Debug)]
 pub(crate) struct TransferProgress {
     output: Output,
-    bars: MultiProgress,
+    bars: Bars,
     running: Mutex<BTreeMap<Digest, ProgressBar>>,
 }
 
@@ -22,10 +53,10 @@ const WORTH_A_BAR: u64 = 1 << 20;
 
 impl TransferProgress {
     /// Prepares for one walk.
-    pub(crate) fn new(output: Output) -> Self {
+    pub(crate) fn new(output: Output, bars: Bars) -> Self {
         Self {
             output,
-            bars: MultiProgress::new(),
+            bars,
             running: Mutex::default(),
         }
     }
@@ -45,12 +76,12 @@ impl TransferProgress {
 
     fn begin(&self, blob: &Descriptor) {
         let size = describe_size(blob.size);
-        self.output
-            .step(&format!("sending {} ({size})", blob.digest));
-        if !self.output.bars || blob.size < WORTH_A_BAR {
+        let text = format!("sending {} ({size})", blob.digest);
+        self.bars.suspend(|| self.output.step(&text));
+        if blob.size < WORTH_A_BAR {
             return;
         }
-        let bar = self.bars.add(byte_bar(blob.size, &blob.digest.short()));
+        let bar = self.bars.add(blob.size, &blob.digest.short());
         if let Ok(mut running) = self.running.lock() {
             running.insert(blob.digest, bar);
         }
@@ -65,8 +96,7 @@ impl TransferProgress {
     }
 }
 
-/// A bar that counts up to `total` bytes; hidden when `total` is zero.
-pub(crate) fn byte_bar(total: u64, name: &str) -> ProgressBar {
+fn byte_bar(total: u64, name: &str) -> ProgressBar {
     let style = ProgressStyle::with_template(
         "{msg:14} {bar:32} {binary_bytes:>10} of {binary_total_bytes:10} {binary_bytes_per_sec:>12}",
     )
