@@ -1,13 +1,12 @@
 //! Full disks, closed pipes and signals.
 
 use std::fs;
-use std::io::Read as _;
 use std::process::Child;
 
 use tierce_testkit::images::{Format, ImageBuilder, LayerBuilder, TestImage};
 use tierce_testkit::{FakeRegistry, Fault, Gate, Method};
 
-use crate::support::{World, noise};
+use crate::support::{World, ended, noise};
 
 /// A world whose function does not fit into files of 64 KiB.
 fn large_world() -> World {
@@ -151,36 +150,6 @@ fn a_reader_that_goes_away_is_no_failure() {
     }
 }
 
-#[track_caller]
-fn interrupt(world: &World, child: Child, signal: &str) -> (Option<i32>, String, String) {
-    let sent = world
-        .sandbox
-        .command("kill")
-        .args([signal, &child.id().to_string()])
-        .run();
-    drop(sent.assert_success());
-    ended(child)
-}
-
-fn ended(mut child: Child) -> (Option<i32>, String, String) {
-    drop(child.stdin.take());
-    let status = child.wait().unwrap();
-    let (mut stdout, mut stderr) = (String::new(), String::new());
-    child
-        .stdout
-        .take()
-        .unwrap()
-        .read_to_string(&mut stdout)
-        .unwrap();
-    child
-        .stderr
-        .take()
-        .unwrap()
-        .read_to_string(&mut stderr)
-        .unwrap();
-    (status.code(), stdout, stderr)
-}
-
 #[test]
 fn an_interrupted_push_leaves_no_tag_and_no_litter() {
     for (signal, code) in [("-INT", 130), ("-TERM", 143)] {
@@ -193,7 +162,7 @@ fn an_interrupted_push_leaves_no_tag_and_no_litter() {
         let before = world.files();
         let child = world.tierce(&arguments).spawn();
         gate.wait_for(1);
-        let (ended, stdout, _) = interrupt(&world, child, signal);
+        let (ended, stdout, _) = world.interrupt(child, signal);
         gate.open();
         assert_eq!(ended, Some(code), "{signal}");
         assert_eq!(stdout, "");
@@ -222,7 +191,7 @@ fn an_interrupted_copy_leaves_no_file() {
         let before = world.files();
         let child = world.tierce(&["copy", &from, place]).spawn();
         gate.wait_for(1);
-        let (code, stdout, stderr) = interrupt(&world, child, "-INT");
+        let (code, stdout, stderr) = world.interrupt(child, "-INT");
         gate.open();
         assert_eq!(code, Some(130), "{place}: {stderr}");
         assert_eq!(stdout, "");
@@ -246,7 +215,7 @@ fn what_a_killed_run_left_is_cleared_by_the_next() {
         registry.inject(Fault::hold(&gate).on(Method::GET, &image.layers[0].digest().hex()));
         let child = world.tierce(&["copy", &from, place]).spawn();
         gate.wait_for(1);
-        let (code, _, _) = interrupt(&world, child, "-KILL");
+        let (code, _, _) = world.interrupt(child, "-KILL");
         gate.open();
         assert_eq!(code, None);
         assert!(!world.path("to.tar").exists());

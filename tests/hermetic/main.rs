@@ -11,6 +11,7 @@
 //! | `lock` | is the base held to what was pinned, with and without network |
 //! | `determinism` | do the same inputs give the same bytes |
 //! | `transports` | images between any two places, and what does not travel |
+//! | `head_start` | do layers go to a registry while others are made, and nothing more than that |
 //! | `inspect` | what is shown of an image |
 //! | `registries` | credentials, certificates, refusals |
 //! | `bad_input` | is what is wrong named, and nothing left half-done |
@@ -29,6 +30,7 @@ mod build;
 mod compression;
 mod destinations;
 mod determinism;
+mod head_start;
 mod inspect;
 mod interruptions;
 mod lock;

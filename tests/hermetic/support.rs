@@ -4,7 +4,9 @@
 use std::collections::BTreeMap;
 use std::fmt::{Display, Write as _};
 use std::fs;
+use std::io::Read as _;
 use std::path::{Path, PathBuf};
+use std::process::Child;
 
 use serde_json::Value;
 use tierce_oci::Digest;
@@ -176,6 +178,18 @@ impl World {
         assert!(litter.is_empty(), "left behind: {litter:?}");
     }
 
+    /// Sends a signal to a run, and waits for its end as [`ended`] does.
+    #[track_caller]
+    pub(crate) fn interrupt(&self, child: Child, signal: &str) -> (Option<i32>, String, String) {
+        let sent = self
+            .sandbox
+            .command("kill")
+            .args([signal, &child.id().to_string()])
+            .run();
+        drop(sent.assert_success());
+        ended(child)
+    }
+
     /// Builds into a fresh OCI layout, has it judged, and reads the image back.
     #[track_caller]
     pub(crate) fn built(&self, arguments: &[&str]) -> LoadedImage {
@@ -195,6 +209,20 @@ impl World {
         self.assert_no_litter();
         LoadedImage::from_layout(&directory, Some("it")).expect("the layout was judged")
     }
+}
+
+/// Waits for the end of a run: its exit code, stdout and stderr.
+pub(crate) fn ended(mut child: Child) -> (Option<i32>, String, String) {
+    drop(child.stdin.take());
+    let status = child.wait().expect("it was started");
+    let (mut stdout, mut stderr) = (String::new(), String::new());
+    if let Some(mut pipe) = child.stdout.take() {
+        pipe.read_to_string(&mut stdout).expect("all text is UTF-8");
+    }
+    if let Some(mut pipe) = child.stderr.take() {
+        pipe.read_to_string(&mut stderr).expect("all text is UTF-8");
+    }
+    (status.code(), stdout, stderr)
 }
 
 /// Whether an OCI layout's index is that of a new, empty layout.

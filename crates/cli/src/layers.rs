@@ -6,7 +6,7 @@ use std::sync::atomic::{AtomicBool, Ordering};
 
 use anyhow::{Context as _, Result};
 use futures_util::TryStreamExt as _;
-use tierce_image::{BaseImage, Blob, Jobs, Layer};
+use tierce_image::{BaseImage, Blob, Jobs, Layer, Novelty};
 use tierce_layer::{
     Anchored, ArchiveAdd, BaseLinks, Compression, Destination, EntryKind, EntryPath, Keep, Limits,
     Matcher, Notice, ScanAdd, SealSettings, TarCheck, Treatment, Tree, add_archive, read_links,
@@ -14,6 +14,7 @@ use tierce_layer::{
 };
 use tierce_oci::{ImageFormat, MediaType};
 
+use crate::head_start::Offers;
 use crate::output::Output;
 use crate::places::Places;
 use crate::plan::{BuildPlan, LayerPart, LayerPlan};
@@ -26,6 +27,9 @@ const LAYER_FORMAT: &str = "layer-format-1";
 
 /// What nobody means to have in an image when the whole context is taken.
 const NEVER_MEANT: [&str; 4] = ["tierce.toml", "tierce.lock", ".dockerignore", ".git"];
+
+/// No layer is remembered from one build to the next, so of none is it known whether it is new.
+const NOVELTY: Novelty = Novelty::Unknown;
 
 /// Makes the layers of a build, once for all platforms whose bases lead to the same paths.
 pub(crate) struct Sealer<'a> {
@@ -99,8 +103,12 @@ impl<'a> Sealer<'a> {
         })
     }
 
-    /// The layers to put on `base`.
-    pub(crate) async fn seal(&mut self, base: Option<&BaseImage>) -> Result<Vec<Layer>> {
+    /// The layers to put on `base`, each offered as soon as it is there.
+    pub(crate) async fn seal(
+        &mut self,
+        base: Option<&BaseImage>,
+        offers: &Offers,
+    ) -> Result<Vec<Layer>> {
         let sources = Arc::clone(&self.sources);
         let ground = self.ground(base);
         let (scanned, notices) = match &self.scanned {
@@ -131,6 +139,11 @@ impl<'a> Sealer<'a> {
         self.show_all(&notices);
         let mut above = links.clone();
         let mut layers = Vec::new();
+        // Only now: a source that is not there, or not as it should be, is found before anything
+        // is sent.
+        if let Some(base) = base {
+            offers.base(base);
+        }
         for position in 0..scanned.len() {
             let job = SealJob {
                 scanned: Arc::clone(&scanned),
@@ -142,8 +155,10 @@ impl<'a> Sealer<'a> {
                 output: self.output,
                 bars: self.places.bars().clone(),
             };
+            offers.making(NOVELTY);
             let (layer, notices, next) = in_background(move |cancel| job.run(cancel)).await?;
             self.show_all(&notices);
+            offers.layer(&layer);
             above = next;
             layers.push(layer);
         }

@@ -11,6 +11,7 @@ mod config_file;
 mod diagnostic;
 mod documents;
 mod environment;
+mod head_start;
 mod layers;
 mod lock;
 mod output;

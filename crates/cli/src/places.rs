@@ -1,17 +1,19 @@
 //! Every place an image can be in, behind one door.
 
 use std::fs::{self, File};
+use std::io;
 use std::num::NonZeroUsize;
 use std::path::{Path, PathBuf};
 use std::sync::OnceLock;
 
 use anyhow::{Context as _, Result};
+use futures_util::Stream;
 use tempfile::TempDir;
 use tierce_image::{
-    Artifact, BlobSource, BlobStream, BoxError, Content, Image, ImageSink, ImageSource, Jobs,
-    ReadError, WriteReport, read_artifact, read_image, write,
+    Ahead, Artifact, BlobSource, BlobStream, BoxError, Content, Image, ImageSink, ImageSource,
+    Jobs, Offer, ReadError, WriteReport, move_ahead, read_artifact, read_image, write_after,
 };
-use tierce_oci::{Descriptor, Digest, Document, Platform, Repository, Selector, Tag};
+use tierce_oci::{Descriptor, Digest, Document, Platform, Reference, Repository, Selector, Tag};
 use tierce_registry::Client;
 use tierce_store::{
     ArchiveKind, ArchiveLayout, ArchiveSink, DockerArchive, Layout, LayoutSink, LocalStore,
@@ -303,13 +305,41 @@ impl Places {
         place: &ImagePlace,
         jobs: Jobs,
     ) -> Result<WriteReport> {
-        self.write_to(artifact, place, jobs)
+        self.write_after(&mut Ahead::default(), artifact, place, jobs)
+            .await
+    }
+
+    /// Like [`Self::write`], where some of it went ahead to the same place.
+    pub(crate) async fn write_after(
+        &self,
+        ahead: &mut Ahead,
+        artifact: &Artifact,
+        place: &ImagePlace,
+        jobs: Jobs,
+    ) -> Result<WriteReport> {
+        self.write_to(ahead, artifact, place, jobs)
             .await
             .with_context(|| format!("could not write `{place}`"))
     }
 
+    /// Brings blobs to the repository of `reference` while their image is still being made.
+    pub(crate) async fn move_ahead(
+        &self,
+        reference: &Reference,
+        offers: impl Stream<Item = Offer>,
+        jobs: Jobs,
+    ) -> Result<Ahead> {
+        let sink = self.blobs.client.repository(&reference.repository);
+        let progress = TransferProgress::new(self.output, self.bars.clone());
+        let show = |step: tierce_image::Progress<'_>| progress.show(step);
+        move_ahead(offers, &self.blobs, &sink, jobs, &show)
+            .await
+            .with_context(|| format!("could not write `{reference}`"))
+    }
+
     async fn write_to(
         &self,
+        ahead: &mut Ahead,
         artifact: &Artifact,
         place: &ImagePlace,
         jobs: Jobs,
@@ -321,22 +351,22 @@ impl Places {
                 }
                 Self::check_digest(artifact, reference.digest)?;
                 let sink = self.blobs.client.repository(&reference.repository);
-                self.walk(artifact, reference.effective_tag(), &sink, jobs)
+                self.walk(ahead, artifact, reference.effective_tag(), &sink, jobs)
                     .await
             }
             ImagePlace::Store(reference) => {
                 Self::check_digest(artifact, reference.digest)?;
                 let sink = self.local_store()?.sink(&reference.name)?;
                 let tag = reference.tag.clone().unwrap_or_else(Tag::latest);
-                self.walk(artifact, Some(tag), &sink, jobs).await
+                self.walk(ahead, artifact, Some(tag), &sink, jobs).await
             }
             ImagePlace::Layout { directory, .. } => {
                 let sink = LayoutSink::create(directory)?;
-                self.walk(artifact, place.tag(), &sink, jobs).await
+                self.walk(ahead, artifact, place.tag(), &sink, jobs).await
             }
             ImagePlace::OciArchive { file, .. } => {
                 let sink = ArchiveSink::create(file, ArchiveKind::Oci(None))?;
-                self.walk(artifact, place.tag(), &sink, jobs).await
+                self.walk(ahead, artifact, place.tag(), &sink, jobs).await
             }
             ImagePlace::DockerArchive {
                 file, references, ..
@@ -351,7 +381,7 @@ impl Places {
                     .hint("choose one with --platform");
                 }
                 let sink = ArchiveSink::create(file, ArchiveKind::Docker(references.clone()))?;
-                self.walk(artifact, place.tag(), &sink, jobs).await
+                self.walk(ahead, artifact, place.tag(), &sink, jobs).await
             }
         }
     }
@@ -370,6 +400,7 @@ impl Places {
 
     async fn walk<K: ImageSink>(
         &self,
+        ahead: &mut Ahead,
         artifact: &Artifact,
         tag: Option<Tag>,
         sink: &K,
@@ -377,7 +408,8 @@ impl Places {
     ) -> Result<WriteReport> {
         let progress = TransferProgress::new(self.output, self.bars.clone());
         let show = |step: tierce_image::Progress<'_>| progress.show(step);
-        Ok(write(artifact, tag.as_ref(), &self.blobs, sink, jobs, &show).await?)
+        let (tag, blobs) = (tag.as_ref(), &self.blobs);
+        Ok(write_after(ahead, artifact, tag, blobs, sink, jobs, &show).await?)
     }
 
     /// Remembers in the store what sealing learnt about the layers of `image`.
@@ -427,6 +459,19 @@ impl Scratch {
             directory,
             _lock: lock,
         })
+    }
+}
+
+impl Drop for Scratch {
+    fn drop(&mut self) {
+        // A thread that was told to end may still have made a file since the directory was listed.
+        // It makes one at most, so that trying again is enough; what remains is the next run's.
+        for _ in 0..3 {
+            match fs::remove_dir_all(self.directory.path()) {
+                Err(error) if error.kind() == io::ErrorKind::DirectoryNotEmpty => {}
+                _ => return,
+            }
+        }
     }
 }
 

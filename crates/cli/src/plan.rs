@@ -667,8 +667,20 @@ fn as_pattern(path: &str) -> String {
     pattern
 }
 
+/// Where the image for `platform` goes: with several of them its tag tells it apart.
+pub(crate) fn place_of(
+    place: &ImagePlace,
+    platform: &Platform,
+    several: bool,
+) -> Result<ImagePlace> {
+    match place.tag() {
+        Some(tag) if several => Ok(place.with_tag(&platform_tag(&tag, platform)?)),
+        _ => Ok(place.clone()),
+    }
+}
+
 /// The tag that an image for `platform` gets when several are built: `T-arm64`.
-pub(crate) fn platform_tag(tag: &Tag, platform: &Platform) -> Result<Tag> {
+fn platform_tag(tag: &Tag, platform: &Platform) -> Result<Tag> {
     let suffix = match &platform.variant {
         Some(variant) => format!("{}-{variant}", platform.architecture),
         None => platform.architecture.clone(),

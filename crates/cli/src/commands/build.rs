@@ -1,6 +1,9 @@
 //! `tierce build`: resolve base → plan layers → seal → edits → assemble → write.
+//!
+//! A push begins to write before the last layer is sealed: see [`crate::head_start`].
 
 use anyhow::{Context as _, Result};
+use futures_util::future::try_join;
 use serde_json::{Map, Value, json};
 use tierce_image::{Artifact, BaseImage, Image, assemble, assemble_index};
 use tierce_oci::{Document, ImageFormat, Index, Platform, Raw};
@@ -10,10 +13,11 @@ use crate::arguments::BuildArguments;
 use crate::base::{self, Lock, LockPolicy};
 use crate::diagnostic::{Hinted as _, UsageError};
 use crate::environment::Environment;
+use crate::head_start::{Arrived, HeadStart, Offers};
 use crate::layers::Sealer;
 use crate::output::{Output, describe_report};
 use crate::places::{Places, PlacesSettings};
-use crate::plan::{BuildPlan, platform_tag};
+use crate::plan::{BuildPlan, place_of};
 use crate::transport::ImagePlace;
 use crate::written::Written;
 
@@ -42,30 +46,26 @@ pub(crate) async fn build(
 
     check_destinations(&plan, plan.platforms.len().max(1), arguments.offline)?;
     let bases = resolve_bases(&plan, &mut lock, &places, output).await?;
-    let format = image_format(&plan, &bases);
-    plan.check_compression(Some(format))?;
-    let mut sealer = Sealer::new(&plan, &places, output)?;
-    let mut images = Vec::new();
-    for Resolved { platform, base } in &bases {
-        let layers = sealer.seal(base.as_ref()).await?;
-        let image = assemble(
-            base.as_ref(),
-            layers,
-            &plan.final_edits(),
-            platform,
-            format,
-            plan.created,
-        )
-        .with_context(|| format!("could not assemble the image for {platform}"))?;
-        images.push(image);
-    }
+    plan.check_compression(Some(image_format(&plan, &bases)))?;
+    let sealer = Sealer::new(&plan, &places, output)?;
+    let ahead_to = if arguments.dry_run {
+        &[]
+    } else {
+        &plan.destinations[..]
+    };
+    let (offers, head_start) = HeadStart::to(ahead_to, is_several(&plan, bases.len()));
+    let (images, mut arrived) = try_join(
+        make_images(&plan, &bases, sealer, offers),
+        head_start.run(&places, plan.transfer_jobs),
+    )
+    .await?;
 
     if arguments.dry_run {
         output.note("dry run: nothing is written");
         return Written::conclude(results_without_writing(&plan, &images, output)?, output);
     }
     lock.save(&plan.base, output)?;
-    let written = write_all(&plan, &images, &places, output).await?;
+    let written = write_all(&plan, &images, &mut arrived, &places, output).await?;
     if let Some(path) = &arguments.metadata_file {
         write_file(path, metadata(&plan, &images)?.to_string().as_bytes())?;
     }
@@ -115,6 +115,34 @@ async fn resolve_bases(
         bases.push(Resolved { platform, base });
     }
     Ok(bases)
+}
+
+/// Makes the image of each platform, and offers what goes into it as soon as it is there. The offers
+/// end with it.
+async fn make_images(
+    plan: &BuildPlan,
+    bases: &[Resolved],
+    mut sealer: Sealer<'_>,
+    offers: Offers,
+) -> Result<Vec<Image>> {
+    let format = image_format(plan, bases);
+    let mut images = Vec::new();
+    for Resolved { platform, base } in bases {
+        offers.begin(platform)?;
+        let layers = sealer.seal(base.as_ref(), &offers).await?;
+        let image = assemble(
+            base.as_ref(),
+            layers,
+            &plan.final_edits(),
+            platform,
+            format,
+            plan.created,
+        )
+        .with_context(|| format!("could not assemble the image for {platform}"))?;
+        offers.image(&image);
+        images.push(image);
+    }
+    Ok(images)
 }
 
 /// The format asked for, else the base's own; Docker's, which Lambda always took, for `scratch`.
@@ -189,16 +217,8 @@ fn warn_of_docker_types(place: &ImagePlace, images: &[Image], output: Output) {
 }
 
 /// Whether tags must tell platforms apart.
-fn is_several(plan: &BuildPlan, images: &[Image]) -> bool {
-    images.len() > 1 || plan.index
-}
-
-/// Where the image of one platform goes.
-fn place_of(place: &ImagePlace, image: &Image, several: bool) -> Result<ImagePlace> {
-    match place.tag() {
-        Some(tag) if several => Ok(place.with_tag(&platform_tag(&tag, image.platform())?)),
-        _ => Ok(place.clone()),
-    }
+fn is_several(plan: &BuildPlan, platforms: usize) -> bool {
+    platforms > 1 || plan.index
 }
 
 /// The index of all platforms, in the format that they share.
@@ -214,11 +234,11 @@ fn shipments(
     place: &ImagePlace,
 ) -> Result<Vec<(ImagePlace, Artifact)>> {
     let mut shipments = Vec::new();
-    let several = is_several(plan, images);
+    let several = is_several(plan, images.len());
     let one_file = matches!(place, ImagePlace::OciArchive { .. });
     if !(plan.index && one_file) {
         for image in images {
-            let place = place_of(place, image, several)?;
+            let place = place_of(place, image.platform(), several)?;
             shipments.push((place, image.to_artifact()));
         }
     }
@@ -238,6 +258,7 @@ fn shipments(
 async fn write_all(
     plan: &BuildPlan,
     images: &[Image],
+    arrived: &mut Arrived,
     places: &Places,
     output: Output,
 ) -> Result<Vec<Written>> {
@@ -245,7 +266,10 @@ async fn write_all(
     for place in &plan.destinations {
         warn_of_docker_types(place, images, output);
         for (place, artifact) in shipments(plan, images, place)? {
-            let report = places.write(&artifact, &place, plan.transfer_jobs).await?;
+            let ahead = arrived.entry(place.stem()).or_default();
+            let report = places
+                .write_after(ahead, &artifact, &place, plan.transfer_jobs)
+                .await?;
             output.note(&format!("{place}: {}", describe_report(&report)));
             written.push(Written::new(&place, &artifact, Some(&report)).announce(output)?);
         }
@@ -278,12 +302,12 @@ fn metadata(plan: &BuildPlan, images: &[Image]) -> Result<Value> {
         let names: Vec<String> = places.iter().map(ToString::to_string).collect();
         names.join(",")
     };
-    let several = is_several(plan, images);
+    let several = is_several(plan, images.len());
     let of = |image: &Image| {
         let places = plan
             .destinations
             .iter()
-            .map(|place| place_of(place, image, several))
+            .map(|place| place_of(place, image.platform(), several))
             .collect::<Result<Vec<_>>>()?;
         Ok(json!({
             "containerimage.digest": image.digest(),
