@@ -17,7 +17,7 @@ use tierce_oci::{Descriptor, Digest, Document, Platform, Reference, Repository, 
 use tierce_registry::Client;
 use tierce_store::{
     ArchiveKind, ArchiveLayout, ArchiveSink, DockerArchive, Layout, LayoutSink, LocalStore,
-    PlainImage, Selected, StoreReference, open_file,
+    PlainImage, Selected, StoreReference, open_file, open_pieces,
 };
 
 use crate::arguments::RegistryArguments;
@@ -91,6 +91,7 @@ impl BlobSource for Blobs {
             Content::File { path, offset } => {
                 Ok(open_file(path, offset.saturating_add(from), rest)?)
             }
+            Content::Pieces(pieces) => Ok(open_pieces(pieces, from)?),
             Content::Sealed(path) => Ok(open_file(path, from, rest)?),
             Content::Origin(repository) if self.offline => Err(Offline(repository.clone()).into()),
             Content::Origin(repository) => {

@@ -1,9 +1,12 @@
 //! Where the bytes of a blob are.
 
 use std::path::PathBuf;
+use std::sync::Arc;
 
 use bytes::Bytes;
 use tierce_oci::Repository;
+
+use crate::pieces::Piece;
 
 /// Where the bytes of a blob are, as a value: nothing is open, and nothing has been read.
 ///
@@ -24,6 +27,9 @@ pub enum Content {
     /// A whole file that this process has just written and hashed, and that nobody will change: a
     /// sink on the same file system may link it.
     Sealed(PathBuf),
+    /// In parts: the bytes around the segments of a sealed layer, and where in which packs the
+    /// segments are. The pieces together are the blob, by the word of whoever lists them.
+    Pieces(Arc<[Piece]>),
     /// In a repository of a registry.
     Origin(Repository),
 }

@@ -36,6 +36,7 @@ mod layout;
 mod listing;
 mod local;
 mod patience;
+mod pieces;
 mod stamp;
 
 pub use archive::{
@@ -51,6 +52,7 @@ pub use local::{
     Garbage, LocalStore, ParseStoreReferenceError, StoreError, StoreImage, StoreName,
     StoreReference, StoreSink, StoredImage,
 };
+pub use pieces::{PieceError, open_pieces, range_of_file};
 
 #[cfg(test)]
 mod tests {

@@ -20,7 +20,7 @@ use tierce_oci::{
 };
 use tierce_store::{
     ArchiveKind, ArchiveLayout, ArchiveSink, DockerArchive, Layout, LayoutSink, LocalStore,
-    Selected, open_file,
+    Selected, open_file, open_pieces,
 };
 
 /// Polls to the end: nothing here waits for anything but files.
@@ -129,6 +129,7 @@ impl BlobSource for Files {
         match content {
             Content::Memory(bytes) => Ok(memory(bytes)),
             Content::File { path, offset } => Ok(open_file(path, offset + from, blob.size - from)?),
+            Content::Pieces(pieces) => Ok(open_pieces(pieces, from)?),
             Content::Sealed(path) => Ok(open_file(path, from, blob.size - from)?),
             Content::Origin(_) => {
                 let bytes = self.origins.get(&blob.digest).ok_or("not at the origin")?;
