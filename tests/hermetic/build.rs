@@ -871,8 +871,8 @@ fn json_is_one_document() {
           "digest": "[DIGEST]",
           "kind": "image",
           "linked": {
-            "blobs": 1,
-            "bytes": 209
+            "blobs": 0,
+            "bytes": 0
           },
           "mediaType": "application/vnd.docker.distribution.manifest.v2+json",
           "mounted": {
@@ -886,8 +886,8 @@ fn json_is_one_document() {
           },
           "reference": "oci:out2@[DIGEST]",
           "sent": {
-            "blobs": 1,
-            "bytes": 332
+            "blobs": 2,
+            "bytes": 541
           },
           "upToDate": false
         },
@@ -899,8 +899,8 @@ fn json_is_one_document() {
           "digest": "[DIGEST]",
           "kind": "image",
           "linked": {
-            "blobs": 0,
-            "bytes": 0
+            "blobs": 1,
+            "bytes": 209
           },
           "mediaType": "application/vnd.docker.distribution.manifest.v2+json",
           "mounted": {
@@ -914,8 +914,8 @@ fn json_is_one_document() {
           },
           "reference": "store:x@[DIGEST]",
           "sent": {
-            "blobs": 2,
-            "bytes": 541
+            "blobs": 1,
+            "bytes": 332
           },
           "upToDate": false
         }

@@ -8,7 +8,7 @@ use std::{fmt, io};
 use anyhow::Error;
 use tierce_image::{AssembleError, ReadError, VerifyError};
 use tierce_registry::RegistryError;
-use tierce_store::ArchiveError;
+use tierce_store::{ArchiveError, PieceError};
 
 use crate::config_file::ConfigFileError;
 use crate::source::SourceError;
@@ -188,6 +188,12 @@ fn known(cause: &(dyn std::error::Error + 'static)) -> Option<String> {
         }
     } else if cause.is::<VerifyError>() {
         "what is stored there is damaged, or was damaged on the way: get a new copy of the image"
+    } else if let Some(error) = cause.downcast_ref::<PieceError>() {
+        match error {
+            // The operating system says what is wrong.
+            PieceError::File(_) => return None,
+            _ => "build the image again: that puts a whole pack in its place",
+        }
     } else if matches!(cause.downcast_ref(), Some(SourceError::Offline(_))) {
         "run the same build once without --offline, in a folder with a tierce.toml"
     } else if let Some(error) = cause.downcast_ref::<ArchiveError>() {

@@ -92,7 +92,6 @@ impl BlobSource for Blobs {
                 Ok(open_file(path, offset.saturating_add(from), rest)?)
             }
             Content::Pieces(pieces) => Ok(open_pieces(pieces, from)?),
-            Content::Sealed(path) => Ok(open_file(path, from, rest)?),
             Content::Origin(repository) if self.offline => Err(Offline(repository.clone()).into()),
             Content::Origin(repository) => {
                 Ok(self.client.open_blob(repository, blob, from).await?)

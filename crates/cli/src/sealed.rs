@@ -3,18 +3,19 @@
 use std::path::Path;
 
 use anyhow::{Context as _, Result};
-use tierce_image::{Content, Facts, Image, Jobs, Layer, ReadError};
+use tierce_image::{Content, Facts, Image, Jobs, Layer, Piece, ReadError};
 use tierce_layer::{Fast1, Limits, SealSettings, SealedLayer, TarCheck, seal_tar};
 use tierce_oci::{Descriptor, DiffId, ImageFormat, Manifest, MediaType, Platform, Raw};
 use tierce_store::PlainImage;
 
-/// Keeps a sealed blob for the rest of the run: the scratch directory goes away with it.
+/// Keeps a sealed blob for the rest of the run, as a pack with one piece: the scratch directory goes
+/// away with it.
 pub(crate) fn keep_sealed(sealed: SealedLayer, format: ImageFormat) -> Result<Layer> {
-    let path = sealed
-        .file
-        .into_temp_path()
-        .keep()
+    let path = sealed.file.into_temp_path();
+    let pack = path.with_file_name(format!("{}.pack", sealed.digest.hex()));
+    path.persist(&pack)
         .context("could not keep a sealed layer")?;
+    let whole = Piece::Range(range_of_file(&pack)?);
     Ok(Layer {
         descriptor: Descriptor::new(
             MediaType::Layer(format, sealed.compression.into()),
@@ -22,7 +23,7 @@ pub(crate) fn keep_sealed(sealed: SealedLayer, format: ImageFormat) -> Result<La
             sealed.size,
         ),
         diff_id: sealed.diff_id,
-        content: Content::Sealed(path),
+        content: Content::Pieces([whole].into()),
         created_by: None,
         facts: Some(Facts {
             uncompressed_size: sealed.uncompressed_size,

@@ -10,7 +10,7 @@ use crate::pieces::Piece;
 
 /// Where the bytes of a blob are, as a value: nothing is open, and nothing has been read.
 ///
-/// It tells a sink the cheapest move: mount from a repository of the same registry, link a file of
+/// It tells a sink the cheapest move: mount from a repository of the same registry, link the packs of
 /// the same disk, else send.
 #[derive(Debug, Clone, PartialEq, Eq)]
 pub enum Content {
@@ -24,11 +24,9 @@ pub enum Content {
         /// Where in the file the blob begins.
         offset: u64,
     },
-    /// A whole file that this process has just written and hashed, and that nobody will change: a
-    /// sink on the same file system may link it.
-    Sealed(PathBuf),
     /// In parts: the bytes around the segments of a sealed layer, and where in which packs the
-    /// segments are. The pieces together are the blob, by the word of whoever lists them.
+    /// segments are. The pieces together are the blob, by the word of whoever lists them; a sink on
+    /// the file system of the packs may link those and remember the list.
     Pieces(Arc<[Piece]>),
     /// In a repository of a registry.
     Origin(Repository),

@@ -20,7 +20,7 @@ pub enum Placed {
     AlreadyThere,
     /// The registry took it over from another of its repositories.
     Mounted,
-    /// A file was linked.
+    /// The packs that the blob is made of were linked.
     Linked,
     /// The place noted where the bytes can be had, and takes them when they are needed.
     Noted,

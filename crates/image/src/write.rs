@@ -75,7 +75,7 @@ pub struct WriteReport {
     pub already_there: Tally,
     /// Blobs that the registry took over from another repository.
     pub mounted: Tally,
-    /// Blobs that were linked from a file.
+    /// Blobs whose packs were linked.
     pub linked: Tally,
     /// Blobs of which only the origin was noted.
     pub noted: Tally,

@@ -15,7 +15,7 @@ use std::io::{self, Seek as _, SeekFrom, Write as _};
 use std::os::unix::fs::MetadataExt as _;
 use std::path::{Path, PathBuf};
 
-use tempfile::NamedTempFile;
+use tempfile::{NamedTempFile, TempPath};
 
 /// Something that the operating system refused, with the path.
 #[derive(Debug, thiserror::Error)]
@@ -126,6 +126,41 @@ impl AtomicFile {
         self.temporary
             .persist(&self.target)
             .map_err(|error| failed(error.error))?;
+        Ok(())
+    }
+}
+
+/// A second name of a file, to take the place of another file's.
+#[derive(Debug)]
+pub(crate) struct TemporaryLink(TempPath);
+
+impl TemporaryLink {
+    /// Has `link` make the name, in the directory `temporary`. As long as the file is not locked
+    /// by the caller the name may be swept away.
+    pub(crate) fn create(
+        temporary: &Path,
+        link: impl FnMut(&Path) -> io::Result<()>,
+    ) -> io::Result<Self> {
+        let link = tempfile::Builder::new()
+            .prefix(PREFIX)
+            .suffix(SUFFIX)
+            .make_in(temporary, link)?;
+        Ok(Self(link.into_temp_path()))
+    }
+
+    pub(crate) fn path(&self) -> &Path {
+        &self.0
+    }
+
+    /// Gives the file the name `target` instead, replacing what has it; the directory entry is
+    /// durable after [`sync_directory`].
+    pub(crate) fn persist(self, target: &Path) -> Result<(), PathError> {
+        let path = self.0.to_path_buf();
+        self.0
+            .persist(target)
+            .map_err(|error| PathError::of("write", target)(error.error))?;
+        // Where the file had that name already both are left.
+        let _ = fs::remove_file(path);
         Ok(())
     }
 }

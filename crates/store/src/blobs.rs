@@ -1,8 +1,7 @@
 //! A directory of blobs: `blobs/sha256/<hex>`.
 
 use std::collections::BTreeSet;
-use std::fs::{self, File, Permissions};
-use std::os::unix::fs::{MetadataExt as _, PermissionsExt as _};
+use std::fs::{self, File};
 use std::path::{Path, PathBuf};
 use std::sync::{Mutex, PoisonError};
 
@@ -80,52 +79,6 @@ impl BlobDirectory {
             self.settle(&blob.digest);
         }
         holds
-    }
-
-    /// Takes `file`, whole and right by contract, over under its digest.
-    ///
-    /// `false` when that cannot be: another file system, a file of another length, or one that a
-    /// place has already taken. Two places never share a file: damage to one would be damage to
-    /// both, and the store's marks would show on a layout that is the user's.
-    pub(crate) fn link(&self, file: &Path, blob: &Descriptor) -> Result<bool, PathError> {
-        let fits = fs::symlink_metadata(file)
-            .is_ok_and(|found| found.is_file() && found.len() == blob.size && found.nlink() == 1);
-        if !fits {
-            return Ok(false);
-        }
-        let target = self.path(&blob.digest);
-        // What is there already was found wrong a moment ago, or another process has just put it: the
-        // rename of a copy replaces it at once, where a link would leave a moment without any.
-        if fs::hard_link(file, &target).is_err() {
-            return Ok(false);
-        }
-        // Another place may have linked it since the first look: then neither keeps it, or one.
-        let shared = fs::symlink_metadata(&target).is_ok_and(|found| found.nlink() > 2);
-        if shared {
-            fs::remove_file(&target).map_err(PathError::of("replace", &target))?;
-            return Ok(false);
-        }
-        let synced = self.adopt_mode(&target).and_then(|()| {
-            File::open(&target)
-                .and_then(|file| file.sync_all())
-                .map_err(PathError::of("write", &target))
-        });
-        if let Err(error) = synced {
-            let _ = fs::remove_file(&target);
-            return Err(error);
-        }
-        self.settle(&blob.digest);
-        Ok(true)
-    }
-
-    /// A sealed file is private to its maker; as a blob it is as readable as the directory.
-    fn adopt_mode(&self, path: &Path) -> Result<(), PathError> {
-        let mode = fs::metadata(&self.directory)
-            .map_err(PathError::of("look at", &self.directory))?
-            .permissions()
-            .mode();
-        fs::set_permissions(path, Permissions::from_mode(mode & 0o644))
-            .map_err(PathError::of("set the mode of", path))
     }
 
     /// Writes the bytes of `blob`, verified, under its digest.

@@ -23,8 +23,7 @@ const PIECE: usize = 256 << 10;
 const STRIDE: usize = 1 << 20;
 
 /// Opens `size` bytes of `path` from `offset` on, unverified, for
-/// [`Content::File`](tierce_image::Content::File) and
-/// [`Content::Sealed`](tierce_image::Content::Sealed).
+/// [`Content::File`](tierce_image::Content::File).
 ///
 /// A file that is shorter gives what it has. Anything but a regular file is an error: a stranger's
 /// layout may have a pipe in a blob's place, which would never end. Symlinks are followed, because

@@ -30,6 +30,7 @@
 mod archive;
 pub mod atomic;
 mod blobs;
+mod damage;
 mod document;
 mod file;
 mod layout;

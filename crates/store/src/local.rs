@@ -1,13 +1,17 @@
 //! The local store: `store:NAME[:TAG]`, images in the user's data directory.
 //!
 //! It is sparse. Manifests and configs are kept in full; of a layer that a registry has, only where
-//! it is. So a build on a large base stores some kilobytes for it, and the bytes are fetched when
-//! something needs them.
+//! it is; of a layer that tierce sealed, which parts of which packs it is made of. So a build on a
+//! large base stores some kilobytes for it, one that changed a file stores what changed, and the
+//! bytes are fetched or put together when something needs them.
 //!
 //! ```text
-//! version                     `1`
+//! version                     `2`
 //! lock                        nothing; writers lock it shared, garbage collection locks it alone
 //! blobs/sha256/<hex>          manifests, configs, and layers whose bytes are here
+//! packs/<pack>                compressed segments of layers, linked from the cache
+//! recipes/sha256/<hex>        the ranges of packs, and the bytes between, that a layer is made of
+//! damage/<pack>               ranges of the pack that were found wrong
 //! origins/sha256/<hex>.json   {"repositories": [...]}: who has the layer, the latest found first
 //! facts/sha256/<hex>.json     what sealing learnt about the layer
 //! names/<name>/<tag>.json     {"name", "tag", "root"}: the descriptor that the name stands for
@@ -23,9 +27,17 @@
 //! lost it is hashed when it is next written, and replaced if it is wrong. Readers verify blobs
 //! anyway; one that is found wrong then gets another time, and so is replaced too, or asked for at
 //! its origin. A blob shares its file with nothing outside of the store.
+//!
+//! A pack is one file with two names, here and in the cache that it was sealed into, and nobody
+//! writes to it. It takes no room of its own as long as both have it; when the cache lets go of it,
+//! or is deleted, it is the store's, with what no layer needs any more in it. It stays until no
+//! recipe of an image names it. A recipe is written after its packs are durable, and believed as
+//! long as they are there, long enough, and not noted in `damage`.
 
 mod garbage;
 mod name;
+mod packs;
+mod recipe;
 
 use std::fs::{self, File};
 use std::io::ErrorKind;
@@ -35,7 +47,7 @@ use std::sync::Arc;
 use serde::de::DeserializeOwned;
 use serde::{Deserialize, Serialize};
 use tierce_image::{
-    Blob, BlobAt, BlobSource, Content, Facts, ImageSink, ImageSource, OpenBlobError, Placed,
+    Blob, BlobAt, BlobSource, Content, Facts, ImageSink, ImageSource, OpenBlobError, Piece, Placed,
 };
 use tierce_oci::json::to_canonical;
 use tierce_oci::{Descriptor, Digest, Document, MediaType, Repository, Selector, Tag};
@@ -45,16 +57,23 @@ use crate::atomic::{
     write_file_through,
 };
 use crate::blobs::{BlobDirectory, Trust};
+use crate::damage::{DAMAGE, PACKS};
 use crate::document::{ManifestError, read_document};
 use crate::file::read_limited;
 use crate::listing::shown;
 use crate::patience::Patience;
 use crate::stamp::Mark;
 
+use packs::Packs;
+
 pub use garbage::Garbage;
 pub use name::{ParseStoreReferenceError, StoreName, StoreReference};
 
-const VERSION: &str = "1";
+const VERSION: &str = "2";
+
+/// A store without packs and recipes. It becomes one of today's by getting the directories, and an
+/// older tierce then refuses it, where it would find layers missing.
+const VERSION_WITHOUT_PACKS: &str = "1";
 
 /// Records have some hundred bytes.
 const MAX_RECORD: u64 = 1 << 20;
@@ -168,6 +187,7 @@ impl LocalStore {
         };
         match store.version()? {
             Some(version) if version == VERSION => {}
+            Some(version) if version == VERSION_WITHOUT_PACKS => store.lay_out()?,
             Some(version) => {
                 return Err(StoreError::OtherVersion {
                     path: store.root.to_path_buf(),
@@ -197,10 +217,11 @@ impl LocalStore {
         }
     }
 
-    /// Makes the directories. Two processes may do so at once; the version comes last.
+    /// Makes the store where nothing of somebody else's is.
     fn create(&self) -> Result<(), StoreError> {
-        const OURS: [&str; 7] = [
-            "version", "lock", "blobs", "origins", "facts", "names", "tmp",
+        const OURS: [&str; 10] = [
+            "version", "lock", "blobs", PACKS, "recipes", DAMAGE, "origins", "facts", "names",
+            "tmp",
         ];
         create_directory(&self.root)?;
         let strangers = fs::read_dir(&*self.root)
@@ -211,8 +232,17 @@ impl LocalStore {
         if strangers {
             return Err(StoreError::NotAStore(self.root.to_path_buf()));
         }
+        self.lay_out()?;
+        Ok(sync_directory(parent(&self.root))?)
+    }
+
+    /// Makes the directories. Two processes may do so at once; the version comes last.
+    fn lay_out(&self) -> Result<(), StoreError> {
         for directory in [
             "blobs/sha256",
+            PACKS,
+            "recipes/sha256",
+            DAMAGE,
             "origins/sha256",
             "facts/sha256",
             "names",
@@ -221,12 +251,11 @@ impl LocalStore {
             create_directory(&self.root.join(directory))?;
         }
         let version = format!("{VERSION}\n");
-        write_file_through(
+        Ok(write_file_through(
             &self.temporary(),
             &self.root.join("version"),
             version.as_bytes(),
-        )?;
-        Ok(sync_directory(parent(&self.root))?)
+        )?)
     }
 
     /// The images under `name`, to read from.
@@ -258,6 +287,7 @@ impl LocalStore {
                 self.temporary(),
                 Trust::Stamp,
             ),
+            packs: Packs::new(self.packs(), self.temporary()),
             _lock: lock,
         })
     }
@@ -325,6 +355,14 @@ impl LocalStore {
         self.root.join("blobs/sha256").join(digest.hex())
     }
 
+    fn packs(&self) -> PathBuf {
+        self.root.join(PACKS)
+    }
+
+    fn recipe_file(&self, digest: &Digest) -> PathBuf {
+        self.root.join("recipes/sha256").join(digest.hex())
+    }
+
     fn record(&self, kind: &str, digest: &Digest) -> PathBuf {
         self.root
             .join(kind)
@@ -353,6 +391,13 @@ impl LocalStore {
         media_type: Option<&MediaType>,
     ) -> Result<Document, ManifestError> {
         read_document(&self.blob(&digest), digest, media_type, &self.root)
+    }
+
+    /// What the layer is made of, if that is known: a damaged record is like none.
+    fn recipe(&self, blob: &Descriptor) -> Option<Arc<[Piece]>> {
+        let record = read_limited(&self.recipe_file(&blob.digest), recipe::MAX_RECIPE);
+        let pieces = recipe::read(&record.ok()??, &self.packs())?;
+        (length(&pieces) == Some(blob.size)).then_some(pieces)
     }
 
     /// Where the layer's bytes can be had, the latest found first.
@@ -419,6 +464,13 @@ fn read_record<T: DeserializeOwned>(path: &Path) -> Result<Option<T>, StoreError
         })
 }
 
+/// The length of the blob that `pieces` are.
+fn length(pieces: &[Piece]) -> Option<u64> {
+    pieces
+        .iter()
+        .try_fold(0_u64, |sum, piece| sum.checked_add(piece.length()))
+}
+
 /// What is in `directory`, sorted; nothing if it is not there.
 fn children(directory: &Path) -> Result<Vec<PathBuf>, PathError> {
     let entries = match fs::read_dir(directory) {
@@ -467,22 +519,31 @@ impl ImageSource for StoreImage {
         Ok(document?)
     }
 
-    /// Looks whether the blob's file is there and not known to be wrong; else reads its small record.
+    /// Looks whether the blob's file is there and not known to be wrong; else whether its packs are;
+    /// else reads its small record.
     fn content(&self, blob: &Descriptor) -> Content {
         let path = self.store.blob(&blob.digest);
-        let is_here = fs::metadata(&path).is_ok_and(|found| {
-            found.is_file() && found.len() == blob.size && !Mark::Wrong.is_on(&found)
-        });
-        let origin = if is_here {
-            None
-        } else {
-            self.store.origins(&blob.digest).into_iter().next()
-        };
-        match origin {
-            Some(origin) => Content::Origin(origin),
-            // If it is not there either, opening it says so.
-            None => Content::File { path, offset: 0 },
+        let found = fs::metadata(&path)
+            .ok()
+            .filter(|found| found.is_file() && found.len() == blob.size);
+        let bears = |mark: Mark| found.as_ref().is_some_and(|found| mark.is_on(found));
+        let file = Content::File { path, offset: 0 };
+        if bears(Mark::Right) {
+            return file;
         }
+        let recipe = self.store.recipe(blob);
+        if let Some(pieces) = recipe.as_ref().filter(|pieces| packs::vouch_for(pieces)) {
+            return Content::Pieces(pieces.clone());
+        }
+        if found.is_some() && !bears(Mark::Wrong) {
+            return file;
+        }
+        let origin = self.store.origins(&blob.digest).into_iter().next();
+        // What is left says what is wrong when it is opened.
+        origin
+            .map(Content::Origin)
+            .or(recipe.map(Content::Pieces))
+            .unwrap_or(file)
     }
 }
 
@@ -494,12 +555,13 @@ pub struct StoreSink {
     store: LocalStore,
     name: StoreName,
     blobs: BlobDirectory,
+    packs: Packs,
     /// Held shared: see [`LocalStore::sink`].
     _lock: File,
 }
 
 impl StoreSink {
-    /// Whether the manifest and all below it is here, or its origin known.
+    /// Whether the manifest and all below it is here, or where to get it known.
     fn is_complete(&self, root: Digest, depth: usize) -> bool {
         let Ok(document) = self.store.read_manifest(root, None) else {
             return false;
@@ -509,7 +571,7 @@ impl StoreSink {
                 .layers
                 .iter()
                 .chain([&manifest.config])
-                .all(|blob| self.blobs.vouches_for(blob) || self.has_origin(blob)),
+                .all(|blob| self.vouches_for(blob) || self.has_origin(blob)),
             Document::Index(index) => {
                 depth < MAX_DEPTH
                     && index
@@ -518,6 +580,34 @@ impl StoreSink {
                         .all(|child| self.is_complete(child.digest, depth + 1))
             }
         }
+    }
+
+    /// Whether the blob is here, as bytes or as a recipe with its packs, and nothing is to be read to
+    /// believe it.
+    fn vouches_for(&self, blob: &Descriptor) -> bool {
+        let by_recipe = || {
+            let recipe = self.store.recipe(blob);
+            recipe.is_some_and(|pieces| packs::vouch_for(&pieces))
+        };
+        self.blobs.vouches_for(blob) || by_recipe()
+    }
+
+    /// Takes over what the layer is made of; `None` where that cannot be, and its bytes are needed.
+    async fn keep_recipe(
+        &self,
+        blob: &Descriptor,
+        pieces: &[Piece],
+    ) -> Result<Option<Placed>, StoreError> {
+        let Some(record) = recipe::write(pieces).filter(|_| length(pieces) == Some(blob.size))
+        else {
+            return Ok(None);
+        };
+        if !self.packs.take(pieces).await? {
+            return Ok(None);
+        }
+        let path = self.store.recipe_file(&blob.digest);
+        write_file_through(&self.store.temporary(), &path, &record)?;
+        Ok(Some(Placed::Linked))
     }
 
     fn has_origin(&self, blob: &Descriptor) -> bool {
@@ -550,7 +640,7 @@ impl ImageSink for StoreSink {
 
     async fn place(&self, blob: &BlobAt) -> Result<Option<Placed>, StoreError> {
         let descriptor = &blob.descriptor;
-        if self.blobs.holds(descriptor).await {
+        if self.vouches_for(descriptor) || self.blobs.holds(descriptor).await {
             return Ok(Some(Placed::AlreadyThere));
         }
         match &blob.content {
@@ -558,9 +648,8 @@ impl ImageSink for StoreSink {
                 self.store.note_origin(&descriptor.digest, origin)?;
                 Ok(Some(Placed::Noted))
             }
-            Content::Sealed(file) => {
-                let linked = self.blobs.link(file, descriptor)?;
-                Ok(linked.then_some(Placed::Linked))
+            Content::Pieces(pieces) if is_layer(descriptor) => {
+                self.keep_recipe(descriptor, pieces).await
             }
             _ => Ok(None),
         }

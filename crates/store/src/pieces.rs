@@ -14,6 +14,7 @@ use tierce_image::{BlobStream, BoxError, FileRange, Piece};
 use xxhash_rust::xxh3::Xxh3;
 
 use crate::atomic::PathError;
+use crate::damage;
 use crate::file::{Pace, open_regular};
 
 /// How much is read at once. A segment of a layer has up to 1 MiB before it is compressed, with a
@@ -76,6 +77,9 @@ impl PieceError {
 /// told in time. Each range is read whole, also when only its end is wanted, and compared with its
 /// check before its last bytes are handed out; a range of up to a MiB, as the segments of layers
 /// are, is handed out at once. The blob as a whole is verified by whoever knows its digest.
+///
+/// Damage to a pack of a local store is noted there: the next writer of an image that needs those
+/// bytes puts a whole pack in its place.
 pub fn open_pieces(pieces: &Arc<[Piece]>, from: u64) -> Result<BlobStream, PieceError> {
     let reader = Reader::open(pieces, from)?;
     let bytes = stream::try_unfold(reader, |mut reader| async move {
@@ -105,6 +109,21 @@ pub fn range_of_file(path: &Path) -> Result<FileRange, PathError> {
         length,
         check: hasher.digest128(),
     })
+}
+
+/// Whether all `ranges` of the pack that is open as `file` have the right bytes.
+pub(crate) async fn verify(file: &File, ranges: &[FileRange]) -> bool {
+    let mut pace = Pace::default();
+    for range in ranges {
+        let mut pass = Pass::over(range);
+        while !pass.is_over {
+            match pass.read(file) {
+                Ok(bytes) => pace.after(bytes.len()).await,
+                Err(_) => return false,
+            }
+        }
+    }
+    true
 }
 
 /// How far a blob has been read.
@@ -220,11 +239,16 @@ impl Pass {
         let range = &self.range;
         let wanted = (range.length - self.read).min(MOST);
         let start = range.offset.saturating_add(self.read);
-        let bytes = read_at(file, start, wanted).map_err(PathError::of("read", &range.path))?;
+        let bytes = read_at(file, start, wanted).map_err(|source| {
+            // Bytes that cannot be read are as bad as others.
+            damage::note(range);
+            PathError::of("read", &range.path)(source)
+        })?;
         self.hasher.update(&bytes);
         self.read += wanted;
         self.is_over = self.read == range.length;
         if self.is_over && self.hasher.digest128() != range.check {
+            damage::note(range);
             return Err(PieceError::Damaged {
                 path: range.path.to_path_buf(),
                 offset: range.offset,

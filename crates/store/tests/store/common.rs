@@ -4,15 +4,18 @@ use std::collections::BTreeMap;
 use std::fs;
 use std::future::Future;
 use std::io::Write as _;
+use std::os::unix::fs::FileExt as _;
 use std::path::{Path, PathBuf};
 use std::pin::pin;
+use std::sync::Arc;
 use std::task::{Context, Poll, Waker};
 
 use bytes::Bytes;
 use futures_util::{StreamExt as _, stream};
 use tierce_image::{
-    Artifact, Blob, BlobSource, BlobStream, BoxError, ConfigEdits, Content, Image, ImageSink, Jobs,
-    Layer, WriteError, WriteReport, assemble, assemble_index, read_artifact, read_blob, write,
+    Artifact, Blob, BlobSource, BlobStream, BoxError, ConfigEdits, Content, FileRange, Image,
+    ImageSink, Jobs, Layer, Piece, WriteError, WriteReport, assemble, assemble_index,
+    read_artifact, read_blob, write,
 };
 use tierce_oci::{
     Compression, Descriptor, DiffId, Digest, Document, ImageFormat, MediaType, Platform, Selector,
@@ -22,6 +25,7 @@ use tierce_store::{
     ArchiveKind, ArchiveLayout, ArchiveSink, DockerArchive, Layout, LayoutSink, LocalStore,
     Selected, open_file, open_pieces,
 };
+use xxhash_rust::xxh3::xxh3_128;
 
 /// Polls to the end: nothing here waits for anything but files.
 pub(crate) fn run<F: Future>(future: F) -> F::Output {
@@ -71,6 +75,85 @@ pub(crate) fn noise(length: usize) -> Vec<u8> {
             state.to_le_bytes()[3]
         })
         .collect()
+}
+
+/// Puts the bytes of `layers`, cut into segments of up to 100 kB, into as many packs in `cache`, each
+/// with an index at the end. What is left are lists of pieces, as sealing leaves them.
+pub(crate) fn packed(layers: Vec<Layer>, cache: &Path, packs: usize) -> Vec<Layer> {
+    const HEADER: usize = 10;
+    const TRAILER: usize = 8;
+    let mut files = vec![Vec::new(); packs];
+    let mut count = 0;
+    let mut cut = |bytes: &Bytes| {
+        let middle = bytes.slice(HEADER..bytes.len() - TRAILER);
+        let segments: Vec<(usize, usize, usize, u128)> = middle
+            .chunks(100_000)
+            .map(|segment| {
+                let pack = count % packs;
+                let offset = files[pack].len();
+                files[pack].extend_from_slice(segment);
+                count += 1;
+                (pack, offset, segment.len(), xxh3_128(segment))
+            })
+            .collect();
+        segments
+    };
+    let segments: Vec<_> = layers.iter().map(|layer| cut(&bytes_of(layer))).collect();
+    fs::create_dir_all(cache).unwrap();
+    let paths: Vec<Arc<Path>> = files
+        .into_iter()
+        .map(|mut bytes| {
+            bytes.extend_from_slice(b"the index");
+            let hex = Digest::of(&bytes).hex();
+            let path = cache.join(format!("{}.pack", &hex[..16]));
+            fs::write(&path, bytes).unwrap();
+            path.into()
+        })
+        .collect();
+    let rebuilt = layers
+        .into_iter()
+        .zip(segments)
+        .map(|(mut layer, segments)| {
+            let bytes = bytes_of(&layer);
+            let ranges = segments.iter().map(|&(pack, offset, length, check)| {
+                Piece::Range(FileRange {
+                    path: paths[pack].clone(),
+                    offset: offset as u64,
+                    length: length as u64,
+                    check,
+                })
+            });
+            let header = Piece::Bytes(bytes.slice(..HEADER));
+            let trailer = Piece::Bytes(bytes.slice(bytes.len() - TRAILER..));
+            let pieces = [header].into_iter().chain(ranges).chain([trailer]);
+            layer.content = Content::Pieces(pieces.collect());
+            layer
+        });
+    rebuilt.collect()
+}
+
+/// The bytes of a layer that is in memory.
+pub(crate) fn bytes_of(layer: &Layer) -> Bytes {
+    match &layer.content {
+        Content::Memory(bytes) => bytes.clone(),
+        other => panic!("{other:?} is not in memory"),
+    }
+}
+
+/// Flips a bit and leaves size and modification time alone, as a bad disk does.
+pub(crate) fn rot(path: &Path, position: usize) {
+    let modified = fs::metadata(path).unwrap().modified().unwrap();
+    let mut file = fs::File::options()
+        .read(true)
+        .write(true)
+        .open(path)
+        .unwrap();
+    let mut byte = [0];
+    file.read_exact_at(&mut byte, position as u64).unwrap();
+    file.write_all_at(&[byte[0] ^ 1], position as u64).unwrap();
+    file.flush().unwrap();
+    let times = fs::FileTimes::new().set_modified(modified);
+    file.set_times(times).unwrap();
 }
 
 pub(crate) fn image_of(layers: Vec<Layer>, architecture: &str, format: ImageFormat) -> Image {
@@ -130,7 +213,6 @@ impl BlobSource for Files {
             Content::Memory(bytes) => Ok(memory(bytes)),
             Content::File { path, offset } => Ok(open_file(path, offset + from, blob.size - from)?),
             Content::Pieces(pieces) => Ok(open_pieces(pieces, from)?),
-            Content::Sealed(path) => Ok(open_file(path, from, blob.size - from)?),
             Content::Origin(_) => {
                 let bytes = self.origins.get(&blob.digest).ok_or("not at the origin")?;
                 Ok(memory(bytes))

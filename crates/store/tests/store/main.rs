@@ -4,5 +4,6 @@
 mod common;
 mod hostile;
 mod interruptions;
+mod packs;
 mod places;
 mod real;
