@@ -62,11 +62,11 @@ pub(crate) fn settle(tree: &mut Tree, notices: &mut Vec<Notice>) -> Result<(), C
 /// `D/X.py` for `D/__pycache__/X.cpython-312.pyc` and `D/__pycache__/X.cpython-312.opt-1.pyc`, of
 /// Python 3.7 and later: older ones have another header.
 fn source_of(path: &EntryPath) -> Option<EntryPath> {
+    let stem = path.name().strip_suffix(b".pyc")?;
     let cache = path.parent()?;
     if cache.name() != b"__pycache__" {
         return None;
     }
-    let stem = path.name().strip_suffix(b".pyc")?;
     let (stem, last) = split_at_last_dot(stem)?;
     let (stem, tag) = if last.starts_with(b"opt-") {
         split_at_last_dot(stem)?

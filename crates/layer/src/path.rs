@@ -50,6 +50,11 @@ impl EntryPath {
     /// Takes a path that must already be in its one valid spelling.
     pub fn new(path: impl AsRef<[u8]>) -> Result<Self, BadPath> {
         let path = path.as_ref();
+        Self::check(path)?;
+        Ok(Self(path.into()))
+    }
+
+    fn check(path: &[u8]) -> Result<(), BadPath> {
         if path.len() > LONGEST_PATH {
             return Err(BadPath::Long);
         }
@@ -66,7 +71,7 @@ impl EntryPath {
                 _ => {}
             }
         }
-        Ok(Self(path.into()))
+        Ok(())
     }
 
     /// Takes a path as archives spell them: `./`, doubled and trailing slashes are cleaned away,
@@ -144,11 +149,11 @@ impl EntryPath {
 
     /// `path` below `directory`, where `None` is the root.
     pub fn under(directory: Option<&Self>, path: &[u8]) -> Result<Self, BadPath> {
-        let path = Self::new(path)?;
-        Ok(match directory {
-            None => path,
-            Some(directory) => Self([directory.as_bytes(), path.as_bytes()].join(&b'/').into()),
-        })
+        Self::check(path)?;
+        Ok(Self(match directory {
+            None => path.into(),
+            Some(directory) => [directory.as_bytes(), path].join(&b'/').into(),
+        }))
     }
 
     /// Whether this path lies strictly below `directory`.

@@ -5,6 +5,7 @@
 //! moved through the base's symlinks when it is [settled](Tree::settle).
 
 use std::collections::BTreeMap;
+use std::collections::btree_map::Entry as Slot;
 use std::ops::Bound;
 
 use crate::entry::{Attributes, DIRECTORY_MODE, Entry, EntryKind};
@@ -78,6 +79,8 @@ pub struct Tree {
     entries: BTreeMap<EntryPath, Node>,
     defaults: DirectoryDefaults,
     sequence: u64,
+    /// Whether a whiteout was ever added. Most trees have none, and need not look for them.
+    has_whiteouts: bool,
 }
 
 impl Tree {
@@ -267,15 +270,29 @@ impl Tree {
                     self.put(marker, Entry::marker(EntryKind::OpaqueMarker), true);
                 }
                 Some(_) => {}
-                None => self.put(path, entry, true),
+                None => {
+                    self.has_whiteouts = true;
+                    self.put(path, entry, true);
+                }
             }
             return;
         }
-        let Some(before) = self.entries.get(&path) else {
+        if self.has_whiteouts && !self.entries.contains_key(&path) {
             self.lift_whiteout(&path, is_directory(&entry));
-            self.put(path, entry, described);
-            return;
+        }
+        let slot = match self.entries.entry(path) {
+            Slot::Vacant(slot) => {
+                self.sequence += 1;
+                slot.insert(Node {
+                    entry,
+                    described,
+                    sequence: self.sequence,
+                });
+                return;
+            }
+            Slot::Occupied(slot) => slot,
         };
+        let before = slot.get();
         let merges = is_directory(&before.entry) && is_directory(&entry);
         if merges && !described {
             return;
@@ -285,6 +302,7 @@ impl Tree {
             (EntryKind::Symlink(old), EntryKind::Symlink(new)) if old == new
         );
         let same_marker = matches!(entry.kind, EntryKind::OpaqueMarker);
+        let path = slot.key().clone();
         if !merges && !same_link && !same_marker {
             let before = before.entry.kind.noun();
             let dropped = self.drop_children(&path);
@@ -300,6 +318,10 @@ impl Tree {
     }
 
     fn make_ancestors(&mut self, path: &EntryPath, notices: &mut Vec<Notice>) {
+        let parent = path.parent_bytes().map(|parent| self.entries.get(parent));
+        if parent.is_none_or(|node| node.is_some_and(|node| is_directory(&node.entry))) {
+            return;
+        }
         for ancestor in path.ancestors() {
             match self.entries.get(&ancestor) {
                 // Whatever is in the tree has all its ancestors there too.
@@ -325,6 +347,9 @@ impl Tree {
     }
 
     fn lift_whiteout(&mut self, path: &EntryPath, directory: bool) {
+        if !self.has_whiteouts {
+            return;
+        }
         let lifted = whiteout_of(path).and_then(|marker| self.entries.remove(&marker));
         if lifted.is_some() && directory {
             let marker = opaque_marker_of(Some(path));
