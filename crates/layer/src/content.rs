@@ -13,6 +13,27 @@ use std::sync::Arc;
 use rustix::fs::OFlags;
 use tierce_oci::Hasher;
 
+/// A time as a file system keeps it. The later is the greater.
+#[derive(Debug, Clone, Copy, PartialEq, Eq, PartialOrd, Ord)]
+pub struct FileTime {
+    /// Seconds since 1970, before which they are negative.
+    pub seconds: i64,
+    /// Nanoseconds after that second.
+    pub nanoseconds: u32,
+}
+
+impl FileTime {
+    /// Takes the two numbers as the system has them.
+    pub(crate) fn new(seconds: i64, nanoseconds: impl TryInto<u32>) -> Self {
+        // A file system that is broken enough for another number has the same one next time.
+        let nanoseconds = nanoseconds.try_into().unwrap_or(u32::MAX);
+        Self {
+            seconds,
+            nanoseconds,
+        }
+    }
+}
+
 /// What tells one state of a file on disk from another.
 #[derive(Debug, Clone, Copy, PartialEq, Eq)]
 pub struct Stamp {
@@ -22,24 +43,11 @@ pub struct Stamp {
     pub inode: u64,
     /// Length in bytes.
     pub size: u64,
-    /// Seconds of the modification time.
-    pub modified: i64,
-    /// Nanoseconds of the modification time.
-    pub modified_nanoseconds: i64,
-    /// Seconds of the time at which content, name or attributes were last changed. Unlike the
-    /// modification time nobody can put it back.
-    pub changed: i64,
-    /// Nanoseconds of the same.
-    pub changed_nanoseconds: i64,
-}
-
-/// A time that a file system keeps.
-#[derive(Debug, Clone, Copy, PartialEq, Eq, PartialOrd, Ord, Default)]
-pub struct FileTime {
-    /// Seconds since 1970.
-    pub seconds: i64,
-    /// And nanoseconds.
-    pub nanoseconds: i64,
+    /// When the content was last changed. Anybody can set it to what they like.
+    pub modified: FileTime,
+    /// When the content or anything of the metadata was last changed. Only the system sets it, so
+    /// it tells a changed file whose modification time was put back.
+    pub changed: FileTime,
 }
 
 impl Stamp {
@@ -49,10 +57,8 @@ impl Stamp {
             device: metadata.dev(),
             inode: metadata.ino(),
             size: metadata.size(),
-            modified: metadata.mtime(),
-            modified_nanoseconds: metadata.mtime_nsec(),
-            changed: metadata.ctime(),
-            changed_nanoseconds: metadata.ctime_nsec(),
+            modified: FileTime::new(metadata.mtime(), metadata.mtime_nsec()),
+            changed: FileTime::new(metadata.ctime(), metadata.ctime_nsec()),
         }
     }
 }
@@ -77,6 +83,12 @@ pub struct DiskFile {
     pub path: PathBuf,
     /// What it was; reading something else is an error.
     pub stamp: Stamp,
+}
+
+impl DiskFile {
+    fn require(&self, file: &File) -> Result<(), ContentError> {
+        require(file, &self.path, |found| found == self.stamp)
+    }
 }
 
 /// An open file that holds the contents of many archive members.
@@ -108,6 +120,18 @@ impl Spool {
             file,
             path,
             stamp: Some(stamp),
+        })
+    }
+
+    fn require(&self, stamp: &Stamp) -> Result<(), ContentError> {
+        // It has been open all the time, so it may lose its name; nothing in it changes by that,
+        // but the time of the last change does.
+        require(&self.file, &self.path, |found| {
+            *stamp
+                == Stamp {
+                    changed: stamp.changed,
+                    ..found
+                }
         })
     }
 }
@@ -172,11 +196,11 @@ pub enum ContentError {
 pub(crate) const BYTECODE_HEADER: usize = 16;
 
 impl Content {
-    /// The file at `path`, as `metadata` describes it.
-    pub fn on_disk(path: impl Into<PathBuf>, metadata: &Metadata) -> Self {
+    /// The file at `path`, as it was when it had `stamp`.
+    pub fn on_disk(path: impl Into<PathBuf>, stamp: Stamp) -> Self {
         Self::Disk(Arc::new(DiskFile {
             path: path.into(),
-            stamp: Stamp::of(metadata),
+            stamp,
         }))
     }
 
@@ -289,16 +313,20 @@ fn open_unchanged(disk: &DiskFile) -> Result<File, ContentError> {
             path: disk.path.clone(),
             source,
         })?;
-    require_stamp(&file, &disk.path, &disk.stamp)?;
+    disk.require(&file)?;
     Ok(file)
 }
 
-fn require_stamp(file: &File, path: &Path, stamp: &Stamp) -> Result<(), ContentError> {
+fn require(
+    file: &File,
+    path: &Path,
+    is_right: impl FnOnce(Stamp) -> bool,
+) -> Result<(), ContentError> {
     let metadata = file.metadata().map_err(|source| ContentError::Read {
         path: path.to_owned(),
         source,
     })?;
-    if metadata.is_file() && Stamp::of(&metadata).is_state_of(stamp) {
+    if metadata.is_file() && is_right(Stamp::of(&metadata)) {
         Ok(())
     } else {
         Err(ContentError::Changed {
@@ -422,9 +450,9 @@ impl ContentReader<'_> {
     pub(crate) fn finish(self) -> Result<(), ContentError> {
         match self.source {
             // The size is part of the stamp, so bytes appended meanwhile show here as well.
-            Source::Disk { file, disk } => require_stamp(&file, &disk.path, &disk.stamp),
+            Source::Disk { file, disk } => disk.require(&file),
             Source::Range { spool, .. } => match &spool.stamp {
-                Some(stamp) => require_stamp(&spool.file, &spool.path, stamp),
+                Some(stamp) => spool.require(stamp),
                 None => Ok(()),
             },
             Source::Bytes(_) => Ok(()),

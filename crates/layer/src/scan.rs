@@ -13,7 +13,7 @@ use std::path::{Path, PathBuf};
 use rustix::io::Errno;
 use walkdir::{DirEntry, WalkDir};
 
-use crate::content::Content;
+use crate::content::{Content, Stamp};
 use crate::entry::{Entry, EntryKind, FileEntry, Keep, LinkGroup, Treatment};
 use crate::notice::Notice;
 use crate::path::{BadPath, Destination, EntryPath, readable};
@@ -278,7 +278,7 @@ impl Scan<'_> {
         } else if file_type.is_file() {
             let shared = treatment.hardlinks == Keep::Keep && metadata.nlink() > 1;
             EntryKind::File(FileEntry {
-                content: Content::on_disk(path, metadata),
+                content: Content::on_disk(path, Stamp::of(metadata)),
                 modified: Some(metadata.mtime()),
                 group: shared.then_some(LinkGroup {
                     device: metadata.dev(),

@@ -2,7 +2,7 @@
 
 use std::cell::RefCell;
 use std::fs::{self, File};
-use std::io::{self, Read};
+use std::io::{self, Read, Write};
 use std::path::Path;
 use std::sync::atomic::{AtomicBool, Ordering};
 use std::time::{Duration, UNIX_EPOCH};
@@ -14,8 +14,8 @@ use tierce_layer::{
 };
 
 use crate::support::{
-    Sealed, archive_of, cache_in, chain, file, gzip, left_in, plan_of, scanned, settings, tree_of,
-    unpacked, with_blob, write,
+    archive_of, chain, file, gzip, plan_of, scanned, sealed, settings, tree_of, unpacked,
+    until_it_shows, write,
 };
 
 fn seal_after(change: impl FnOnce(&Path)) -> String {
@@ -46,6 +46,18 @@ fn a_file_that_changes_after_the_scan_is_an_error() {
             let file = File::options().write(true).open(victim).unwrap();
             file.set_modified(UNIX_EPOCH + Duration::from_secs(1))
                 .unwrap();
+        }),
+        changed
+    );
+    // Other content with the same size and time.
+    assert_eq!(
+        seal_after(|victim| {
+            let time = fs::metadata(victim).unwrap().modified().unwrap();
+            until_it_shows(victim, || {
+                let mut file = File::options().write(true).open(victim).unwrap();
+                file.write_all(b"\x02").unwrap();
+                file.set_modified(time).unwrap();
+            });
         }),
         changed
     );

@@ -4,8 +4,8 @@ use std::error::Error;
 use std::fmt::Write as _;
 use std::io::{Read, Write};
 use std::num::NonZeroUsize;
-use std::os::unix::fs::FileExt;
-use std::path::{Path, PathBuf};
+use std::os::unix::fs::MetadataExt;
+use std::path::Path;
 
 use tempfile::TempDir;
 use tierce_layer::{
@@ -174,6 +174,19 @@ pub(crate) fn write(path: impl AsRef<Path>, bytes: impl AsRef<[u8]>) {
     let path = path.as_ref();
     std::fs::create_dir_all(path.parent().unwrap()).unwrap();
     std::fs::write(path, bytes).unwrap();
+}
+
+/// Edits a file or directory again and again until the file system's clock has gone on, so that the
+/// time of its last change is another.
+pub(crate) fn until_it_shows(path: &Path, edit: impl Fn()) {
+    let changed = || {
+        let metadata = std::fs::symlink_metadata(path).unwrap();
+        (metadata.ctime(), metadata.ctime_nsec())
+    };
+    let before = changed();
+    while changed() == before {
+        edit();
+    }
 }
 
 /// An error with all its causes, as people see it.
