@@ -55,6 +55,7 @@ struct Sources {
     written: Matcher,
     layers: Vec<LayerPlan>,
     scratch: PathBuf,
+    jobs: Jobs,
 }
 
 /// A layer whose sources have been looked at.
@@ -95,6 +96,7 @@ impl<'a> Sealer<'a> {
                 written: Matcher::new(&plan.written_in_context)?,
                 layers,
                 scratch: places.scratch()?.to_owned(),
+                jobs: plan.compress_jobs,
             }),
             working_dir: plan.edits.working_dir.clone(),
             entrypoint: plan.edits.entrypoint.iter().flatten().next().cloned(),
@@ -413,6 +415,7 @@ impl Sources {
                             root,
                         }),
                         treatment: &treatment,
+                        jobs: self.jobs.0,
                     };
                     scan(&add, &mut tree, notices)?;
                 }

@@ -45,6 +45,7 @@ fn main() -> Result<(), Box<dyn Error>> {
             exclude: &[],
             include: None,
             treatment: &treatment,
+            jobs,
         };
         scan(&add, &mut tree, &mut notices)?;
     } else {

@@ -10,7 +10,7 @@ use std::os::unix::fs::{FileExt, MetadataExt, OpenOptionsExt};
 use std::path::{Path, PathBuf};
 use std::sync::Arc;
 
-use rustix::fs::OFlags;
+use rustix::fs::{OFlags, Stat};
 use tierce_oci::Hasher;
 
 /// A time as a file system keeps it. The later is the greater.
@@ -59,6 +59,17 @@ impl Stamp {
             size: metadata.size(),
             modified: FileTime::new(metadata.mtime(), metadata.mtime_nsec()),
             changed: FileTime::new(metadata.ctime(), metadata.ctime_nsec()),
+        }
+    }
+
+    /// The same of what the system itself returns.
+    pub(crate) fn of_stat(stat: &Stat) -> Self {
+        Self {
+            device: stat.st_dev,
+            inode: stat.st_ino,
+            size: stat.st_size.cast_unsigned(),
+            modified: FileTime::new(stat.st_mtime, stat.st_mtime_nsec),
+            changed: FileTime::new(stat.st_ctime, stat.st_ctime_nsec),
         }
     }
 }

@@ -46,6 +46,7 @@ pub mod codec;
 mod compression;
 mod content;
 mod entry;
+mod fingerprint;
 mod header;
 pub mod links;
 mod member;
@@ -58,11 +59,11 @@ pub mod scan;
 mod seal;
 mod seen;
 mod segment;
-mod signature;
-pub mod split;
+mod select;
 mod tree;
 mod unit;
 mod verbatim;
+mod walk;
 mod whiteout;
 
 pub use archive::{
@@ -73,6 +74,7 @@ pub use codec::{Codec, EncodeError, Encoder, Fast1, Stored, ZlibLevel, ZlibRs, Z
 pub use compression::Compression;
 pub use content::{Content, ContentError, DiskFile, FileTime, Range, Spool, Stamp};
 pub use entry::{Attributes, Entry, EntryKind, FileEntry, Keep, LinkGroup, Treatment};
+pub use fingerprint::Fingerprint;
 pub use header::MODIFIED;
 pub use links::{BaseLinks, LinkChange, LinkLoop, LinkRecord, needs_base_links};
 pub use member::{Limits, TarError};
@@ -80,11 +82,7 @@ pub use notice::Notice;
 pub use path::{BadPath, Destination, EntryPath};
 pub use pattern::{BadPattern, Matched, Matcher};
 pub use plan::{Plan, Record, RecordKind, SettleError};
-pub use scan::{Anchored, ScanAdd, ScanError, scan};
-pub use seal::{
-    Effort, EntryCounts, LastTime, Piece, SealError, SealSettings, SealedLayer, TarCheck, seal,
-    seal_tar,
-};
-pub use signature::Signature;
-pub use split::{Part, SplitSettings};
+pub use scan::{Anchored, ScanAdd, ScanError, add_walked, scan};
+pub use seal::{EntryCounts, SealError, SealSettings, SealedLayer, TarCheck, seal, seal_tar};
 pub use tree::{DirectoryDefaults, ReservedName, Tree};
+pub use walk::{Entries, Found, FoundKind, Walked, walk};

@@ -140,6 +140,23 @@ impl Matcher {
         Matched { patterns, is_match }
     }
 
+    /// Whether [`Matcher::matched_in`] would match the path, for one that holds no others.
+    pub(crate) fn is_match_in(&self, parent: &Matched, path: &[u8]) -> bool {
+        if self.patterns.is_empty() {
+            return false;
+        }
+        let path = decode(path);
+        // The last that matches decides, so those before it need not be asked.
+        self.patterns
+            .iter()
+            .enumerate()
+            .rev()
+            .find(|(index, pattern)| {
+                parent.patterns.get(*index).copied().unwrap_or(false) || pattern.form.matches(&path)
+            })
+            .is_some_and(|(_, pattern)| !pattern.reincludes)
+    }
+
     fn push(&mut self, text: &str, file: Option<&Path>, line: usize) -> Result<(), BadPattern> {
         let bad = |problem| BadPattern {
             file: file.map(Path::to_owned),
@@ -503,6 +520,7 @@ mod tests {
         for name in ["a/b/x.c", "a/b/keep.c", "a/b/y"] {
             let walked = matcher.matched_in(&b, name.as_bytes()).is_match();
             assert_eq!(walked, matcher.is_match(name.as_bytes()), "{name}");
+            assert_eq!(walked, matcher.is_match_in(&b, name.as_bytes()), "{name}");
         }
     }
 }

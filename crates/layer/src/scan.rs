@@ -1,24 +1,26 @@
 //! Directories and files on disk as a source of entries.
 //!
 //! Scanning reads names and metadata and opens no file. What it makes of them is the same for
-//! everybody who has the same files, whatever their umask, user or clock.
+//! everybody who has the same files, whatever their umask, user or clock. It has two halves: a
+//! [`walk`] looks at the disk, and what it found is added to a tree. A caller that only wants to
+//! know whether anything changed does the first alone.
 
+use std::collections::BTreeMap;
 use std::ffi::OsStr;
-use std::fs::{self, Metadata};
 use std::io;
+use std::num::NonZeroUsize;
 use std::os::unix::ffi::OsStrExt;
-use std::os::unix::fs::{FileTypeExt, MetadataExt};
 use std::path::{Path, PathBuf};
 
 use rustix::io::Errno;
-use walkdir::{DirEntry, WalkDir};
 
-use crate::content::{Content, Stamp};
+use crate::content::Content;
 use crate::entry::{Entry, EntryKind, FileEntry, Keep, LinkGroup, Treatment};
 use crate::notice::Notice;
 use crate::path::{BadPath, Destination, EntryPath, readable};
-use crate::pattern::{Matched, Matcher};
+use crate::pattern::Matcher;
 use crate::tree::{ReservedName, Tree};
+use crate::walk::{Found, FoundKind, Walked, below, walk};
 
 /// Patterns and the directory they are anchored at.
 #[derive(Debug, Clone, Copy)]
@@ -44,6 +46,8 @@ pub struct ScanAdd<'a> {
     pub include: Option<Anchored<'a>>,
     /// What of the metadata is kept.
     pub treatment: &'a Treatment,
+    /// How many threads may look at the disk. What is found does not depend on it.
+    pub jobs: NonZeroUsize,
 }
 
 /// Why files could not be added. The tree may hold some of the entries and is best thrown away.
@@ -102,33 +106,29 @@ pub fn scan(
     tree: &mut Tree,
     notices: &mut Vec<Notice>,
 ) -> Result<(), ScanError> {
-    let metadata = fs::metadata(add.source).map_err(|source| ScanError::Read {
-        path: add.source.to_owned(),
-        source,
-    });
-    // A link that leads nowhere is taken as the link it is.
-    let metadata = match metadata {
-        Err(ScanError::Read { source, .. }) if source.kind() == io::ErrorKind::NotFound => {
-            fs::symlink_metadata(add.source).map_err(|source| ScanError::Read {
-                path: add.source.to_owned(),
-                source,
-            })
-        }
-        metadata => metadata,
-    }?;
-    let mut scan = Scan {
+    add_walked(&walk(add)?, add, tree, notices)
+}
+
+/// Adds what [`walk`] found for the same `add`: the second half of [`scan`], which looks at the disk
+/// for extended attributes alone.
+pub fn add_walked(
+    walked: &Walked,
+    add: &ScanAdd<'_>,
+    tree: &mut Tree,
+    notices: &mut Vec<Notice>,
+) -> Result<(), ScanError> {
+    let mut adding = Adding {
         add,
         tree,
         notices,
-        levels: Vec::new(),
+        pending: Vec::new(),
         taken: 0,
     };
-    if metadata.is_dir() {
-        scan.directory()?;
-    } else {
-        scan.single(&metadata)?;
+    match &walked.single {
+        Some(real) => adding.single(real, walked)?,
+        None => adding.directory(walked)?,
     }
-    if scan.taken == 0 {
+    if adding.taken == 0 {
         notices.push(Notice::NothingAdded {
             source: add.source.to_owned(),
         });
@@ -136,95 +136,45 @@ pub fn scan(
     Ok(())
 }
 
-/// What is known of a directory on the way down to an entry.
-struct Level {
-    excluded: Vec<Option<Matched>>,
-    included: Option<Matched>,
-    /// The directory itself, when it is only taken if something in it is.
-    pending: Option<(EntryPath, Entry)>,
-}
-
-struct Scan<'a> {
+struct Adding<'a> {
     add: &'a ScanAdd<'a>,
     tree: &'a mut Tree,
     notices: &'a mut Vec<Notice>,
-    /// One level for each directory from the source down.
-    levels: Vec<Level>,
+    /// The directories on the way to the current entry that are only taken if something in them is,
+    /// each below the one before.
+    pending: Vec<(EntryPath, Entry)>,
     taken: u64,
 }
 
-impl Scan<'_> {
-    fn directory(&mut self) -> Result<(), ScanError> {
+impl Adding<'_> {
+    fn directory(&mut self, walked: &Walked) -> Result<(), ScanError> {
         let source = self.add.source;
         if let Some(path) = self.add.destination.path() {
             self.tree
                 .require_directory(path, self.notices)
                 .map_err(|error| reserved(source, error))?;
         }
-        let level = self.source_level();
-        if self.is_pruned(&level) {
-            return Ok(());
-        }
-        self.levels.push(level);
-        let mut walk = WalkDir::new(source)
-            .min_depth(1)
-            .follow_links(false)
-            .follow_root_links(true)
-            .sort_by_file_name()
-            .into_iter();
-        while let Some(found) = walk.next() {
-            let found = found.map_err(|error| read_error(source, error))?;
-            if !self.found(&found)? {
-                walk.skip_current_dir();
+        let mut entries = walked.entries();
+        while let Some(found) = entries.next() {
+            let place = EntryPath::under(self.add.destination.path(), found.path);
+            let place = place.map_err(|problem| ScanError::Name {
+                path: below(source, found.path),
+                problem,
+            })?;
+            if let Some(entry) = self.entry(below(source, found.path), found)? {
+                self.take(place, entry, found.wanted)
+                    .map_err(|error| reserved(&below(source, found.path), error))?;
             }
         }
         Ok(())
     }
 
-    /// Takes an entry below the source directory; false for a directory of which nothing is wanted.
-    fn found(&mut self, found: &DirEntry) -> Result<bool, ScanError> {
-        let metadata = found
-            .metadata()
-            .map_err(|error| read_error(found.path(), error))?;
-        self.levels.truncate(found.depth());
-        let mut level = self.level_of(found);
-        if self.is_pruned(&level) {
-            // Skipping a file would skip what follows it in its directory.
-            return Ok(!metadata.is_dir());
-        }
-        let bad_name = |problem| ScanError::Name {
-            path: found.path().to_owned(),
-            problem,
-        };
-        let relative = found
-            .path()
-            .strip_prefix(self.add.source)
-            .unwrap_or(found.path());
-        let place = EntryPath::under(self.add.destination.path(), relative.as_os_str().as_bytes())
-            .map_err(bad_name)?;
-        let directory = metadata.is_dir();
-        let wanted = self.is_wanted(&level);
-        if (directory || wanted)
-            && let Some(entry) = self.entry(found.path(), &metadata)?
-        {
-            if wanted {
-                self.take(found.path(), place, entry)?;
-            } else {
-                level.pending = Some((place, entry));
-            }
-        }
-        if directory {
-            self.levels.push(level);
-        }
-        Ok(true)
-    }
-
-    fn single(&mut self, metadata: &Metadata) -> Result<(), ScanError> {
-        let source = self.add.source;
-        let level = self.source_level();
-        if !self.is_wanted(&level) {
+    fn single(&mut self, real: &Path, walked: &Walked) -> Result<(), ScanError> {
+        let mut entries = walked.entries();
+        let Some(found) = entries.next() else {
             return Ok(());
-        }
+        };
+        let source = self.add.source;
         let destination = self.add.destination;
         let bad_name = |problem| ScanError::Name {
             path: source.to_owned(),
@@ -239,149 +189,69 @@ impl Scan<'_> {
                 EntryPath::under(directory, name.as_bytes()).map_err(bad_name)?
             }
         };
-        // The file that a link leads to is opened where it is, since links are not opened.
-        let real = if metadata.is_symlink() {
-            source.to_owned()
-        } else {
-            let read = |error| ScanError::Read {
-                path: source.to_owned(),
-                source: error,
-            };
-            fs::canonicalize(source).map_err(read)?
-        };
-        match self.entry(&real, metadata)? {
-            Some(entry) => self.take(source, place, entry),
+        match self.entry(real.to_owned(), found)? {
+            Some(entry) => self
+                .take(place, entry, found.wanted)
+                .map_err(|error| reserved(source, error)),
             None => Ok(()),
         }
     }
 
-    fn take(&mut self, path: &Path, place: EntryPath, entry: Entry) -> Result<(), ScanError> {
-        for level in &mut self.levels {
-            if let Some((place, entry)) = level.pending.take() {
-                self.tree
-                    .insert(place, entry, self.notices)
-                    .map_err(|error| reserved(path, error))?;
+    /// Adds an entry that is wanted; others wait for something in them that is.
+    fn take(&mut self, place: EntryPath, entry: Entry, wanted: bool) -> Result<(), ReservedName> {
+        let above = self
+            .pending
+            .iter()
+            .take_while(|(directory, _)| place.is_below(directory))
+            .count();
+        self.pending.truncate(above);
+        self.pending.push((place, entry));
+        if wanted {
+            self.taken += 1;
+            for (place, entry) in self.pending.drain(..) {
+                self.tree.insert(place, entry, self.notices)?;
             }
         }
-        self.taken += 1;
-        self.tree
-            .insert(place, entry, self.notices)
-            .map_err(|error| reserved(path, error))
+        Ok(())
     }
 
     /// The entry for what is at `path`, `None` for a socket.
-    fn entry(&mut self, path: &Path, metadata: &Metadata) -> Result<Option<Entry>, ScanError> {
+    fn entry(&mut self, path: PathBuf, found: Found<'_>) -> Result<Option<Entry>, ScanError> {
         let treatment = self.add.treatment;
-        let file_type = metadata.file_type();
-        let kind = if file_type.is_dir() {
-            EntryKind::Directory
-        } else if file_type.is_file() {
-            let shared = treatment.hardlinks == Keep::Keep && metadata.nlink() > 1;
-            EntryKind::File(FileEntry {
-                content: Content::on_disk(path, Stamp::of(metadata)),
-                modified: Some(metadata.mtime()),
-                group: shared.then_some(LinkGroup {
-                    device: metadata.dev(),
-                    inode: metadata.ino(),
-                    member: 0,
-                }),
-            })
-        } else if file_type.is_symlink() {
-            let target = fs::read_link(path).map_err(|source| ScanError::Read {
-                path: path.to_owned(),
-                source,
-            })?;
-            EntryKind::Symlink(target.as_os_str().as_bytes().into())
-        } else if file_type.is_socket() {
-            self.notices.push(Notice::SocketSkipped {
-                path: path.to_owned(),
-            });
-            return Ok(None);
-        } else {
-            let kind = if file_type.is_fifo() {
-                "FIFO"
-            } else {
-                "device"
-            };
-            return Err(ScanError::Special {
-                path: path.to_owned(),
-                kind,
-            });
-        };
-        let mut attributes =
-            treatment.attributes(&kind, metadata.mode(), metadata.uid(), metadata.gid());
+        let mut xattrs = BTreeMap::new();
         for name in &treatment.xattrs {
-            if let Some(value) = read_xattr(path, name)? {
-                attributes.xattrs.insert(name.clone().into_bytes(), value);
+            if let Some(value) = read_xattr(&path, name)? {
+                xattrs.insert(name.clone().into_bytes(), value);
             }
         }
+        let kind = match found.kind {
+            FoundKind::Directory => EntryKind::Directory,
+            FoundKind::File => {
+                let shared = treatment.hardlinks == Keep::Keep && found.shared;
+                EntryKind::File(FileEntry {
+                    content: Content::on_disk(path, found.stamp),
+                    modified: Some(found.stamp.modified.seconds),
+                    group: shared.then_some(LinkGroup {
+                        device: found.stamp.device,
+                        inode: found.stamp.inode,
+                        member: 0,
+                    }),
+                })
+            }
+            FoundKind::Symlink(target) => EntryKind::Symlink(target.into()),
+            FoundKind::Socket => {
+                self.notices.push(Notice::SocketSkipped { path });
+                return Ok(None);
+            }
+            FoundKind::Fifo => return Err(ScanError::Special { path, kind: "FIFO" }),
+            FoundKind::Device => {
+                let kind = "device";
+                return Err(ScanError::Special { path, kind });
+            }
+        };
+        let mut attributes = treatment.attributes(&kind, found.mode, found.uid, found.gid);
+        attributes.xattrs = xattrs;
         Ok(Some(Entry { kind, attributes }))
-    }
-
-    fn source_level(&self) -> Level {
-        let matched = |anchored: &Anchored<'_>| {
-            let relative = self.add.source.strip_prefix(anchored.root).ok()?;
-            Some(match relative.as_os_str().as_bytes() {
-                b"" => Matched::default(),
-                relative => anchored.matcher.matched(relative),
-            })
-        };
-        Level {
-            excluded: self.add.exclude.iter().map(matched).collect(),
-            included: self.add.include.as_ref().and_then(matched),
-            pending: None,
-        }
-    }
-
-    fn level_of(&self, found: &DirEntry) -> Level {
-        let parent = self.levels.last();
-        let matched = |anchored: &Anchored<'_>, parent: Option<&Matched>| {
-            let relative = found.path().strip_prefix(anchored.root).ok()?;
-            Some(
-                anchored
-                    .matcher
-                    .matched_in(parent?, relative.as_os_str().as_bytes()),
-            )
-        };
-        let excluded = self
-            .add
-            .exclude
-            .iter()
-            .enumerate()
-            .map(|(index, anchored)| {
-                matched(
-                    anchored,
-                    parent.and_then(|parent| parent.excluded[index].as_ref()),
-                )
-            })
-            .collect();
-        let included = self
-            .add
-            .include
-            .as_ref()
-            .and_then(|anchored| matched(anchored, parent?.included.as_ref()));
-        Level {
-            excluded,
-            included,
-            pending: None,
-        }
-    }
-
-    fn is_wanted(&self, level: &Level) -> bool {
-        let is_match = |matched: &Matched| matched.is_match();
-        let excluded = level.excluded.iter().flatten().any(is_match);
-        !excluded && (self.add.include.is_none() || level.included.as_ref().is_some_and(is_match))
-    }
-
-    /// Whether neither the entry nor anything in it can be wanted.
-    fn is_pruned(&self, level: &Level) -> bool {
-        self.add
-            .exclude
-            .iter()
-            .zip(&level.excluded)
-            .any(|(anchored, matched)| {
-                matched.as_ref().is_some_and(Matched::is_match) && !anchored.matcher.reincludes()
-            })
     }
 }
 
@@ -390,14 +260,6 @@ fn reserved(path: &Path, source: ReservedName) -> ScanError {
         path: path.to_owned(),
         source,
     }
-}
-
-fn read_error(path: &Path, error: walkdir::Error) -> ScanError {
-    let path = error.path().unwrap_or(path).to_owned();
-    let source = error
-        .into_io_error()
-        .unwrap_or_else(|| io::Error::other("the directory contains itself"));
-    ScanError::Read { path, source }
 }
 
 /// The attribute's value, `None` when the file or its file system has none of that name.

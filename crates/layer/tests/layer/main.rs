@@ -16,3 +16,4 @@ mod scanning;
 mod sealing;
 mod splitting;
 mod support;
+mod walking;

@@ -13,7 +13,7 @@ use tierce_layer::{
     Tree, scan,
 };
 
-use crate::support::{chain, listing, path, plan_of, scanned, write};
+use crate::support::{TWO, chain, listing, path, plan_of, scanned, write};
 
 fn chmod(path: impl AsRef<Path>, mode: u32) {
     fs::set_permissions(path, Permissions::from_mode(mode)).unwrap();
@@ -120,6 +120,7 @@ fn scan_with(
         exclude,
         include,
         treatment,
+        jobs: TWO,
     };
     scan(&add, &mut tree, &mut notices)?;
     Ok((tree, notices))

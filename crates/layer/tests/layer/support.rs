@@ -14,6 +14,9 @@ use tierce_layer::{
     cache::Recipe, scan, seal,
 };
 
+/// Enough threads to get in each other's way.
+pub(crate) const TWO: NonZeroUsize = NonZeroUsize::MIN.saturating_add(1);
+
 pub(crate) fn path(text: impl AsRef<[u8]>) -> EntryPath {
     EntryPath::new(text).unwrap()
 }
@@ -154,6 +157,7 @@ pub(crate) fn scanned(source: &Path, destination: &str) -> (Tree, Vec<Notice>) {
         exclude: &[],
         include: None,
         treatment: &Treatment::default(),
+        jobs: TWO,
     };
     scan(&add, &mut tree, &mut notices).unwrap();
     (tree, notices)
