@@ -26,7 +26,7 @@ impl Numbers {
     }
 
     fn below(&mut self, limit: usize) -> usize {
-        (self.next() >> 11) as usize % limit.max(1)
+        ((self.next() >> 11) % limit.max(1) as u64) as usize
     }
 
     fn noise(&mut self, length: usize) -> Vec<u8> {
