@@ -900,7 +900,7 @@ fn a_damaged_store_is_noticed() {
     error: could not write `[TARGET]/out:1`
       caused by: could not write blob [CODE] (209 bytes)
       caused by: could not read blob [CODE]
-      caused by: the pack `[SANDBOX]/data/tierce/store/packs/[PACK]` is damaged: the 209 bytes from 0 on are others than were written
+      caused by: the pack `[SANDBOX]/data/tierce/store/packs/[PACK]` is damaged: the 175 bytes from 0 on are others than were written
     hint: build the image again: that puts a whole pack in its place
     ");
     assert!(target.tags("out").is_empty());

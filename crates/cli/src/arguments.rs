@@ -9,6 +9,7 @@ use std::path::PathBuf;
 use clap::{Args, Parser, Subcommand, ValueEnum};
 use tierce_oci::{ImageFormat, Platform, Reference};
 
+use crate::byte_size::ByteSize;
 use crate::profile::Profile;
 use crate::transport::{BaseName, ImagePlace, PushSource};
 
@@ -72,6 +73,7 @@ pub(crate) enum Command {
     Copy(CopyArguments),
     Inspect(InspectArguments),
     Lock(LockArguments),
+    Cache(CacheArguments),
 }
 
 /// How registries are reached.
@@ -150,6 +152,10 @@ pub(crate) struct BuildArguments {
     /// Use no network: the base must be known from an earlier build
     #[arg(long)]
     pub(crate) offline: bool,
+
+    /// Remember no layer of earlier builds, and keep none for later ones
+    #[arg(long)]
+    pub(crate) no_cache: bool,
 
     /// Number of compression threads and parallel transfers [default: processors, and 4]
     #[arg(short, long, value_name = "N")]
@@ -379,4 +385,36 @@ pub(crate) struct LockArguments {
 
     #[command(flatten)]
     pub(crate) registry: RegistryArguments,
+}
+
+/// Show or tidy what is remembered of earlier builds
+///
+/// Compressed parts of layers are kept, so that what did not change need not be compressed again.
+/// All of it may be deleted at any time: builds are then slower, and come out the same.
+#[derive(Debug, Args)]
+#[command(after_help = "Examples:
+  tierce cache info
+  tierce cache prune --to 2GiB
+      remove what was not used for longest
+  tierce cache verify
+      read all of it and remove what is damaged
+
+TIERCE_CACHE says where it is, TIERCE_CACHE_LIMIT how large it may grow (10 GiB).")]
+pub(crate) struct CacheArguments {
+    #[command(subcommand)]
+    pub(crate) command: CacheCommand,
+}
+
+#[derive(Debug, Subcommand)]
+pub(crate) enum CacheCommand {
+    /// Show where the cache is and what it takes
+    Info,
+    /// Remove what was not used for longest
+    Prune {
+        /// How much may be left [default: the limit of the cache]
+        #[arg(long, value_name = "SIZE")]
+        to: Option<ByteSize>,
+    },
+    /// Read all of the cache and remove what is damaged
+    Verify,
 }

@@ -121,7 +121,7 @@ fn exit_code(error: &Error) -> u8 {
 }
 
 /// Finds an error of one kind anywhere in the chain, behind hints too.
-fn find<E: std::error::Error + 'static>(error: &Error) -> Option<&E> {
+pub(crate) fn find<E: std::error::Error + 'static>(error: &Error) -> Option<&E> {
     all(error)
         .into_iter()
         .find_map(|cause| cause.downcast_ref())

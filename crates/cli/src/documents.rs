@@ -85,18 +85,12 @@ impl LinkCache {
         if kept.digest != stated {
             return None;
         }
-        kept.links
-            .iter()
-            .map(|(path, target)| Some((EntryPath::new(unhex(path)?).ok()?, unhex(target)?)))
-            .collect()
+        links_from_text(&kept.links)
     }
 
     /// Keeps the links of an image. A cache that cannot be written is only slower, never an error.
     pub(crate) fn keep(&self, image: &Digest, links: &BaseLinks) {
-        let links = links
-            .iter()
-            .map(|(path, target)| (hex(path.as_bytes()), hex(target)))
-            .collect();
+        let links = links_to_text(links);
         let path = self.directory.join(image.hex());
         let kept = serde_json::to_vec(&KeptLinks::of(links))
             .map_err(anyhow::Error::from)
@@ -108,6 +102,22 @@ impl LinkCache {
             tracing::debug!("could not keep {}: {error:#}", path.display());
         }
     }
+}
+
+/// Links as text: paths and targets are bytes, written in hexadecimal.
+pub(crate) fn links_to_text(links: &BaseLinks) -> Vec<(String, String)> {
+    links
+        .iter()
+        .map(|(path, target)| (hex(path.as_bytes()), hex(target)))
+        .collect()
+}
+
+/// The links that [`links_to_text`] wrote; `None` when it did not.
+pub(crate) fn links_from_text(links: &[(String, String)]) -> Option<BaseLinks> {
+    links
+        .iter()
+        .map(|(path, target)| Some((EntryPath::new(unhex(path)?).ok()?, unhex(target)?)))
+        .collect()
 }
 
 fn hex(bytes: &[u8]) -> String {

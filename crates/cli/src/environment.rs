@@ -11,10 +11,15 @@ use etcetera::BaseStrategy as _;
 use tierce_oci::Timestamp;
 use tierce_registry::ConfigFiles;
 
+use crate::byte_size::ByteSize;
+
 /// Whether stderr is a terminal whose user has not said `NO_COLOR` (no-color.org).
 pub(crate) fn colours_are_welcome() -> bool {
     std::io::stderr().is_terminal() && env::var_os("NO_COLOR").is_none_or(|text| text.is_empty())
 }
+
+/// Enough for the dependencies of some dozen functions, and little beside what they take unpacked.
+const CACHE_LIMIT: u64 = 10 << 30;
 
 /// What the environment says.
 #[derive(Debug, Clone)]
@@ -24,6 +29,8 @@ pub(crate) struct Environment {
     /// What may be deleted at any time: `$TIERCE_CACHE`, else `tierce` in the user's cache
     /// directory.
     pub(crate) cache: PathBuf,
+    /// How many bytes the layer cache may take: `$TIERCE_CACHE_LIMIT`, else 10 GiB.
+    pub(crate) cache_limit: u64,
     /// `SOURCE_DATE_EPOCH` (reproducible-builds.org/specs/source-date-epoch).
     pub(crate) source_date_epoch: Option<Timestamp>,
     /// Where Docker, podman and their helpers keep credentials.
@@ -45,7 +52,17 @@ impl Environment {
             .filter(|text| !text.is_empty())
             .map(|text| text.parse().context("SOURCE_DATE_EPOCH cannot be used"))
             .transpose()?;
+        let cache_limit = env::var("TIERCE_CACHE_LIMIT")
+            .ok()
+            .filter(|text| !text.is_empty())
+            .map(|text| {
+                text.parse::<ByteSize>()
+                    .context("TIERCE_CACHE_LIMIT cannot be used")
+            })
+            .transpose()?
+            .map_or(CACHE_LIMIT, |size| size.0);
         Ok(Self {
+            cache_limit,
             store: path("TIERCE_STORE")
                 .unwrap_or_else(|| directories.data_dir().join("tierce/store")),
             cache: path("TIERCE_CACHE").unwrap_or_else(|| directories.cache_dir().join("tierce")),

@@ -26,7 +26,7 @@ pub(crate) struct HeadStart {
 }
 
 /// Where the making of images tells what is there already; silent when there is no head start.
-#[derive(Debug, Default)]
+#[derive(Debug, Default, Clone)]
 pub(crate) struct Offers {
     lanes: Vec<(Reference, UnboundedSender<Offer>)>,
     /// Whether tags tell platforms apart.

@@ -4,7 +4,9 @@
 //! Libraries report facts; words for people, hints and exit codes are made here.
 
 mod arguments;
+mod background;
 mod base;
+mod base_links;
 mod byte_size;
 mod commands;
 mod config_file;
@@ -14,6 +16,8 @@ mod environment;
 mod head_start;
 mod layers;
 mod lock;
+mod memory;
+mod notices;
 mod output;
 mod places;
 mod plan;
@@ -22,6 +26,7 @@ mod progress;
 mod registries;
 mod sealed;
 mod source;
+mod sources;
 mod transport;
 mod written;
 
@@ -154,6 +159,7 @@ async fn run(command: Command, output: Output) -> anyhow::Result<()> {
             commands::inspect::inspect(arguments, &environment, output).await
         }
         Command::Lock(arguments) => commands::lock::lock(arguments, &environment, output).await,
+        Command::Cache(arguments) => commands::cache::cache(&arguments, &environment, output),
     }
 }
 

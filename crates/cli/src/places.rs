@@ -4,7 +4,7 @@ use std::fs::{self, File};
 use std::io;
 use std::num::NonZeroUsize;
 use std::path::{Path, PathBuf};
-use std::sync::OnceLock;
+use std::sync::{Arc, OnceLock};
 
 use anyhow::{Context as _, Result};
 use futures_util::Stream;
@@ -13,15 +13,16 @@ use tierce_image::{
     Ahead, Artifact, BlobSource, BlobStream, BoxError, Content, Image, ImageSink, ImageSource,
     Jobs, Offer, ReadError, WriteReport, move_ahead, read_artifact, read_image, write_after,
 };
+use tierce_layer::LayerCache;
 use tierce_oci::{Descriptor, Digest, Document, Platform, Reference, Repository, Selector, Tag};
 use tierce_registry::Client;
 use tierce_store::{
     ArchiveKind, ArchiveLayout, ArchiveSink, DockerArchive, Layout, LayoutSink, LocalStore,
-    PlainImage, Selected, StoreReference, open_file, open_pieces,
+    PieceError, PlainImage, Selected, StoreReference, open_file, open_pieces,
 };
 
 use crate::arguments::RegistryArguments;
-use crate::diagnostic::{Hinted as _, UsageError};
+use crate::diagnostic::{Hinted as _, UsageError, find};
 use crate::documents::{CachedConfigs, Documents, LinkCache};
 use crate::environment::Environment;
 use crate::output::Output;
@@ -36,8 +37,15 @@ pub(crate) struct PlacesSettings<'a> {
     pub(crate) registry: &'a RegistryArguments,
     /// Whether registries must not be asked.
     pub(crate) offline: bool,
+    /// Whether layers are remembered from one run to the next.
+    pub(crate) remembers: bool,
     /// Threads for layers that have to be compressed on the way.
     pub(crate) compress_jobs: Jobs,
+}
+
+/// Where the layer cache is, below the cache directory. The name counts up with its format.
+pub(crate) fn layer_cache_in(cache: &Path) -> PathBuf {
+    cache.join("layers-1")
 }
 
 /// As many threads as there are processors: what compressing is bound by.
@@ -55,6 +63,10 @@ pub(crate) struct Places {
     /// Sealed blobs of this run, made when the first blob has to be sealed; goes away with the run.
     scratch: OnceLock<Scratch>,
     cache: PathBuf,
+    /// Opened when the first layer is made.
+    layers: OnceLock<Arc<LayerCache>>,
+    /// Whether layers are remembered from one run to the next.
+    remembers: bool,
     offline: bool,
     compress_jobs: Jobs,
     bars: Bars,
@@ -117,6 +129,8 @@ impl Places {
             links: LinkCache::new(&environment.cache),
             store: environment.store.clone(),
             scratch: OnceLock::new(),
+            layers: OnceLock::new(),
+            remembers: settings.remembers,
             cache: environment.cache.clone(),
             offline: settings.offline,
             compress_jobs: settings.compress_jobs,
@@ -155,6 +169,53 @@ impl Places {
             }
         };
         Ok(scratch.directory.path())
+    }
+
+    /// What sealing remembers. With `--no-cache` it is this run's own.
+    pub(crate) fn layer_cache(&self) -> Result<Arc<LayerCache>> {
+        if let Some(opened) = self.layers.get() {
+            return Ok(Arc::clone(opened));
+        }
+        let scratch = self.scratch()?;
+        let root = if self.remembers {
+            layer_cache_in(&self.cache)
+        } else {
+            scratch.join("layers")
+        };
+        let opened = Arc::new(LayerCache::open(root, scratch)?);
+        Ok(Arc::clone(self.layers.get_or_init(|| opened)))
+    }
+
+    /// Whether `error` comes of a pack of the layer cache that is gone or damaged; the pack is then
+    /// no longer believed in.
+    pub(crate) fn forget_pack_of(&self, error: &anyhow::Error) -> bool {
+        let Some(pack) = find::<PieceError>(error).map(PieceError::path) else {
+            return false;
+        };
+        tracing::info!("the cache has lost {}: making it again", pack.display());
+        self.layers
+            .get()
+            .is_some_and(|cache| cache.drop_pack_at(pack))
+    }
+
+    /// Removes from the layer cache what was not used for longest, when this run has added to it and
+    /// it takes more than `limit`. Whatever goes wrong is left for next time.
+    pub(crate) fn make_room(&mut self, limit: u64) {
+        // Nobody prunes a cache that is in use.
+        let Some(cache) = self.layers.take().and_then(Arc::into_inner) else {
+            return;
+        };
+        let (has_grown, root) = (cache.has_grown(), cache.root().to_owned());
+        drop(cache);
+        if self.remembers && has_grown {
+            match LayerCache::prune(&root, limit) {
+                Ok(pruned) if pruned.removed.files > 0 => {
+                    tracing::info!("made room in the cache: {} bytes", pruned.removed.bytes);
+                }
+                Ok(_) => {}
+                Err(error) => tracing::debug!("could not make room in the cache: {error}"),
+            }
+        }
     }
 
     fn local_store(&self) -> Result<LocalStore> {
@@ -247,7 +308,7 @@ impl Places {
     ) -> Result<Image> {
         let image = match self.open_source(place, pinned)? {
             Found::Plain(plain) => {
-                seal_plain(plain, platform, self.scratch()?, self.compress_jobs).await?
+                seal_plain(plain, platform, self.layer_cache()?, self.compress_jobs).await?
             }
             Found::At(source @ Source::Registry { .. }, selector) => {
                 let blobs = CachedConfigs {

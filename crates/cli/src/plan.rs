@@ -9,7 +9,9 @@ use tierce_image::{ConfigEdits, EnvEdit, Jobs, TARGET_LABEL};
 use tierce_oci::{ImageFormat, Platform, Reference, Selector, Tag, Timestamp};
 
 use crate::arguments::{BuildArguments, ImageArguments};
-use crate::config_file::{AddTable, ConfigFile, Keep, LayerTable, LoadedFile, Mtime, Split, Target};
+use crate::config_file::{
+    AddTable, ConfigFile, Keep, LayerTable, LoadedFile, Mtime, Split, Target,
+};
 use crate::diagnostic::{Hinted as _, UsageError};
 use crate::environment::Environment;
 use crate::places::processors;

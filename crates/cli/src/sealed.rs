@@ -1,35 +1,52 @@
 //! Sealed blobs on their way into images, and images of old archives on their way to being sealed.
 
-use std::path::Path;
+use std::sync::Arc;
 
 use anyhow::{Context as _, Result};
-use tierce_image::{Content, Facts, Image, Jobs, Layer, Piece, ReadError};
-use tierce_layer::{Fast1, Limits, SealSettings, SealedLayer, TarCheck, seal_tar};
+use tierce_image::{Content, Facts, FileRange, Image, Jobs, Layer, Piece, ReadError};
+use tierce_layer::cache::Recipe;
+use tierce_layer::{Codec, Fast1, LayerCache, Limits, SealSettings, TarCheck, seal_tar};
 use tierce_oci::{Descriptor, DiffId, ImageFormat, Manifest, MediaType, Platform, Raw};
 use tierce_store::PlainImage;
 
-/// Keeps a sealed blob for the rest of the run, as a pack with one piece: the scratch directory goes
-/// away with it.
-pub(crate) fn keep_sealed(sealed: SealedLayer, format: ImageFormat) -> Result<Layer> {
-    let path = sealed.file.into_temp_path();
-    let pack = path.with_file_name(format!("{}.pack", sealed.digest.hex()));
-    path.persist(&pack)
-        .context("could not keep a sealed layer")?;
-    let whole = Piece::Range(range_of_file(&pack)?);
-    Ok(Layer {
+/// The layer that a recipe makes. The assembler gives its type the format of the image.
+pub(crate) fn layer_of(
+    recipe: &Recipe,
+    codec: &dyn Codec,
+    cache: &LayerCache,
+    created_by: Option<String>,
+) -> Layer {
+    let pieces = recipe
+        .pieces(codec, cache)
+        .into_iter()
+        .map(|piece| match piece {
+            tierce_layer::Piece::Bytes(bytes) => Piece::Bytes(bytes.into()),
+            tierce_layer::Piece::Range {
+                path,
+                offset,
+                length,
+                check,
+            } => Piece::Range(FileRange {
+                path,
+                offset,
+                length,
+                check,
+            }),
+        });
+    Layer {
         descriptor: Descriptor::new(
-            MediaType::Layer(format, sealed.compression.into()),
-            sealed.digest,
-            sealed.size,
+            MediaType::Layer(ImageFormat::Oci, codec.compression().into()),
+            recipe.digest,
+            recipe.size,
         ),
-        diff_id: sealed.diff_id,
-        content: Content::Pieces([whole].into()),
-        created_by: None,
+        diff_id: recipe.diff_id,
+        content: Content::Pieces(pieces.collect()),
+        created_by,
         facts: Some(Facts {
-            uncompressed_size: sealed.uncompressed_size,
-            entries: sealed.entries.total(),
+            uncompressed_size: recipe.uncompressed_size,
+            entries: recipe.entries.total(),
         }),
-    })
+    }
 }
 
 /// Gives an image of an old docker-archive the manifest that it lacks, by compressing its
@@ -37,7 +54,7 @@ pub(crate) fn keep_sealed(sealed: SealedLayer, format: ImageFormat) -> Result<La
 pub(crate) async fn seal_plain(
     plain: PlainImage,
     platform: Option<&Platform>,
-    directory: &Path,
+    cache: Arc<LayerCache>,
     jobs: Jobs,
 ) -> Result<Image> {
     let format = ImageFormat::DockerV2S2;
@@ -57,12 +74,11 @@ pub(crate) async fn seal_plain(
         plain.layers.len(),
         config.diff_ids.len()
     );
-    let directory = directory.to_owned();
     let diff_ids = config.diff_ids.clone();
     let layers = tokio::task::spawn_blocking(move || {
         let expected = plain.layers.iter().zip(diff_ids);
         expected
-            .map(|(member, diff_id)| seal_member(member, diff_id, &directory, jobs))
+            .map(|(member, diff_id)| seal_member(member, diff_id, &cache, jobs))
             .collect::<Result<Vec<Layer>>>()
     })
     .await
@@ -94,7 +110,7 @@ pub(crate) async fn seal_plain(
 fn seal_member(
     member: &tierce_store::ArchiveMember,
     diff_id: DiffId,
-    directory: &Path,
+    cache: &LayerCache,
     jobs: Jobs,
 ) -> Result<Layer> {
     use std::io::{Read as _, Seek as _, SeekFrom};
@@ -113,7 +129,9 @@ fn seal_member(
         tierce_layer::Compression::detect_and_decode(member_bytes).with_context(context)?;
     let settings = SealSettings {
         codec: &Fast1,
-        directory,
+        cache,
+        last_time: None,
+        identity_suffices: false,
         jobs: jobs.0,
         progress: None,
         cancel: None,
@@ -121,13 +139,18 @@ fn seal_member(
     // One byte more than may be, so that a bomb ends here and not with the disk; its diff id is
     // then not the one that the config states.
     let archive = archive.take(Limits::default().bytes.saturating_add(1));
-    let sealed = seal_tar(archive, TarCheck::AsIs, &settings).with_context(context)?;
+    let recipe = seal_tar(archive, TarCheck::AsIs, &settings)
+        .with_context(context)?
+        .recipe;
     anyhow::ensure!(
-        sealed.diff_id == diff_id,
+        recipe.diff_id == diff_id,
         "the layer `{}` of {} has the diff id {}, but the config says {diff_id}",
         member.name,
         member.path.display(),
-        sealed.diff_id
+        recipe.diff_id
     );
-    keep_sealed(sealed, ImageFormat::DockerV2S2)
+    let mut layer = layer_of(&recipe, &Fast1, cache, None);
+    layer.descriptor.media_type =
+        MediaType::Layer(ImageFormat::DockerV2S2, Fast1.compression().into());
+    Ok(layer)
 }

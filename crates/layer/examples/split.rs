@@ -39,6 +39,7 @@ fn main() -> Result<(), Box<dyn Error>> {
         exclude: &[],
         include: None,
         treatment: &Treatment::default(),
+        jobs: std::thread::available_parallelism()?,
     };
     scan(&add, &mut tree, &mut notices)?;
     let plan = tree.settle(Some(&BaseLinks::none()), &mut notices)?;

@@ -14,13 +14,17 @@ use rustix::fs::{OFlags, Stat};
 use tierce_oci::Hasher;
 
 /// A time as a file system keeps it. The later is the greater.
-#[derive(Debug, Clone, Copy, PartialEq, Eq, PartialOrd, Ord)]
+#[derive(Debug, Clone, Copy, PartialEq, Eq, PartialOrd, Ord, Default)]
 pub struct FileTime {
     /// Seconds since 1970, before which they are negative.
     pub seconds: i64,
     /// Nanoseconds after that second.
     pub nanoseconds: u32,
 }
+
+/// How long before a look at a file it must have been left alone for the look to be relied on: as
+/// coarse as the coarsest file system's clock, FAT's.
+const RACY_SECONDS: i64 = 2;
 
 impl FileTime {
     /// Takes the two numbers as the system has them.
@@ -31,6 +35,17 @@ impl FileTime {
             seconds,
             nanoseconds,
         }
+    }
+
+    /// Whether a file that was last changed at this time can be relied on to be what it was when it
+    /// was looked at from `began` on. One that was changed only just before may be changed once more
+    /// within the same tick of its file system's clock: git calls it racy.
+    pub fn is_settled_before(self, began: Self) -> bool {
+        let settled = Self {
+            seconds: began.seconds.saturating_sub(RACY_SECONDS),
+            ..began
+        };
+        self < settled
     }
 }
 
@@ -71,19 +86,6 @@ impl Stamp {
             modified: FileTime::new(stat.st_mtime, stat.st_mtime_nsec),
             changed: FileTime::new(stat.st_ctime, stat.st_ctime_nsec),
         }
-    }
-}
-
-impl Stamp {
-    /// Whether both are of one state of a file's content. That it got another name or mode in
-    /// between, or lost its name, does not count.
-    fn is_state_of(&self, other: &Self) -> bool {
-        *self
-            == Self {
-                changed: self.changed,
-                changed_nanoseconds: self.changed_nanoseconds,
-                ..*other
-            }
     }
 }
 

@@ -60,6 +60,8 @@ mod seal;
 mod seen;
 mod segment;
 mod select;
+mod signature;
+pub mod split;
 mod tree;
 mod unit;
 mod verbatim;
@@ -83,6 +85,11 @@ pub use path::{BadPath, Destination, EntryPath};
 pub use pattern::{BadPattern, Matched, Matcher};
 pub use plan::{Plan, Record, RecordKind, SettleError};
 pub use scan::{Anchored, ScanAdd, ScanError, add_walked, scan};
-pub use seal::{EntryCounts, SealError, SealSettings, SealedLayer, TarCheck, seal, seal_tar};
+pub use seal::{
+    Effort, EntryCounts, LastTime, Piece, SealError, SealSettings, SealedLayer, TarCheck, seal,
+    seal_tar,
+};
+pub use signature::Signature;
+pub use split::{Part, SplitSettings};
 pub use tree::{DirectoryDefaults, ReservedName, Tree};
 pub use walk::{Entries, Found, FoundKind, Walked, walk};

@@ -2,7 +2,7 @@
 //!
 //! ```text
 //!  readers ──segment──┬──→ archive hasher (in order)
-//!                     └──→ lanes: key → cache or codec ──blocks──→ caller: blob hash, pack (in order)
+//!                     └──→ workers: key → cache or codec ──blocks──→ caller: blob hash, pack (in order)
 //!     ↑ empty buffers                                                   │
 //!     └─────────────────────────────────────────────────────────────────┘
 //! ```
@@ -35,7 +35,7 @@ pub(crate) struct Line<'a> {
     /// How many threads read.
     pub(crate) readers: usize,
     /// How many threads compress.
-    pub(crate) lanes: usize,
+    pub(crate) workers: usize,
 }
 
 /// Why the producing end stopped early.
@@ -54,9 +54,9 @@ pub(crate) fn run<P: Send>(
     produce: impl FnOnce(&Feed<'_>) -> Result<P, Stop> + Send,
 ) -> Result<(P, Passed), SealError> {
     let (returned, free) = channel();
-    // One segment for each reader, one for each lane and one waiting for it, one being written and
+    // One segment for each reader, one for each worker and one waiting for it, one being written and
     // one being hashed.
-    for _ in 0..line.readers + 2 * line.lanes + 2 {
+    for _ in 0..line.readers + 2 * line.workers + 2 {
         let _ = returned.send(Vec::new());
     }
     let gate = Gate {
@@ -78,8 +78,8 @@ pub(crate) fn run<P: Send>(
     let (produced, archive, written) = thread::scope(|scope| {
         // Owned in here, so that leaving early closes the queues that the others wait at.
         let feed = feed;
-        for number in 0..line.lanes {
-            let lane = Lane {
+        for number in 0..line.workers {
+            let worker = Worker {
                 codec: line.settings.codec,
                 cache: line.settings.cache,
                 known: line.known,
@@ -91,15 +91,15 @@ pub(crate) fn run<P: Send>(
             let work = &work;
             thread::Builder::new()
                 .name(format!("compress {number}"))
-                .spawn_scoped(scope, move || lane.run(work))
+                .spawn_scoped(scope, move || worker.run(work))
                 .map_err(SealError::Thread)?;
         }
-        // Only the lanes may hold this end, or the caller would wait for ever.
+        // Only the workers may hold this end, or the caller would wait for ever.
         drop(done_sender);
-        let hasher = line.hashers.as_ref().map(|start| start.archive.clone());
+        let start = line.hashers.as_ref().map(|start| start.archive.clone());
         let hashing = thread::Builder::new()
             .name("hash".to_owned())
-            .spawn_scoped(scope, move || hash_in_order(hasher, &archive))
+            .spawn_scoped(scope, move || hash_in_order(start, &archive))
             .map_err(SealError::Thread)?;
         let producing = thread::Builder::new()
             .name("read files".to_owned())
@@ -322,7 +322,7 @@ fn hash_in_order(
     (states, hasher)
 }
 
-/// What a lane makes of a segment.
+/// What a worker makes of a segment.
 struct Outcome {
     kept: Kept,
     /// Whether it was compressed just now.
@@ -334,7 +334,7 @@ struct Outcome {
 }
 
 /// One thread that compresses.
-struct Lane<'a> {
+struct Worker<'a> {
     codec: &'a dyn Codec,
     cache: &'a LayerCache,
     known: &'a (dyn Fn(usize) -> Option<Kept> + Sync),
@@ -346,12 +346,12 @@ struct Lane<'a> {
     done: Sender<(usize, Result<Outcome, EncodeError>)>,
 }
 
-impl Lane<'_> {
+impl Worker<'_> {
     fn run(self, work: &Mutex<Receiver<Numbered>>) {
         let _alarm = PanicAlarm(self.gate);
         let mut encoder = self.codec.encoder();
         loop {
-            // A lane that panicked while it held the lock left the receiver whole.
+            // A worker that panicked while it held the lock left the receiver whole.
             let next = work.lock().unwrap_or_else(PoisonError::into_inner).recv();
             let Ok((number, held)) = next else { return };
             if self.gate.is_closed() {

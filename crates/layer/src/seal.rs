@@ -152,19 +152,11 @@ pub enum Piece {
     },
 }
 
-/// How long before a look at a file it must have been left alone for the look to be relied on: as
-/// coarse as the coarsest file system's clock, FAT's.
-const RACY_SECONDS: i64 = 2;
-
 impl Signature {
     /// What can be relied on when the files were looked at from `began` on: a file that was changed
     /// only then may have been changed once more within the same tick.
     pub fn relied_on(&self, began: FileTime) -> Option<u128> {
-        let settled = FileTime {
-            seconds: began.seconds.saturating_sub(RACY_SECONDS),
-            ..began
-        };
-        (self.latest < settled).then_some(self.hash)
+        self.latest.is_settled_before(began).then_some(self.hash)
     }
 }
 
@@ -289,7 +281,7 @@ pub fn seal_tar<R: Read + Send>(
         known: &|_| None,
         hashers: Some(begin(settings.codec)),
         readers: 1,
-        lanes: settings.jobs.get(),
+        workers: settings.jobs.get(),
     };
     let (entries, passed) = run(&line, &mut pack, |feed| {
         let mut tee = Tee {
@@ -543,7 +535,7 @@ impl<'a> Sealing<'a> {
             known: &|_| None,
             hashers: None,
             readers: READERS.min(unknown.len()),
-            lanes: self.settings.jobs.get().min(unknown.len()),
+            workers: self.settings.jobs.get().min(unknown.len()),
         };
         let ((), passed) = run(&line, pack, |feed| {
             feed.read_all(line.readers, unknown.len(), |at, bytes| {
@@ -604,7 +596,7 @@ impl<'a> Sealing<'a> {
             known: &known,
             hashers: Some(hashers),
             readers: READERS.min(count),
-            lanes: self.settings.jobs.get().min(count),
+            workers: self.settings.jobs.get().min(count),
         };
         let ((), passed) = run(&line, pack, |feed| {
             feed.read_all(line.readers, count, |at, bytes| {

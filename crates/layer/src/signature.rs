@@ -70,22 +70,17 @@ impl Signer {
     }
 
     fn stamp(&mut self, stamp: &Stamp) {
-        let modified = FileTime {
-            seconds: stamp.modified,
-            nanoseconds: stamp.modified_nanoseconds,
-        };
-        let changed = FileTime {
-            seconds: stamp.changed,
-            nanoseconds: stamp.changed_nanoseconds,
-        };
+        let Stamp {
+            modified, changed, ..
+        } = *stamp;
         let fields = [
             stamp.device,
             stamp.inode,
             stamp.size,
             modified.seconds.cast_unsigned(),
-            modified.nanoseconds.cast_unsigned(),
+            modified.nanoseconds.into(),
             changed.seconds.cast_unsigned(),
-            changed.nanoseconds.cast_unsigned(),
+            changed.nanoseconds.into(),
         ];
         let mut bytes = [0; 8 * 7];
         for (place, field) in bytes.chunks_exact_mut(8).zip(fields) {

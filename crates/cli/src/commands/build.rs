@@ -28,10 +28,11 @@ pub(crate) async fn build(
     output: Output,
 ) -> Result<()> {
     let plan = BuildPlan::resolve(&arguments, environment)?;
-    let places = Places::open(
+    let mut places = Places::open(
         &PlacesSettings {
             registry: &arguments.registry,
             offline: arguments.offline,
+            remembers: !arguments.no_cache,
             compress_jobs: plan.compress_jobs,
         },
         environment,
@@ -46,30 +47,35 @@ pub(crate) async fn build(
 
     check_destinations(&plan, plan.platforms.len().max(1), arguments.offline)?;
     let bases = resolve_bases(&plan, &mut lock, &places, output).await?;
-    plan.check_compression(Some(image_format(&plan, &bases)))?;
+    let format = image_format(&plan, &bases);
+    plan.check_compression(Some(format))?;
     let sealer = Sealer::new(&plan, &places, output)?;
     let ahead_to = if arguments.dry_run {
         &[]
     } else {
         &plan.destinations[..]
     };
-    let (offers, head_start) = HeadStart::to(ahead_to, is_several(&plan, bases.len()));
-    let (images, mut arrived) = try_join(
-        make_images(&plan, &bases, sealer, offers),
-        head_start.run(&places, plan.transfer_jobs),
-    )
-    .await?;
+    let mut making = Making {
+        plan: &plan,
+        bases: &bases,
+        format,
+        sealer,
+    };
+    let (mut images, mut arrived) = making.make_and_send_ahead(ahead_to, &places).await?;
 
     if arguments.dry_run {
         output.note("dry run: nothing is written");
         return Written::conclude(results_without_writing(&plan, &images, output)?, output);
     }
     lock.save(&plan.base, output)?;
-    let written = write_all(&plan, &images, &mut arrived, &places, output).await?;
+    let written = write_all(&mut making, &mut images, &mut arrived, &places, output).await?;
     if let Some(path) = &arguments.metadata_file {
         write_file(path, metadata(&plan, &images)?.to_string().as_bytes())?;
     }
-    Written::conclude(written, output)
+    Written::conclude(written, output)?;
+    drop(making);
+    places.make_room(environment.cache_limit);
+    Ok(())
 }
 
 /// A platform to build for, and what it is built on.
@@ -117,32 +123,67 @@ async fn resolve_bases(
     Ok(bases)
 }
 
-/// Makes the image of each platform, and offers what goes into it as soon as it is there. The offers
-/// end with it.
-async fn make_images(
-    plan: &BuildPlan,
-    bases: &[Resolved],
-    mut sealer: Sealer<'_>,
-    offers: Offers,
-) -> Result<Vec<Image>> {
-    let format = image_format(plan, bases);
-    let mut images = Vec::new();
-    for Resolved { platform, base } in bases {
-        offers.begin(platform)?;
-        let layers = sealer.seal(base.as_ref(), &offers).await?;
-        let image = assemble(
-            base.as_ref(),
-            layers,
-            &plan.final_edits(),
-            platform,
-            format,
-            plan.created,
-        )
-        .with_context(|| format!("could not assemble the image for {platform}"))?;
-        offers.image(&image);
-        images.push(image);
+/// The making of a build's images, which may have to be done again.
+struct Making<'a> {
+    plan: &'a BuildPlan,
+    bases: &'a [Resolved],
+    format: ImageFormat,
+    sealer: Sealer<'a>,
+}
+
+/// How often layers are made again because packs of the cache turn out to be gone or damaged. Each
+/// time one pack less is believed, and after the first time none is that is not there.
+const TRIES: usize = 4;
+
+impl Making<'_> {
+    /// Makes the images while what is ready goes ahead to the registries among `destinations`.
+    async fn make_and_send_ahead(
+        &mut self,
+        destinations: &[ImagePlace],
+        places: &Places,
+    ) -> Result<(Vec<Image>, Arrived)> {
+        let mut tries = 1..TRIES;
+        loop {
+            let jobs = self.plan.transfer_jobs;
+            let several = is_several(self.plan, self.bases.len());
+            let (offers, head_start) = HeadStart::to(destinations, several);
+            let made = try_join(self.make(offers), head_start.run(places, jobs)).await;
+            match made {
+                Err(error) if tries.next().is_some() && places.forget_pack_of(&error) => {
+                    self.sealer.require_bytes();
+                }
+                made => return made,
+            }
+        }
     }
-    Ok(images)
+
+    /// Makes the image of each platform, and offers what goes into it as soon as it is there. The
+    /// offers end with it.
+    async fn make(&mut self, offers: Offers) -> Result<Vec<Image>> {
+        let mut images = Vec::new();
+        for Resolved { platform, base } in self.bases {
+            offers.begin(platform)?;
+            let layers = self.sealer.seal(base.as_ref(), &offers).await?;
+            let image = assemble(
+                base.as_ref(),
+                layers,
+                &self.plan.final_edits(),
+                platform,
+                self.format,
+                self.plan.created,
+            )
+            .with_context(|| format!("could not assemble the image for {platform}"))?;
+            offers.image(&image);
+            images.push(image);
+        }
+        Ok(images)
+    }
+
+    /// Makes the same images again, with all their bytes.
+    async fn make_bytes(&mut self) -> Result<Vec<Image>> {
+        self.sealer.require_bytes();
+        self.make(Offers::default()).await
+    }
 }
 
 /// The format asked for, else the base's own; Docker's, which Lambda always took, for `scratch`.
@@ -256,25 +297,36 @@ fn shipments(
 }
 
 async fn write_all(
-    plan: &BuildPlan,
-    images: &[Image],
+    making: &mut Making<'_>,
+    images: &mut Vec<Image>,
     arrived: &mut Arrived,
     places: &Places,
     output: Output,
 ) -> Result<Vec<Written>> {
+    let plan = making.plan;
     let mut written = Vec::new();
-    for place in &plan.destinations {
-        warn_of_docker_types(place, images, output);
-        for (place, artifact) in shipments(plan, images, place)? {
-            let ahead = arrived.entry(place.stem()).or_default();
-            let report = places
-                .write_after(ahead, &artifact, &place, plan.transfer_jobs)
-                .await?;
+    for destination in &plan.destinations {
+        warn_of_docker_types(destination, images, output);
+        for number in 0..shipments(plan, images, destination)?.len() {
+            let mut tries = 1..TRIES;
+            let (place, artifact, report) = loop {
+                let (place, artifact) = shipments(plan, images, destination)?.swap_remove(number);
+                let ahead = arrived.entry(place.stem()).or_default();
+                let report = places
+                    .write_after(ahead, &artifact, &place, plan.transfer_jobs)
+                    .await;
+                match report {
+                    Err(error) if tries.next().is_some() && places.forget_pack_of(&error) => {
+                        *images = making.make_bytes().await?;
+                    }
+                    report => break (place, artifact, report?),
+                }
+            };
             output.note(&format!("{place}: {}", describe_report(&report)));
             written.push(Written::new(&place, &artifact, Some(&report)).announce(output)?);
         }
-        if let ImagePlace::Store(_) = place {
-            for image in images {
+        if let ImagePlace::Store(_) = destination {
+            for image in &*images {
                 places.record_facts(image)?;
             }
         }

@@ -86,6 +86,7 @@ fn open_places(
         &PlacesSettings {
             registry: &arguments.registry,
             offline: false,
+            remembers: true,
             compress_jobs: Jobs(arguments.jobs),
         },
         environment,

@@ -24,6 +24,7 @@ pub(crate) async fn inspect(
     let settings = PlacesSettings {
         registry: &arguments.registry,
         offline: false,
+        remembers: true,
         compress_jobs: processors(),
     };
     let places = Places::open(&settings, environment, output)?;

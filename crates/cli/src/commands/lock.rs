@@ -39,6 +39,7 @@ pub(crate) async fn lock(
     let settings = PlacesSettings {
         registry: &arguments.registry,
         offline: false,
+        remembers: true,
         compress_jobs: processors(),
     };
     let places = Places::open(&settings, environment, output)?;

@@ -1,6 +1,7 @@
 //! One module for each verb.
 
 pub(crate) mod build;
+pub(crate) mod cache;
 pub(crate) mod copy;
 pub(crate) mod inspect;
 pub(crate) mod lock;

@@ -99,6 +99,8 @@ struct Packs {
     present: Option<BTreeSet<PackId>>,
     /// How many packs were removed because of damage.
     dropped: u64,
+    /// Whether a pack was added.
+    added: bool,
 }
 
 const PACKS: &str = "packs";
@@ -123,13 +125,12 @@ impl LayerCache {
         // Pruning takes as long as deleting files.
         for tried in 0..250 {
             match lock.try_lock_shared() {
-                Ok(()) => break,
+                // A file system without locks has no pruning either.
+                Ok(()) | Err(TryLockError::Error(_)) => break,
                 Err(TryLockError::WouldBlock) if tried == 249 => {
                     return Err(CacheError::InUse(root));
                 }
                 Err(TryLockError::WouldBlock) => std::thread::sleep(Duration::from_millis(20)),
-                // A file system without locks has no pruning either.
-                Err(TryLockError::Error(_)) => break,
             }
         }
         Ok(Self {
@@ -221,6 +222,11 @@ impl LayerCache {
         self.packs().dropped
     }
 
+    /// Whether a pack was added.
+    pub fn has_grown(&self) -> bool {
+        self.packs().added
+    }
+
     /// Removes the pack at `path` if that is one of this cache; says whether it was.
     pub fn drop_pack_at(&self, path: &Path) -> bool {
         let ours = path.parent() == Some(&self.root.join(PACKS));
@@ -242,6 +248,7 @@ impl LayerCache {
             .persist(&path)
             .map_err(|error| CacheError::of("write", &path)(error.error))?;
         let mut packs = self.packs();
+        packs.added = true;
         packs.open.remove(&id);
         if let Some(present) = &mut packs.present {
             present.insert(id);

@@ -6,7 +6,7 @@ use std::path::{Path, PathBuf};
 use std::time::{Duration, SystemTime, UNIX_EPOCH};
 
 use tempfile::{TempDir, tempdir};
-use tierce_layer::cache::{CacheError, NoteId};
+use tierce_layer::cache::{CacheError, NoteId, Pruned};
 use tierce_layer::{
     Effort, Fast1, FileTime, LastTime, LayerCache, SealSettings, SealedLayer, Stored, ZlibRs, seal,
 };
@@ -444,7 +444,7 @@ fn what_was_used_last_stays() {
     assert_eq!(LayerCache::info(&root).unwrap().bytes(), 0);
     assert_eq!(
         LayerCache::prune(&kept.path().join("none"), 0).unwrap(),
-        Default::default()
+        Pruned::default()
     );
 }
 

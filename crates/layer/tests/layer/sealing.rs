@@ -14,8 +14,8 @@ use tierce_layer::{
 };
 
 use crate::support::{
-    archive_of, chain, file, gzip, plan_of, scanned, sealed, settings, tree_of, unpacked,
-    until_it_shows, write,
+    Sealed, archive_of, cache_in, chain, file, gzip, left_in, plan_of, scanned, settings, tree_of,
+    unpacked, until_it_shows, with_blob, write,
 };
 
 fn seal_after(change: impl FnOnce(&Path)) -> String {

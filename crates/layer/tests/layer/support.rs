@@ -4,8 +4,8 @@ use std::error::Error;
 use std::fmt::Write as _;
 use std::io::{Read, Write};
 use std::num::NonZeroUsize;
-use std::os::unix::fs::MetadataExt;
-use std::path::Path;
+use std::os::unix::fs::{FileExt, MetadataExt};
+use std::path::{Path, PathBuf};
 
 use tempfile::TempDir;
 use tierce_layer::{

@@ -1,0 +1,122 @@
+//! How a layer came out the last time, kept as a note in the layer cache.
+//!
+//! A note answers one question (see [`Sources::question`](crate::sources::Sources::question)), and
+//! serves twice: when the sources are the same by their fingerprint and the links below too, the
+//! layers are known and no file is opened; and when something changed, each layer is sealed with the
+//! knowledge of how it was.
+
+use serde::{Deserialize, Serialize};
+use tierce_layer::cache::{NoteId, RecipeId};
+use tierce_layer::{BaseLinks, FileTime, LastTime, LayerCache, SealedLayer};
+use tierce_oci::Digest;
+
+use crate::documents::{links_from_text, links_to_text};
+use crate::notices::Remark;
+
+/// What is remembered of a planned layer.
+#[derive(Debug, Clone, Serialize, Deserialize)]
+pub(crate) struct Memory {
+    /// What the sources were; `None` when they had been changed too shortly before to be sure.
+    pub(crate) fingerprint: Option<String>,
+    /// Whether the base's links had to be known.
+    pub(crate) needs_base_links: bool,
+    /// A digest of the links below the layer.
+    pub(crate) links_below: Digest,
+    /// The links that the next layer met, when they were others.
+    links_above: Option<Vec<(String, String)>>,
+    /// What was said about the sources, to be said again.
+    pub(crate) remarks: Vec<Remark>,
+    /// The layers that it became.
+    pub(crate) layers: Vec<RememberedLayer>,
+}
+
+/// One layer.
+#[derive(Debug, Clone, Serialize, Deserialize)]
+pub(crate) struct RememberedLayer {
+    /// What tells it from the others.
+    pub(crate) label: Option<String>,
+    /// The name of its recipe.
+    recipe: String,
+    /// What `stat` said of each of its segments, in hexadecimal.
+    signatures: Vec<Option<String>>,
+}
+
+impl RememberedLayer {
+    pub(crate) fn new(label: Option<String>, sealed: &SealedLayer, began: FileTime) -> Self {
+        let last_time = sealed.to_last_time(began);
+        Self {
+            label,
+            recipe: sealed.recipe.id().to_hex(),
+            signatures: last_time
+                .signatures
+                .iter()
+                .map(|signature| signature.map(|hash| format!("{hash:032x}")))
+                .collect(),
+        }
+    }
+
+    /// How the layer came out, if its recipe is still here.
+    pub(crate) fn last_time(&self, cache: &LayerCache) -> Option<LastTime> {
+        let recipe = cache.recipe(&RecipeId::from_hex(&self.recipe)?)?;
+        let signatures = self.signatures.iter().map(|signature| {
+            let hash = signature.as_ref()?;
+            u128::from_str_radix(hash, 16).ok()
+        });
+        Some(LastTime {
+            recipe,
+            signatures: signatures.collect(),
+        })
+    }
+}
+
+impl Memory {
+    /// The memory under `question`, if there is one.
+    pub(crate) fn read(cache: &LayerCache, question: &NoteId) -> Option<Self> {
+        serde_json::from_slice(&cache.note(question)?).ok()
+    }
+
+    /// Keeps it in the place of an earlier one.
+    pub(crate) fn keep(&self, cache: &LayerCache, question: &NoteId) {
+        if let Ok(note) = serde_json::to_vec(self) {
+            cache.keep_note(question, &note);
+        }
+    }
+
+    /// Notes which links the next layer meets.
+    pub(crate) fn set_links_above(&mut self, below: &BaseLinks, above: &BaseLinks) {
+        let (below, above) = (links_to_text(below), links_to_text(above));
+        self.links_above = (below != above).then_some(above);
+    }
+
+    /// The links that the next layer meets, when this one meets `below`.
+    pub(crate) fn links_above(&self, below: &BaseLinks) -> Option<BaseLinks> {
+        match &self.links_above {
+            None => Some(below.clone()),
+            Some(above) => links_from_text(above),
+        }
+    }
+
+    /// A memory without links above; see [`Memory::set_links_above`].
+    pub(crate) fn new(
+        fingerprint: Option<String>,
+        needs_base_links: bool,
+        below: &BaseLinks,
+        remarks: Vec<Remark>,
+        layers: Vec<RememberedLayer>,
+    ) -> Self {
+        Self {
+            fingerprint,
+            needs_base_links,
+            links_below: digest_of(below),
+            links_above: None,
+            remarks,
+            layers,
+        }
+    }
+}
+
+/// What tells one set of links from another.
+pub(crate) fn digest_of(links: &BaseLinks) -> Digest {
+    let text = links_to_text(links);
+    Digest::of(&tierce_oci::json::to_canonical(&serde_json::json!(text)))
+}
