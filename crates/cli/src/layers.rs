@@ -28,7 +28,7 @@ use crate::plan::{BuildPlan, LayerPart, LayerPlan};
 use crate::profile::Profile;
 use crate::progress::Bars;
 use crate::sealed::layer_of;
-use crate::sources::{Ground, LAYER_FORMAT, Looked, Sources};
+use crate::sources::{Ground, LAYER_FORMAT, Sources};
 
 /// Makes the layers of a build, once for all platforms whose bases lead to the same paths.
 pub(crate) struct Sealer<'a> {
@@ -51,13 +51,17 @@ pub(crate) struct Sealer<'a> {
 
 /// A planned layer whose sources have been looked at.
 struct LookedAt {
-    looked: Looked,
+    /// What the sources are, and when the last of them was changed.
+    fingerprint: String,
+    latest: FileTime,
     question: NoteId,
     /// How it came out the last time.
     memory: Option<Memory>,
-    /// What is there, when it is not what it was the last time; `None` for a verbatim tar too.
-    tree: Option<Tree>,
-    remarks: Vec<Remark>,
+    /// Whether the symlinks of the base must be known to make it.
+    needs_base_links: bool,
+    /// What is there, when it is not what it was the last time; `None` for a verbatim tar too. Who
+    /// makes the layer takes it, for a tree of many files is large.
+    tree: Mutex<Option<(Tree, Vec<Remark>)>>,
     /// When the looking began.
     began: FileTime,
 }
@@ -65,7 +69,7 @@ struct LookedAt {
 impl LookedAt {
     /// The memory, when the sources are still what it speaks of.
     fn known(&self) -> Option<&Memory> {
-        let fingerprint = Some(&self.looked.fingerprint);
+        let fingerprint = Some(&self.fingerprint);
         self.memory
             .as_ref()
             .filter(|memory| memory.fingerprint.as_ref() == fingerprint)
@@ -73,15 +77,14 @@ impl LookedAt {
 
     /// Whether the sources had been left alone for long enough to be known again by `stat`.
     fn is_settled(&self) -> bool {
-        self.looked.latest.is_settled_before(self.began)
+        self.latest.is_settled_before(self.began)
     }
 
-    fn needs_base_links(&self) -> bool {
-        match (self.known(), &self.tree) {
-            (Some(memory), _) => memory.needs_base_links,
-            (None, Some(tree)) => tree.needs_base_links().is_some(),
-            (None, None) => false,
-        }
+    fn take_tree(&self) -> Option<(Tree, Vec<Remark>)> {
+        self.tree
+            .lock()
+            .unwrap_or_else(PoisonError::into_inner)
+            .take()
     }
 }
 
@@ -135,7 +138,7 @@ impl<'a> Sealer<'a> {
             }
         };
         let links = match base {
-            Some(base) if looked.iter().any(LookedAt::needs_base_links) => {
+            Some(base) if looked.iter().any(|looked| looked.needs_base_links) => {
                 read_base_links(base, self.places, self.output).await?
             }
             _ => BaseLinks::none(),
@@ -211,18 +214,24 @@ fn look_at(
 ) -> Result<LookedAt> {
     let began = now();
     let question = sources.question(plan, ground, codec);
+    let found = sources.look(plan)?;
     let mut looked = LookedAt {
-        looked: sources.look(plan)?,
+        fingerprint: found.fingerprint.clone(),
+        latest: found.latest,
         memory: Memory::read(cache, &question),
         question,
-        tree: None,
-        remarks: Vec::new(),
+        needs_base_links: false,
+        tree: Mutex::new(None),
         began,
     };
-    if looked.known().is_none() {
-        let mut notices = Vec::new();
-        looked.tree = sources.tree(plan, &looked.looked, ground, &mut notices)?;
-        looked.remarks = Remark::on(&notices);
+    if let Some(memory) = looked.known() {
+        looked.needs_base_links = memory.needs_base_links;
+        return Ok(looked);
+    }
+    let mut notices = Vec::new();
+    if let Some(tree) = sources.tree(plan, &found, ground, &mut notices)? {
+        looked.needs_base_links = tree.needs_base_links().is_some();
+        looked.tree = Mutex::new(Some((tree, Remark::on(&notices))));
     }
     Ok(looked)
 }
@@ -323,16 +332,14 @@ impl SealJob {
         });
         // It may come out as it was, as in a fresh checkout.
         self.offers.making(Novelty::Unknown);
-        let (made, remembered, needs_base_links) = match &plan.parts[..] {
+        let (made, remembered) = match &plan.parts[..] {
             [LayerPart::VerbatimTar { file }] => self.make_of_verbatim(file, cancel)?,
             _ => self.make_of_tree(cancel)?,
         };
-        let fingerprint = looked
-            .is_settled()
-            .then(|| looked.looked.fingerprint.clone());
+        let fingerprint = looked.is_settled().then(|| looked.fingerprint.clone());
         let mut memory = Memory::new(
             fingerprint,
-            needs_base_links,
+            looked.needs_base_links,
             &self.links,
             made.remarks.clone(),
             remembered,
@@ -342,28 +349,29 @@ impl SealJob {
         Ok(made)
     }
 
-    fn make_of_tree(&self, cancel: &AtomicBool) -> Result<(Made, Vec<RememberedLayer>, bool)> {
+    fn make_of_tree(&self, cancel: &AtomicBool) -> Result<(Made, Vec<RememberedLayer>)> {
         let (plan, looked) = (self.plan(), self.looked());
         let mut notices = Vec::new();
-        let (made_now, mut remarks);
-        let tree = match &looked.tree {
-            Some(tree) => {
-                remarks = looked.remarks.clone();
-                tree
-            }
-            // The sources are what they were, but the links below are not, or a recipe is gone.
+        let (tree, mut remarks) = match looked.take_tree() {
+            Some(taken) => taken,
+            // The sources are what they were, but the links below are not, or a recipe is gone; or
+            // it is made once more.
             None => {
-                made_now = self
+                let found = self.sources.look(plan)?;
+                anyhow::ensure!(
+                    found.fingerprint == looked.fingerprint,
+                    "its files changed while the image was made"
+                );
+                let tree = self
                     .sources
-                    .tree(plan, &looked.looked, &self.ground, &mut notices)?
+                    .tree(plan, &found, &self.ground, &mut notices)?
                     .context("its only part is a verbatim tar")?;
-                remarks = Vec::new();
-                &made_now
+                (tree, Vec::new())
             }
         };
         let mut links = self.links.clone();
-        let mut settled = tree.clone().settle(Some(&links), &mut notices)?;
-        links.apply_tree(tree)?;
+        links.apply_tree(&tree)?;
+        let mut settled = tree.settle(Some(&self.links), &mut notices)?;
         remarks.extend(Remark::on(&notices));
         if let Some(seconds) = plan.mtime {
             settled = settled.with_modified(seconds);
@@ -384,14 +392,14 @@ impl SealJob {
             remarks,
             links,
         };
-        Ok((made, remembered, tree.needs_base_links().is_some()))
+        Ok((made, remembered))
     }
 
     fn make_of_verbatim(
         &self,
         file: &Path,
         cancel: &AtomicBool,
-    ) -> Result<(Made, Vec<RememberedLayer>, bool)> {
+    ) -> Result<(Made, Vec<RememberedLayer>)> {
         let codec = self.compression.codec();
         let bar = self.bars.add(0, &self.plan().name);
         let progress = |bytes| bar.set_position(bytes);
@@ -411,7 +419,7 @@ impl SealJob {
             links: self.links.clone(),
         };
         let remembered = RememberedLayer::new(None, &sealed, self.looked().began);
-        Ok((made, vec![remembered], false))
+        Ok((made, vec![remembered]))
     }
 
     /// Seals the layers that a planned layer becomes, several at once where there are processors

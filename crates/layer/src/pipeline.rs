@@ -32,6 +32,8 @@ pub(crate) struct Line<'a> {
     /// Where the hashes of archive and blob go on from; without them nothing is hashed, and blocks
     /// are only made of what is not in the cache.
     pub(crate) hashers: Option<Hashers>,
+    /// The length of the longest segment.
+    pub(crate) longest: usize,
     /// How many threads read.
     pub(crate) readers: usize,
     /// How many threads compress.
@@ -57,7 +59,9 @@ pub(crate) fn run<P: Send>(
     // One segment for each reader, one for each worker and one waiting for it, one being written and
     // one being hashed.
     for _ in 0..line.readers + 2 * line.workers + 2 {
-        let _ = returned.send(Vec::new());
+        // Made whole and here: grown by whoever reads, each would take twice as much for a moment,
+        // and leave holes in that thread's own heap.
+        let _ = returned.send(Vec::with_capacity(line.longest));
     }
     let gate = Gate {
         closed: AtomicBool::new(false),

@@ -280,6 +280,7 @@ pub fn seal_tar<R: Read + Send>(
         settings,
         known: &|_| None,
         hashers: Some(begin(settings.codec)),
+        longest: MOST,
         readers: 1,
         workers: settings.jobs.get(),
     };
@@ -534,6 +535,7 @@ impl<'a> Sealing<'a> {
             settings: self.settings,
             known: &|_| None,
             hashers: None,
+            longest: longest_of(unknown.iter().map(|&index| &self.segments[index])),
             readers: READERS.min(unknown.len()),
             workers: self.settings.jobs.get().min(unknown.len()),
         };
@@ -595,6 +597,7 @@ impl<'a> Sealing<'a> {
             settings: self.settings,
             known: &known,
             hashers: Some(hashers),
+            longest: longest_of(&self.segments[start..]),
             readers: READERS.min(count),
             workers: self.settings.jobs.get().min(count),
         };
@@ -633,6 +636,11 @@ impl<'a> Sealing<'a> {
         cache.keep_recipe(&seen);
         Ok(Some(seen))
     }
+}
+
+fn longest_of<'s>(segments: impl IntoIterator<Item = &'s Segment>) -> usize {
+    let lengths = segments.into_iter().map(|segment| segment.length);
+    lengths.max().unwrap_or(0)
 }
 
 /// Whether two segments have the same blocks, wherever they are.
