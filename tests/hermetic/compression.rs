@@ -116,6 +116,19 @@ fn a_zstandard_image_goes_everywhere_and_comes_back() {
 }
 
 #[test]
+fn a_docker_archive_with_zstandard_comes_with_a_word() {
+    let world = World::with_app("scratch");
+    let words = ["build", "app", "--format=oci", "-o=docker-archive:out.tar"];
+    let note = "note: `docker-archive:out.tar:app:latest` gets zstd layers, which older versions of \
+                Docker do not load";
+    let zstd = [&words[..], &["--compression=zstd"]].concat();
+    let stderr = world.ok(&zstd).stderr();
+    assert!(stderr.contains(note), "{stderr}");
+    assert_clean(&Checker::new().docker_archive(&world.path("out.tar")));
+    assert!(!world.ok(&words).stderr().contains("zstd"));
+}
+
+#[test]
 fn a_zstandard_image_is_a_base_whose_links_are_read() {
     let world = world_with_data("scratch", "format = \"oci\"\ncompression = \"zstd\"");
     world

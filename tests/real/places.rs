@@ -4,7 +4,7 @@ use std::fs;
 
 use tierce_oci::Digest;
 use tierce_testkit::check::{Checker, assert_clean};
-use tierce_testkit::process::{DockerDaemon, DockerRegistry};
+use tierce_testkit::process::{DockerDaemon, DockerRegistry, require};
 use tierce_testkit::sandbox::Sandbox;
 
 use crate::support::{
@@ -232,4 +232,32 @@ fn an_unpacked_image_runs_under_crun() {
     );
     let shown = inspect(&sandbox, "oci:oci:1");
     assert_eq!(shown["Architecture"], architecture());
+}
+
+/// Go's decoder of Zstandard is not the one that our own tests use.
+#[test]
+fn skopeo_undoes_zstandard_out_of_a_registry() {
+    let sandbox = sandbox();
+    let registry = DockerRegistry::start();
+    let image = format!("docker://{}", registry.reference("zstd", "1"));
+    // Several frames, of text and of a program's bytes.
+    let lines: Vec<_> = (0..200_000).map(|line| format!("line {line}\n")).collect();
+    sandbox.write("app/text", lines.concat());
+    sandbox.write("app/program", fs::read(require("skopeo")).unwrap());
+    let arguments = ["build", "app", "--base=scratch", "--format=oci"];
+    let more = ["--compression=zstd", "--add=.:/srv/", "-o", &image];
+    let digest = tierce(&sandbox, arguments.into_iter().chain(more));
+    assert_eq!(raw_digest(&sandbox, &image), digest);
+    skopeo(
+        &sandbox,
+        "copy",
+        ["--dest-decompress", &image, "dir:undone"],
+    );
+    let config = config_digest(&sandbox, &image);
+    let config = fs::read(sandbox.path("undone").join(&config["sha256:".len()..])).unwrap();
+    let config: serde_json::Value = serde_json::from_slice(&config).unwrap();
+    let diff_id = config["rootfs"]["diff_ids"][0].as_str().unwrap();
+    let archive = fs::read(sandbox.path("undone").join(&diff_id["sha256:".len()..])).unwrap();
+    assert_eq!(Digest::of(&archive).to_string(), diff_id);
+    assert!(archive.len() > 2 << 20);
 }

@@ -5,8 +5,8 @@
 use anyhow::{Context as _, Result};
 use futures_util::future::try_join;
 use serde_json::{Map, Value, json};
-use tierce_image::{Artifact, BaseImage, Image, assemble, assemble_index};
-use tierce_oci::{Document, ImageFormat, Index, Platform, Raw};
+use tierce_image::{Artifact, BaseImage, Image, Layer, assemble, assemble_index};
+use tierce_oci::{Compression, Document, ImageFormat, Index, MediaType, Platform, Raw};
 use tierce_store::atomic::write_file;
 
 use crate::arguments::BuildArguments;
@@ -257,6 +257,22 @@ fn warn_of_docker_types(place: &ImagePlace, images: &[Image], output: Output) {
     }
 }
 
+/// Says that `docker load` may not read what is written.
+///
+/// Docker 20.10.24 takes a zstd layer for a damaged tar.
+fn warn_of_zstd_for_docker(place: &ImagePlace, images: &[Image], output: Output) {
+    let for_docker = matches!(place, ImagePlace::DockerArchive { .. });
+    let is_zstd = |layer: &Layer| {
+        let media_type = &layer.descriptor.media_type;
+        matches!(media_type, MediaType::Layer(_, Compression::Zstd))
+    };
+    if for_docker && images.iter().flat_map(Image::layers).any(is_zstd) {
+        output.note(&format!(
+            "note: `{place}` gets zstd layers, which older versions of Docker do not load"
+        ));
+    }
+}
+
 /// Whether tags must tell platforms apart.
 fn is_several(plan: &BuildPlan, platforms: usize) -> bool {
     platforms > 1 || plan.index
@@ -307,6 +323,7 @@ async fn write_all(
     let mut written = Vec::new();
     for destination in &plan.destinations {
         warn_of_docker_types(destination, images, output);
+        warn_of_zstd_for_docker(destination, images, output);
         for number in 0..shipments(plan, images, destination)?.len() {
             let mut tries = 1..TRIES;
             let (place, artifact, report) = loop {
