@@ -356,7 +356,7 @@ impl Members<'_> {
                 EntryKind::File(FileEntry {
                     content,
                     modified: Some(member.modified),
-                    group,
+                    group: group.map(Box::new),
                 })
             }
             MemberKind::Hardlink(target) => {

@@ -4,6 +4,7 @@
 //! the tree promised (size above all, which stands in the header before the content) is therefore
 //! checked while reading: a file that changed in between is an error and never a corrupt archive.
 
+use std::ffi::OsStr;
 use std::fs::{File, Metadata, OpenOptions};
 use std::io::{self, Read, Seek as _, SeekFrom};
 use std::os::unix::fs::{FileExt, MetadataExt, OpenOptionsExt};
@@ -92,15 +93,21 @@ impl Stamp {
 /// A file on disk, as it was when it was scanned.
 #[derive(Debug, Clone, PartialEq, Eq)]
 pub struct DiskFile {
-    /// Where it is.
-    pub path: PathBuf,
+    /// The directory that it is in: one value for many files, of which there may be very many.
+    directory: Arc<Path>,
+    name: Box<OsStr>,
     /// What it was; reading something else is an error.
-    pub stamp: Stamp,
+    pub(crate) stamp: Stamp,
 }
 
 impl DiskFile {
+    /// Where it is.
+    pub fn path(&self) -> PathBuf {
+        self.directory.join(&*self.name)
+    }
+
     fn require(&self, file: &File) -> Result<(), ContentError> {
-        require(file, &self.path, |found| found == self.stamp)
+        require(file, || self.path(), |found| found == self.stamp)
     }
 }
 
@@ -139,13 +146,17 @@ impl Spool {
     fn require(&self, stamp: &Stamp) -> Result<(), ContentError> {
         // It has been open all the time, so it may lose its name; nothing in it changes by that,
         // but the time of the last change does.
-        require(&self.file, &self.path, |found| {
-            *stamp
-                == Stamp {
-                    changed: stamp.changed,
-                    ..found
-                }
-        })
+        require(
+            &self.file,
+            || self.path.clone(),
+            |found| {
+                *stamp
+                    == Stamp {
+                        changed: stamp.changed,
+                        ..found
+                    }
+            },
+        )
     }
 }
 
@@ -209,10 +220,11 @@ pub enum ContentError {
 pub(crate) const BYTECODE_HEADER: usize = 16;
 
 impl Content {
-    /// The file at `path`, as it was when it had `stamp`.
-    pub fn on_disk(path: impl Into<PathBuf>, stamp: Stamp) -> Self {
+    /// The file `name` in `directory`, as it was when it had `stamp`.
+    pub fn on_disk(directory: Arc<Path>, name: &OsStr, stamp: Stamp) -> Self {
         Self::Disk(Arc::new(DiskFile {
-            path: path.into(),
+            directory,
+            name: name.into(),
             stamp,
         }))
     }
@@ -318,33 +330,29 @@ impl Content {
 fn open_unchanged(disk: &DiskFile) -> Result<File, ContentError> {
     // A link or FIFO that took the file's place must neither be followed nor waited for.
     let flags = (OFlags::NOFOLLOW | OFlags::NONBLOCK).bits().cast_signed();
+    let path = disk.path();
     let file = OpenOptions::new()
         .read(true)
         .custom_flags(flags)
-        .open(&disk.path)
-        .map_err(|source| ContentError::Open {
-            path: disk.path.clone(),
-            source,
-        })?;
+        .open(&path)
+        .map_err(|source| ContentError::Open { path, source })?;
     disk.require(&file)?;
     Ok(file)
 }
 
 fn require(
     file: &File,
-    path: &Path,
+    path: impl Fn() -> PathBuf,
     is_right: impl FnOnce(Stamp) -> bool,
 ) -> Result<(), ContentError> {
     let metadata = file.metadata().map_err(|source| ContentError::Read {
-        path: path.to_owned(),
+        path: path(),
         source,
     })?;
     if metadata.is_file() && is_right(Stamp::of(&metadata)) {
         Ok(())
     } else {
-        Err(ContentError::Changed {
-            path: path.to_owned(),
-        })
+        Err(ContentError::Changed { path: path() })
     }
 }
 
@@ -381,7 +389,7 @@ impl ContentReader<'_> {
         match &mut self.source {
             Source::Disk { file, disk } => {
                 let read = |source| ContentError::Read {
-                    path: disk.path.clone(),
+                    path: disk.path(),
                     source,
                 };
                 let length =
@@ -420,13 +428,11 @@ impl ContentReader<'_> {
                     .take(length as u64)
                     .read_to_end(buffer)
                     .map_err(|source| ContentError::Read {
-                        path: disk.path.clone(),
+                        path: disk.path(),
                         source,
                     })?;
                 if read < length {
-                    return Err(ContentError::Changed {
-                        path: disk.path.clone(),
-                    });
+                    return Err(ContentError::Changed { path: disk.path() });
                 }
             }
             Source::Range { spool, offset } => {

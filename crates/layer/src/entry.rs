@@ -53,7 +53,7 @@ pub struct FileEntry {
     /// Which other names are the same file. All names of a group stand in the tree as files with
     /// equal content; which of them becomes the file and which the hardlinks is decided when the
     /// tree is settled, so that replacing one name never leaves a link to nothing.
-    pub group: Option<LinkGroup>,
+    pub group: Option<Box<LinkGroup>>,
 }
 
 /// The kind of an entry, with what only that kind has.

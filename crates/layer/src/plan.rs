@@ -137,7 +137,7 @@ impl Plan {
                     EntryKind::File(file) => {
                         let first = file
                             .group
-                            .map(|group| first_names.entry(group).or_insert_with(|| path.clone()));
+                            .map(|group| first_names.entry(*group).or_insert_with(|| path.clone()));
                         match first {
                             Some(first) if *first != path => RecordKind::Hardlink(first.clone()),
                             _ => RecordKind::File(file.content),

@@ -11,6 +11,7 @@ use std::io;
 use std::num::NonZeroUsize;
 use std::os::unix::ffi::OsStrExt;
 use std::path::{Path, PathBuf};
+use std::sync::Arc;
 
 use rustix::io::Errno;
 
@@ -123,6 +124,7 @@ pub fn add_walked(
         notices,
         pending: Vec::new(),
         taken: 0,
+        in_directory: None,
     };
     match &walked.single {
         Some(real) => adding.single(real, walked)?,
@@ -144,6 +146,8 @@ struct Adding<'a> {
     /// each below the one before.
     pending: Vec<(EntryPath, Entry)>,
     taken: u64,
+    /// The directory of the last file.
+    in_directory: Option<Arc<Path>>,
 }
 
 impl Adding<'_> {
@@ -215,6 +219,15 @@ impl Adding<'_> {
         Ok(())
     }
 
+    /// The directory of the file at `path`: the same value as for the file before, mostly.
+    fn directory_of(&mut self, path: &Path) -> Arc<Path> {
+        let directory = path.parent().unwrap_or(Path::new(""));
+        match &self.in_directory {
+            Some(known) if **known == *directory => Arc::clone(known),
+            _ => Arc::clone(self.in_directory.insert(directory.into())),
+        }
+    }
+
     /// The entry for what is at `path`, `None` for a socket.
     fn entry(&mut self, path: PathBuf, found: Found<'_>) -> Result<Option<Entry>, ScanError> {
         let treatment = self.add.treatment;
@@ -229,12 +242,18 @@ impl Adding<'_> {
             FoundKind::File => {
                 let shared = treatment.hardlinks == Keep::Keep && found.shared;
                 EntryKind::File(FileEntry {
-                    content: Content::on_disk(path, found.stamp),
+                    content: Content::on_disk(
+                        self.directory_of(&path),
+                        name_of(&path),
+                        found.stamp,
+                    ),
                     modified: Some(found.stamp.modified.seconds),
-                    group: shared.then_some(LinkGroup {
-                        device: found.stamp.device,
-                        inode: found.stamp.inode,
-                        member: 0,
+                    group: shared.then(|| {
+                        Box::new(LinkGroup {
+                            device: found.stamp.device,
+                            inode: found.stamp.inode,
+                            member: 0,
+                        })
                     }),
                 })
             }
@@ -253,6 +272,10 @@ impl Adding<'_> {
         attributes.xattrs = xattrs;
         Ok(Some(Entry { kind, attributes }))
     }
+}
+
+fn name_of(path: &Path) -> &OsStr {
+    path.file_name().unwrap_or_default()
 }
 
 fn reserved(path: &Path, source: ReservedName) -> ScanError {

@@ -108,7 +108,7 @@ fn everything() -> Tree {
         let kind = EntryKind::File(FileEntry {
             content,
             modified: None,
-            group,
+            group: group.map(Box::new),
         });
         let entry = Entry {
             kind,

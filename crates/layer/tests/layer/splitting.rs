@@ -61,7 +61,7 @@ fn linked(bytes: &[u8], inode: u64) -> Entry {
         kind: EntryKind::File(FileEntry {
             content: Content::bytes(bytes),
             modified: None,
-            group: Some(group),
+            group: Some(Box::new(group)),
         }),
         attributes: Attributes::root(0o644),
     }
