@@ -55,8 +55,8 @@ struct LookedAt {
     fingerprint: String,
     latest: FileTime,
     question: NoteId,
-    /// How it came out the last time.
-    memory: Option<Memory>,
+    /// How it came out before, the last time first.
+    memories: Vec<Memory>,
     /// Whether the symlinks of the base must be known to make it.
     needs_base_links: bool,
     /// What is there, when it is not what it was the last time; `None` for a verbatim tar too. Who
@@ -67,12 +67,12 @@ struct LookedAt {
 }
 
 impl LookedAt {
-    /// The memory, when the sources are still what it speaks of.
-    fn known(&self) -> Option<&Memory> {
+    /// The memories of the sources as they are.
+    fn known(&self) -> impl Iterator<Item = &Memory> {
         let fingerprint = Some(&self.fingerprint);
-        self.memory
-            .as_ref()
-            .filter(|memory| memory.fingerprint.as_ref() == fingerprint)
+        self.memories
+            .iter()
+            .filter(move |memory| memory.fingerprint.as_ref() == fingerprint)
     }
 
     /// Whether the sources had been left alone for long enough to be known again by `stat`.
@@ -218,14 +218,15 @@ fn look_at(
     let mut looked = LookedAt {
         fingerprint: found.fingerprint.clone(),
         latest: found.latest,
-        memory: Memory::read(cache, &question),
+        memories: Memory::read(cache, &question),
         question,
         needs_base_links: false,
         tree: Mutex::new(None),
         began,
     };
-    if let Some(memory) = looked.known() {
-        looked.needs_base_links = memory.needs_base_links;
+    let known = looked.known().next().map(|memory| memory.needs_base_links);
+    if let Some(needs_base_links) = known {
+        looked.needs_base_links = needs_base_links;
         return Ok(looked);
     }
     let mut notices = Vec::new();
@@ -295,14 +296,13 @@ impl SealJob {
 
     /// The layers, when nothing that they depend on has changed. No file is opened.
     fn remembered(&self) -> Option<Made> {
-        let memory = self.looked().known()?;
-        if memory.links_below != digest_of(&self.links) {
-            return None;
-        }
+        let links_below = digest_of(&self.links);
+        let mut known = self.looked().known();
+        let memory = known.find(|memory| memory.links_below == links_below)?;
         let codec = self.compression.codec();
         let mut layers = Vec::new();
         for remembered in &memory.layers {
-            let LastTime { recipe, .. } = remembered.last_time(&self.cache)?;
+            let LastTime { recipe, .. } = remembered.last_time(&self.cache, codec.id())?;
             if !self.identity_suffices && !self.cache.has_packs_of(&recipe) {
                 return None;
             }
@@ -409,6 +409,14 @@ impl SealJob {
         };
         let open = || format!("could not read {}", file.display());
         let opened = File::open(file).with_context(open)?;
+        let again = opened.try_clone().with_context(open)?;
+        let looked = self.sources.look(self.plan())?;
+        anyhow::ensure!(
+            looked.fingerprint == self.looked().fingerprint || looked.is_of_a_pipe(),
+            "{} changed while the image was made",
+            file.display()
+        );
+        looked.require_verbatim(file, &again)?;
         let (_, archive) = Compression::detect_and_decode(opened).with_context(open)?;
         let sealed =
             seal_tar(archive, TarCheck::Strict(Limits::default()), &settings).with_context(open)?;
@@ -511,12 +519,18 @@ impl SealJob {
 
     /// How the layer of this label came out the last time.
     fn last_time(&self, label: Option<&str>) -> Option<LastTime> {
-        let memory = self.looked().memory.as_ref()?;
+        let codec = self.compression.codec();
+        let links_below = digest_of(&self.links);
+        let memories = &self.looked().memories;
+        let memory = memories
+            .iter()
+            .find(|memory| memory.links_below == links_below)
+            .or(memories.first())?;
         let layer = memory
             .layers
             .iter()
             .find(|layer| layer.label.as_deref() == label)?;
-        layer.last_time(&self.cache)
+        layer.last_time(&self.cache, codec.id())
     }
 
     /// Makes a layer for an image of what was sealed, and offers it.

@@ -13,6 +13,9 @@ use tierce_oci::Digest;
 use crate::documents::{links_from_text, links_to_text};
 use crate::notices::Remark;
 
+/// For how many sets of links below a layer is remembered.
+const MOST_MEMORIES: usize = 4;
+
 /// What is remembered of a planned layer.
 #[derive(Debug, Clone, Serialize, Deserialize)]
 pub(crate) struct Memory {
@@ -55,9 +58,12 @@ impl RememberedLayer {
         }
     }
 
-    /// How the layer came out, if its recipe is still here.
-    pub(crate) fn last_time(&self, cache: &LayerCache) -> Option<LastTime> {
+    /// How the layer came out under `codec`, if its recipe is still here.
+    pub(crate) fn last_time(&self, cache: &LayerCache, codec: &str) -> Option<LastTime> {
         let recipe = cache.recipe(&RecipeId::from_hex(&self.recipe)?)?;
+        if recipe.codec != codec {
+            return None;
+        }
         let signatures = self.signatures.iter().map(|signature| {
             let hash = signature.as_ref()?;
             u128::from_str_radix(hash, 16).ok()
@@ -70,14 +76,21 @@ impl RememberedLayer {
 }
 
 impl Memory {
-    /// The memory under `question`, if there is one.
-    pub(crate) fn read(cache: &LayerCache, question: &NoteId) -> Option<Self> {
-        serde_json::from_slice(&cache.note(question)?).ok()
+    /// The memories under `question`, the latest first: the platforms of one build may have bases
+    /// with different links.
+    pub(crate) fn read(cache: &LayerCache, question: &NoteId) -> Vec<Self> {
+        let note = cache.note(question);
+        note.and_then(|note| serde_json::from_slice(&note).ok())
+            .unwrap_or_default()
     }
 
-    /// Keeps it in the place of an earlier one.
-    pub(crate) fn keep(&self, cache: &LayerCache, question: &NoteId) {
-        if let Ok(note) = serde_json::to_vec(self) {
+    /// Keeps it in the place of an earlier one with the same links below.
+    pub(crate) fn keep(self, cache: &LayerCache, question: &NoteId) {
+        let mut memories = Self::read(cache, question);
+        memories.retain(|other| other.links_below != self.links_below);
+        memories.insert(0, self);
+        memories.truncate(MOST_MEMORIES);
+        if let Ok(note) = serde_json::to_vec(&memories) {
             cache.keep_note(question, &note);
         }
     }

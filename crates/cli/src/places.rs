@@ -192,10 +192,17 @@ impl Places {
         let Some(pack) = find::<PieceError>(error).map(PieceError::path) else {
             return false;
         };
-        tracing::info!("the cache has lost {}: making it again", pack.display());
-        self.layers
+        let is_ours = self
+            .layers
             .get()
-            .is_some_and(|cache| cache.drop_pack_at(pack))
+            .is_some_and(|cache| cache.drop_pack_at(pack));
+        if is_ours {
+            self.output.note(&format!(
+                "the cache has lost or damaged {}: what it held is made again",
+                pack.display()
+            ));
+        }
+        is_ours
     }
 
     /// Removes from the layer cache what was not used for longest, when this run has added to it and

@@ -1,5 +1,6 @@
 //! What a build's layers are made of: looked at, and made trees of.
 
+use std::fs::File;
 use std::path::{Path, PathBuf};
 
 use anyhow::{Context as _, Result};
@@ -42,8 +43,13 @@ pub(crate) struct Looked {
 
 enum Found {
     Files(Walked),
-    Tar,
+    Tar(Stamp),
 }
+
+/// A tar was another one when it was read than when it was looked at.
+#[derive(Debug, thiserror::Error)]
+#[error("`{}` changed while the image was made", .0.display())]
+pub(crate) struct TarChanged(PathBuf);
 
 impl Sources {
     /// Reads `.dockerignore`; gives the name of the place that the whole context goes to, if nothing
@@ -132,8 +138,11 @@ impl Sources {
                         .with_context(|| format!("could not read {}", file.display()))?;
                     let stamp = Stamp::of(&metadata);
                     looked.latest = looked.latest.max(stamp.modified).max(stamp.changed);
+                    if !metadata.is_file() {
+                        looked.latest = NEVER_SETTLED;
+                    }
                     let _ = write!(looked.fingerprint, "{stamp:?};");
-                    looked.parts.push(Found::Tar);
+                    looked.parts.push(Found::Tar(stamp));
                 }
             }
         }
@@ -159,7 +168,7 @@ impl Sources {
                         include,
                         exclude,
                     },
-                    _,
+                    found,
                 ) => {
                     let destination = destination(to, &ground.working_dir)?;
                     let exclude = Matcher::new(exclude)?;
@@ -172,7 +181,10 @@ impl Sources {
                         scratch: &self.scratch,
                         limits: Limits::default(),
                     };
-                    add_archive(file, &add, &mut tree, notices)?;
+                    let read = add_archive(file, &add, &mut tree, notices)?;
+                    if let Found::Tar(stamp) = found {
+                        require_same(file, &read, stamp)?;
+                    }
                 }
                 (
                     LayerPart::Files {
@@ -191,7 +203,7 @@ impl Sources {
                         Ok(add_walked(found, add, &mut tree, notices)?)
                     })?;
                 }
-                (LayerPart::Files { .. }, Found::Tar) => {
+                (LayerPart::Files { .. }, Found::Tar(_)) => {
                     unreachable!("parts are found in their order")
                 }
             }
@@ -242,6 +254,40 @@ impl Sources {
             treatment: &plan.treatment(),
             jobs: self.jobs.0,
         })
+    }
+}
+
+/// Later than any file was changed: what has this time is never known again.
+const NEVER_SETTLED: FileTime = FileTime {
+    seconds: i64::MAX,
+    nanoseconds: 0,
+};
+
+impl Looked {
+    /// Whether part of it comes out of a pipe, of which `stat` tells nothing.
+    pub(crate) fn is_of_a_pipe(&self) -> bool {
+        self.latest == NEVER_SETTLED
+    }
+
+    /// Fails unless `file` is still the verbatim tar that was looked at. Of a pipe nobody can tell.
+    pub(crate) fn require_verbatim(&self, path: &Path, file: &File) -> Result<()> {
+        let metadata = file
+            .metadata()
+            .with_context(|| format!("could not read {}", path.display()))?;
+        match &self.parts[..] {
+            [Found::Tar(stamp)] if metadata.is_file() => {
+                require_same(path, &Stamp::of(&metadata), stamp)
+            }
+            _ => Ok(()),
+        }
+    }
+}
+
+fn require_same(path: &Path, read: &Stamp, looked_at: &Stamp) -> Result<()> {
+    if read.has_content_of(looked_at) {
+        Ok(())
+    } else {
+        Err(TarChanged(path.to_owned()).into())
     }
 }
 

@@ -59,6 +59,12 @@ pub enum ArchiveError {
         /// What is wrong.
         source: TarError,
     },
+    /// Somebody wrote to it meanwhile.
+    #[error("`{path}` changed while it was read", path = path.display())]
+    Changed {
+        /// The archive.
+        path: PathBuf,
+    },
     /// The destination is named like a deletion.
     #[error("could not add the archive `{path}`", path = path.display())]
     Reserved {
@@ -76,12 +82,15 @@ pub enum ArchiveError {
 /// of a refused archive is added. Hardlinks become files of their own unless they are kept, and of
 /// two members with one name the later counts. Until the layer is sealed, an uncompressed archive
 /// must not change; if it does, sealing says so.
+///
+/// Gives the stamp of the file that was read, which may have got another name since somebody looked
+/// at `path`.
 pub fn add_archive(
     path: &Path,
     add: &ArchiveAdd<'_>,
     tree: &mut Tree,
     notices: &mut Vec<Notice>,
-) -> Result<(), ArchiveError> {
+) -> Result<Stamp, ArchiveError> {
     let open_error = |source| ArchiveError::Open {
         path: path.to_owned(),
         source,
@@ -89,13 +98,14 @@ pub fn add_archive(
     let file = File::open(path).map_err(open_error)?;
     let metadata = file.metadata().map_err(open_error)?;
     let again = file.try_clone().map_err(open_error)?;
+    let stamp = Stamp::of(&metadata);
     let (compression, archive) =
         Compression::detect_and_decode(file).map_err(|source| ArchiveError::Tar {
             path: path.to_owned(),
             source: TarError::from_read(source),
         })?;
     if compression == Compression::None && metadata.is_file() {
-        let spool = Spool::shared(again, path.to_owned(), Stamp::of(&metadata));
+        let spool = Spool::shared(again, path.to_owned(), stamp);
         let identity = (metadata.dev(), metadata.ino());
         take_in(
             path,
@@ -104,10 +114,17 @@ pub fn add_archive(
             add,
             tree,
             notices,
-        )
+        )?;
     } else {
-        add_spooled(path, archive, add, tree, notices)
+        add_spooled(path, archive, add, tree, notices)?;
+        let now = again.metadata().map_err(open_error)?;
+        if metadata.is_file() && !Stamp::of(&now).has_content_of(&stamp) {
+            return Err(ArchiveError::Changed {
+                path: path.to_owned(),
+            });
+        }
     }
+    Ok(stamp)
 }
 
 /// Adds the members of an archive that comes as a stream, such as one inside another file or from

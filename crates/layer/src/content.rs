@@ -90,6 +90,18 @@ impl Stamp {
     }
 }
 
+impl Stamp {
+    /// Whether both are of one file with one content, which may have got another name or mode in
+    /// between.
+    pub fn has_content_of(&self, other: &Self) -> bool {
+        *self
+            == Self {
+                changed: self.changed,
+                ..*other
+            }
+    }
+}
+
 /// A file on disk, as it was when it was scanned.
 #[derive(Debug, Clone, PartialEq, Eq)]
 pub struct DiskFile {
@@ -149,13 +161,7 @@ impl Spool {
         require(
             &self.file,
             || self.path.clone(),
-            |found| {
-                *stamp
-                    == Stamp {
-                        changed: stamp.changed,
-                        ..found
-                    }
-            },
+            |found| found.has_content_of(stamp),
         )
     }
 }

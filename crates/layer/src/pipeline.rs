@@ -251,31 +251,15 @@ impl Feed<'_> {
         read: impl Fn(usize, &mut Vec<u8>) -> Result<(), EntryFailure> + Sync,
     ) -> Result<(), Stop> {
         let next = AtomicUsize::new(0);
-        let failed = Mutex::new(None::<(usize, EntryFailure)>);
+        let failed = FirstFailure::default();
         let read_on = || {
             let _alarm = PanicAlarm(self.gate);
-            loop {
-                let mut buffer = self.buffer()?;
-                let number = next.fetch_add(1, Ordering::Relaxed);
-                if number >= count {
-                    // Others may still have use for it.
-                    let _ = self.gate.returned.send(buffer);
-                    return Ok(());
-                }
-                match read(number, &mut buffer) {
-                    Ok(()) => self.send(number, buffer)?,
-                    Err(failure) => {
-                        let mut failed = failed.lock().unwrap_or_else(PoisonError::into_inner);
-                        if failed.as_ref().is_none_or(|(first, _)| number < *first) {
-                            *failed = Some((number, failure));
-                        }
-                        // Segments before this one are being read already, and those after it are
-                        // of no use.
-                        next.store(count, Ordering::Relaxed);
-                        return Ok(());
-                    }
-                }
+            let ended = self.read_some(&next, count, &read, &failed);
+            if ended.is_err() {
+                // What is missing now would be waited for, by others that hold all the buffers.
+                self.gate.close();
             }
+            ended
         };
         let stopped = thread::scope(|scope| {
             let mut threads = Vec::new();
@@ -305,6 +289,43 @@ impl Feed<'_> {
                 Err(Stop::Failed(SealError::Content { path, source }))
             }
             None => stopped,
+        }
+    }
+}
+
+/// The first segment that could not be read, by its number.
+type FirstFailure = Mutex<Option<(usize, EntryFailure)>>;
+
+impl Feed<'_> {
+    /// Reads segments until there are no more, or something fails.
+    fn read_some(
+        &self,
+        next: &AtomicUsize,
+        count: usize,
+        read: &(impl Fn(usize, &mut Vec<u8>) -> Result<(), EntryFailure> + Sync),
+        failed: &FirstFailure,
+    ) -> Result<(), Stop> {
+        loop {
+            let mut buffer = self.buffer()?;
+            let number = next.fetch_add(1, Ordering::Relaxed);
+            if number >= count {
+                // Others may still have use for it.
+                let _ = self.gate.returned.send(buffer);
+                return Ok(());
+            }
+            match read(number, &mut buffer) {
+                Ok(()) => self.send(number, buffer)?,
+                Err(failure) => {
+                    let mut failed = failed.lock().unwrap_or_else(PoisonError::into_inner);
+                    if failed.as_ref().is_none_or(|(first, _)| number < *first) {
+                        *failed = Some((number, failure));
+                    }
+                    // Segments before this one are being read already, and those after it are of no
+                    // use.
+                    next.store(count, Ordering::Relaxed);
+                    return Err(Stop::NotWanted);
+                }
+            }
         }
     }
 }
@@ -506,4 +527,67 @@ fn take(
         .unwrap_or_else(PoisonError::into_inner)
         .push(blocks);
     Ok(())
+}
+
+#[cfg(test)]
+mod tests {
+    use std::num::NonZeroUsize;
+    use std::sync::Condvar;
+
+    use super::*;
+    use crate::codec::Stored;
+    use crate::content::ContentError;
+    use crate::path::EntryPath;
+
+    /// The first segment takes so long to fail that all other buffers wait for it.
+    #[test]
+    fn a_segment_that_fails_when_all_wait_for_it_ends_the_line() {
+        let directory = tempfile::tempdir().unwrap();
+        let cache = LayerCache::open(directory.path().join("cache"), directory.path()).unwrap();
+        let settings = SealSettings {
+            codec: &Stored,
+            cache: &cache,
+            last_time: None,
+            identity_suffices: false,
+            jobs: NonZeroUsize::MIN,
+            progress: None,
+            cancel: None,
+        };
+        let line = Line {
+            settings: &settings,
+            known: &|_| None,
+            hashers: Some(Hashers {
+                archive: Hasher::new(),
+                blob: Hasher::new(),
+            }),
+            longest: 1,
+            readers: 3,
+            workers: 2,
+        };
+        let others = line.readers + 2 * line.workers + 2 - 1;
+        let (read, all_read) = (Mutex::new(0), Condvar::new());
+        let mut pack = PackWriter::new(directory.path(), "stored");
+        let result = run(&line, &mut pack, |feed| {
+            feed.read_all(line.readers, 1000, |number, bytes| {
+                let mut read = read.lock().unwrap();
+                if number > 0 {
+                    *read += 1;
+                    all_read.notify_all();
+                    bytes.push(1);
+                    return Ok(());
+                }
+                drop(all_read.wait_while(read, |read| *read < others).unwrap());
+                Err(EntryFailure {
+                    path: EntryPath::new("slow").unwrap(),
+                    source: ContentError::Changed {
+                        path: "slow".into(),
+                    },
+                })
+            })
+        });
+        let Err(SealError::Content { path, .. }) = result else {
+            panic!("it failed to read")
+        };
+        assert_eq!(path.to_string(), "slow");
+    }
 }

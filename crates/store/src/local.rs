@@ -186,7 +186,8 @@ impl LocalStore {
             patience: Patience::DEFAULT,
         };
         match store.version()? {
-            Some(version) if version == VERSION => {}
+            // Without it nobody could note that a pack is wrong, and it would be believed for ever.
+            Some(version) if version == VERSION => create_directory(&store.root.join(DAMAGE))?,
             Some(version) if version == VERSION_WITHOUT_PACKS => store.lay_out()?,
             Some(version) => {
                 return Err(StoreError::OtherVersion {

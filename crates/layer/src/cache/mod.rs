@@ -22,11 +22,15 @@ mod recipe;
 use std::collections::{BTreeMap, BTreeSet};
 use std::fs::{self, File, TryLockError};
 use std::io::{self, Write as _};
+use std::os::unix::ffi::OsStrExt as _;
+use std::os::unix::fs::{OpenOptionsExt as _, PermissionsExt as _};
 use std::path::{Path, PathBuf};
 use std::sync::{Arc, Mutex, PoisonError};
 use std::time::Duration;
 
-use rustix::fs::{AtFlags, CWD, Timespec, Timestamps, UTIME_NOW, UTIME_OMIT, utimensat};
+use rustix::fs::{AtFlags, CWD, OFlags, Timespec, Timestamps, UTIME_NOW, UTIME_OMIT, utimensat};
+
+use xxhash_rust::xxh3::Xxh3Default;
 
 pub(crate) use encoding::check_of;
 use encoding::{CHECK, hex};
@@ -184,7 +188,7 @@ impl LayerCache {
         let open = self.packs().open.get(&place.pack).cloned();
         let file = match open {
             Some(file) => file,
-            None => match File::open(self.pack_path(place.pack)) {
+            None => match open_regular(&self.pack_path(place.pack)) {
                 Ok(file) => {
                     let file = Arc::new(file);
                     self.packs().open.insert(place.pack, Arc::clone(&file));
@@ -244,6 +248,10 @@ impl LayerCache {
     pub(crate) fn keep_pack(&self, pack: FinishedPack) -> Result<PackId, CacheError> {
         let id = pack.id;
         let path = self.pack_path(id);
+        if path.is_dir() {
+            // Not of our making, and nobody else has business here.
+            let _ = fs::remove_dir_all(&path);
+        }
         pack.file
             .persist(&path)
             .map_err(|error| CacheError::of("write", &path)(error.error))?;
@@ -309,11 +317,12 @@ impl LayerCache {
     fn write_record(&self, path: &Path, content: &[u8]) -> io::Result<()> {
         let mut file = tempfile::Builder::new()
             .prefix(".record-")
+            .permissions(fs::Permissions::from_mode(0o644))
             .tempfile_in(&self.scratch)?;
         let mut bytes = Vec::with_capacity(content.len() + 4 + CHECK);
         bytes.extend_from_slice(&VERSION.to_le_bytes());
         bytes.extend_from_slice(content);
-        let check = check_of(&bytes);
+        let check = check_of_record(path, &bytes);
         bytes.extend_from_slice(&check.to_le_bytes());
         file.write_all(&bytes)?;
         file.persist(path).map_err(|error| error.error)?;
@@ -328,12 +337,33 @@ impl LayerCache {
 
 fn open_lock(root: &Path) -> Result<File, CacheError> {
     let path = root.join("lock");
+    // Reading is enough for a lock, and what a cache may be for.
+    if let Ok(lock) = open_regular(&path) {
+        return Ok(lock);
+    }
     File::options()
         .create(true)
         .truncate(false)
         .write(true)
+        .custom_flags(OFlags::NONBLOCK.bits().cast_signed())
         .open(&path)
         .map_err(CacheError::of("open", &path))
+}
+
+/// Opens a regular file, without ever waiting for another process to open it too.
+fn open_regular(path: &Path) -> io::Result<File> {
+    let file = File::options()
+        .read(true)
+        .custom_flags(OFlags::NONBLOCK.bits().cast_signed())
+        .open(path)?;
+    if file.metadata()?.is_file() {
+        Ok(file)
+    } else {
+        Err(io::Error::new(
+            io::ErrorKind::InvalidInput,
+            "not a regular file",
+        ))
+    }
 }
 
 /// The packs of a cache, by name; none when they cannot be listed.
@@ -344,7 +374,8 @@ fn list_packs(root: &Path) -> Vec<(PackId, PathBuf)> {
         .filter_map(Result::ok)
         .filter_map(|entry| {
             let id = PackId::of_file_name(entry.file_name().to_str()?)?;
-            Some((id, entry.path()))
+            let is_file = entry.file_type().is_ok_and(|kind| kind.is_file());
+            is_file.then(|| (id, entry.path()))
         })
         .collect();
     packs.sort();
@@ -355,7 +386,7 @@ fn list_packs(root: &Path) -> Vec<(PackId, PathBuf)> {
 fn read_indexes(root: &Path, codec: &str) -> BTreeMap<Key, Kept> {
     let mut all = BTreeMap::new();
     for (id, path) in list_packs(root) {
-        let index = File::open(&path).and_then(|file| pack::read_index(&file, id));
+        let index = open_regular(&path).and_then(|file| pack::read_index(&file, id));
         match index {
             Ok(Some(index)) if index.codec == codec => {
                 all.extend(index.kept.into_iter().map(|kept| (kept.key, kept)));
@@ -370,12 +401,25 @@ fn read_indexes(root: &Path, codec: &str) -> BTreeMap<Key, Kept> {
     all
 }
 
+/// The sum of a recipe or note with its kind and name: one in another's place is as good as damaged.
+fn check_of_record(path: &Path, bytes: &[u8]) -> u128 {
+    let mut hasher = Xxh3Default::new();
+    hasher.update(bytes);
+    for part in path.components().rev().take(2) {
+        hasher.update(part.as_os_str().as_bytes());
+        hasher.update(b"/");
+    }
+    hasher.digest128()
+}
+
 /// Reads a recipe or note; `None` when it is not there or not as it was written.
 fn read_record(path: &Path) -> Option<Vec<u8>> {
     let mut bytes = pack::read_small(path, MOST_RECORD).ok()??;
     let content = bytes.len().checked_sub(CHECK)?;
     let (checked, check) = bytes.split_at(content);
-    if check != check_of(checked).to_le_bytes() || !checked.starts_with(&VERSION.to_le_bytes()) {
+    if check != check_of_record(path, checked).to_le_bytes()
+        || !checked.starts_with(&VERSION.to_le_bytes())
+    {
         return None;
     }
     bytes.truncate(content);

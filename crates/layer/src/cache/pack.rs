@@ -265,6 +265,8 @@ pub(crate) fn read_blocks(file: &File, place: &Place, blocks: &mut Vec<u8>) -> i
 /// Reads a small file whole; `None` when it has more than `most` bytes.
 pub(super) fn read_small(path: &Path, most: u64) -> io::Result<Option<Vec<u8>>> {
     let mut bytes = Vec::new();
-    File::open(path)?.take(most + 1).read_to_end(&mut bytes)?;
+    super::open_regular(path)?
+        .take(most + 1)
+        .read_to_end(&mut bytes)?;
     Ok((bytes.len() as u64 <= most).then_some(bytes))
 }

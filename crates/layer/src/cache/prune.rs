@@ -1,6 +1,6 @@
 //! What a cache takes, whether it is sound, and making room in it.
 
-use std::fs::{self, File, TryLockError};
+use std::fs::{self, TryLockError};
 use std::io;
 use std::path::{Path, PathBuf};
 use std::time::SystemTime;
@@ -131,8 +131,8 @@ impl LayerCache {
     pub fn verify(&self) -> Result<Verified, CacheError> {
         let mut verified = Verified::default();
         for (id, path) in list_packs(&self.root) {
-            let segments = verify_pack(&path, id).map_err(CacheError::of("read", &path))?;
-            match segments {
+            // What cannot be read is of no more use than what is wrong.
+            match verify_pack(&path, id).unwrap_or(None) {
                 Some(segments) => {
                     verified.segments += segments;
                     verified.sound.add(size_of(&path));
@@ -162,7 +162,7 @@ impl LayerCache {
 
 /// How many segments a pack has; `None` when it is not sound.
 fn verify_pack(path: &Path, id: PackId) -> io::Result<Option<u64>> {
-    let file = File::open(path)?;
+    let file = super::open_regular(path)?;
     let Some(index) = pack::read_index(&file, id)? else {
         return Ok(None);
     };
@@ -189,8 +189,10 @@ fn files(directory: &Path) -> Result<Vec<Found>, CacheError> {
     let mut files = Vec::new();
     for entry in entries {
         let entry = entry.map_err(CacheError::of("list", directory))?;
-        // One that is gone by now takes nothing.
-        if let Ok(metadata) = entry.metadata() {
+        // One that is gone by now takes nothing, and what is no file is none of ours.
+        if let Ok(metadata) = entry.metadata()
+            && metadata.is_file()
+        {
             files.push(Found {
                 used: metadata.modified().unwrap_or(SystemTime::UNIX_EPOCH),
                 path: entry.path(),
