@@ -3,7 +3,7 @@
 use anyhow::Result;
 use serde_json::json;
 use tierce_layer::LayerCache;
-use tierce_layer::cache::{CacheInfo, CacheUse};
+use tierce_layer::cache::{CacheInfo, CacheUse, Verified};
 
 use crate::arguments::{CacheArguments, CacheCommand};
 use crate::environment::Environment;
@@ -72,8 +72,8 @@ fn prune(limit: u64, environment: &Environment, output: Output) -> Result<()> {
         }));
     }
     output.result_line(&format!(
-        "removed {} files ({}), {} left",
-        removed.files,
+        "removed {} ({}), {} left",
+        counted(removed.files, "file"),
         describe_size(removed.bytes),
         describe_size(left.bytes)
     ))
@@ -81,8 +81,12 @@ fn prune(limit: u64, environment: &Environment, output: Output) -> Result<()> {
 
 fn verify(environment: &Environment, output: Output) -> Result<()> {
     let root = layer_cache_in(&environment.cache);
-    // Nothing is written but what is damaged is removed, so that no directory of its own is needed.
-    let verified = LayerCache::open(&root, &root)?.verify()?;
+    let verified = if root.exists() {
+        // Nothing is written, and what is damaged is removed: no directory of its own is needed.
+        LayerCache::open(&root, &root)?.verify()?
+    } else {
+        Verified::default()
+    };
     if output.json {
         return output.result_json(&json!({
             "sound": {"files": verified.sound.files, "bytes": verified.sound.bytes},
@@ -94,10 +98,16 @@ fn verify(environment: &Environment, output: Output) -> Result<()> {
         output.warn(&format!("{} was damaged and is removed", path.display()));
     }
     output.result_line(&format!(
-        "{} files ({}) with {} segments are sound, {} were damaged",
-        verified.sound.files,
+        "sound: {} ({}) with {}; damaged: {}",
+        counted(verified.sound.files, "file"),
         describe_size(verified.sound.bytes),
-        verified.segments,
-        verified.removed.len()
+        counted(verified.segments, "segment"),
+        counted(verified.removed.len() as u64, "file")
     ))
+}
+
+/// `1 file`, `2 files`.
+fn counted(number: u64, thing: &str) -> String {
+    let plural = if number == 1 { "" } else { "s" };
+    format!("{number} {thing}{plural}")
 }
