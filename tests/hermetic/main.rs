@@ -11,6 +11,7 @@
 //! | `lock` | is the base held to what was pinned, with and without network |
 //! | `determinism` | do the same inputs give the same bytes |
 //! | `transports` | images between any two places, and what does not travel |
+//! | `caching` | does a later build do less, with the same result, whatever became of the cache |
 //! | `head_start` | do layers go to a registry while others are made, and nothing more than that |
 //! | `inspect` | what is shown of an image |
 //! | `registries` | credentials, certificates, refusals |
@@ -27,6 +28,7 @@ mod architecture;
 mod bad_input;
 mod base_links;
 mod build;
+mod caching;
 mod compression;
 mod destinations;
 mod determinism;
