@@ -373,3 +373,42 @@ fn nothing_goes_ahead_to_places_that_are_no_registries() {
     assert_eq!(code, Some(0), "{stderr}");
     assert_clean(&Checker::new().layout(&world.path("out")));
 }
+
+/// The pipe is opened when all sources have been looked at, and the tar after it only then.
+#[test]
+fn a_tar_that_is_another_when_it_is_read_is_an_error() {
+    let archive = |content: &[u8]| {
+        let layer = LayerBuilder::new().directory("srv", 0o755);
+        layer.file("srv/tar", 0o644, content).tar()
+    };
+    for verbatim in ["verbatim = true", "to = \"/\""] {
+        let world = World::new();
+        world.sandbox.write("app/one.tar", archive(b"one"));
+        world.sandbox.write("app/two.tar", archive(b"two"));
+        std::os::unix::fs::symlink("one.tar", world.path("app/now.tar")).unwrap();
+        world.sandbox.write(
+            "app/tierce.toml",
+            format!(
+                "[image]\nbase = \"scratch\"\n\
+                 [[layer]]\nname = \"late\"\ntar = \"late.tar\"\nverbatim = true\n\
+                 [[layer]]\nname = \"now\"\ntar = \"now.tar\"\n{verbatim}\n"
+            ),
+        );
+        let late = LateTar::new(&world);
+        let child = world.tierce(&["build", "app", "--platform=amd64"]).spawn();
+        let mut pipe = OpenOptions::new().write(true).open(&late.path).unwrap();
+        let link = world.path("app/now.tar");
+        fs::remove_file(&link).unwrap();
+        std::os::unix::fs::symlink("two.tar", &link).unwrap();
+        std::io::Write::write_all(&mut pipe, &late_layer()).unwrap();
+        drop(pipe);
+        let (code, _, stderr) = late.ended(child);
+        if verbatim.starts_with("verbatim") {
+            assert_eq!(code, Some(1), "{stderr}");
+            assert!(stderr.contains("now.tar changed while"), "{stderr}");
+        } else {
+            // Its members were read with the look.
+            assert_eq!(code, Some(0), "{stderr}");
+        }
+    }
+}

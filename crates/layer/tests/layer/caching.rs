@@ -493,7 +493,47 @@ fn notes_are_whole_or_not_there() {
         cache.keep_note(&id, note);
         assert_eq!(cache.note(&id).as_deref(), Some(note));
     }
-    let file = left_in(kept.path()).remove(0);
-    flip(&kept.path().join(file), 5);
+    let file = kept.path().join(left_in(kept.path()).remove(0));
+    // One in another's place answers another question.
+    let other = NoteId::of([&b"other"[..]]);
+    cache.keep_note(&other, b"other");
+    let others = left_in(kept.path())
+        .into_iter()
+        .map(|path| kept.path().join(path))
+        .find(|path| *path != file)
+        .unwrap();
+    fs::copy(&file, &others).unwrap();
+    assert_eq!(cache.note(&other), None);
+    assert_eq!(cache.verify().unwrap().removed, [others]);
+    flip(&file, 5);
     assert_eq!(cache.note(&id), None);
+}
+
+#[test]
+fn what_is_no_file_in_the_cache_is_stepped_over() {
+    let source = source(&mut Numbers(40));
+    let kept = tempdir().unwrap();
+    let first = seal_with(source.path(), &cache_in(kept.path()), None);
+    let pack = pack_in(kept.path());
+    let (name, root) = (pack.file_name().unwrap(), kept.path().join("cache"));
+    let pipe = |path: &Path| {
+        let mode = rustix::fs::Mode::RUSR | rustix::fs::Mode::WUSR;
+        rustix::fs::mknodat(rustix::fs::CWD, path, rustix::fs::FileType::Fifo, mode, 0).unwrap();
+    };
+    let directory = |path: &Path| fs::create_dir(path).unwrap();
+    for put in [&pipe as &dyn Fn(&Path), &directory] {
+        fs::remove_file(&pack).unwrap();
+        put(&pack);
+        let strange = root.join("recipes/strange");
+        put(&strange);
+        let cache = cache_in(kept.path());
+        assert!(cache.verify().unwrap().removed.is_empty());
+        let again = seal_with(source.path(), &cache, None);
+        assert_eq!(again.recipe.digest, first.recipe.digest);
+        assert_eq!(pack_in(kept.path()).file_name(), Some(name));
+        with_blob(again, &Fast1, &cache);
+        drop(cache);
+        LayerCache::prune(&root, u64::MAX).unwrap();
+        let _ = fs::remove_dir(&strange).or_else(|_| fs::remove_file(&strange));
+    }
 }
