@@ -12,7 +12,7 @@ use rustix::fs::inotify::{self, CreateFlags, ReadFlags, WatchFlags};
 use rustix::io::Errno;
 use serde_json::json;
 use tierce_testkit::check::{Checker, LoadedImage, assert_clean};
-use tierce_testkit::images::{Format, ImageBuilder, LayerBuilder, small_base};
+use tierce_testkit::images::{Format, ImageBuilder, LayerBuilder, TestIndex, small_base};
 use tierce_testkit::{FakeRegistry, Fault, Gate, Method};
 
 use crate::support::{
@@ -546,6 +546,50 @@ fn links_of_the_base_are_followed_wherever_they_lead_this_time() {
     assert_eq!(cold[1].0, "usr/lib/app.py");
     for _ in 0..2 {
         assert_eq!(bases.map(|base| place(base, &[])), cold);
+    }
+}
+
+#[test]
+fn what_came_out_is_remembered_for_each_platform() {
+    let world = World::new();
+    let folder = settled_folder();
+    let bases = [("amd64", "usr/lib64"), ("arm64", "usr/lib")].map(|(architecture, target)| {
+        let layer = LayerBuilder::new()
+            .directory("usr", 0o755)
+            .directory(target, 0o755)
+            .symlink("lib64", target);
+        let base = ImageBuilder::new(Format::Oci, architecture);
+        base.layer(&layer).build()
+    });
+    TestIndex::of(Format::Oci, bases.to_vec()).write_layout(&world.path("base"), Some("1"));
+    let build = |more: &[&str]| {
+        let fixed = [
+            "build",
+            &folder,
+            "--base=oci:base:1",
+            "--platform=amd64,arm64",
+        ];
+        let added = [
+            "--add=app.py:/lib64/app.py",
+            "-o=oci:out:it",
+            "--progress=plain",
+        ];
+        let output = world.ok(&[&fixed[..], &added, more].concat());
+        let made = output.stderr().matches("making the layer").count();
+        (output.stdout(), made)
+    };
+    let (digests, made) = build(&["--no-cache"]);
+    assert_eq!(made, 2);
+    assert_eq!(build(&[]), (digests.clone(), 2));
+    for _ in 0..2 {
+        assert_eq!(build(&[]), (digests.clone(), 0));
+    }
+    for (tag, place) in [
+        ("it-amd64", "usr/lib64/app.py"),
+        ("it-arm64", "usr/lib/app.py"),
+    ] {
+        let image = LoadedImage::from_layout(&world.path("out"), Some(tag)).unwrap();
+        assert!(has(&image, place), "{tag}");
     }
 }
 
