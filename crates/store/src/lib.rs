@@ -53,7 +53,7 @@ pub use local::{
     Garbage, LocalStore, ParseStoreReferenceError, StoreError, StoreImage, StoreName,
     StoreReference, StoreSink, StoredImage,
 };
-pub use pieces::{PieceError, open_pieces, range_of_file};
+pub use pieces::{PieceError, open_pieces};
 
 #[cfg(test)]
 mod tests {

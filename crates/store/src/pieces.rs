@@ -92,7 +92,8 @@ pub fn open_pieces(pieces: &Arc<[Piece]>, from: u64) -> Result<BlobStream, Piece
 }
 
 /// Reads the whole of the file at `path` once, to name it as a range.
-pub fn range_of_file(path: &Path) -> Result<FileRange, PathError> {
+#[cfg(test)]
+pub(crate) fn range_of_file(path: &Path) -> Result<FileRange, PathError> {
     let file = open_regular(path)?;
     let failed = PathError::of("read", path);
     let length = file.metadata().map_err(&failed)?.len();
