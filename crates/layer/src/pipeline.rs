@@ -40,6 +40,13 @@ pub(crate) struct Line<'a> {
     pub(crate) workers: usize,
 }
 
+impl Line<'_> {
+    /// One for each reader and each worker, one being written and one being hashed.
+    fn buffers(&self) -> usize {
+        self.readers + self.workers + 2
+    }
+}
+
 /// Why the producing end stopped early.
 pub(crate) enum Stop {
     /// It failed itself.
@@ -56,9 +63,7 @@ pub(crate) fn run<P: Send>(
     produce: impl FnOnce(&Feed<'_>) -> Result<P, Stop> + Send,
 ) -> Result<(P, Passed), SealError> {
     let (returned, free) = channel();
-    // One segment for each reader, one for each worker and one waiting for it, one being written and
-    // one being hashed.
-    for _ in 0..line.readers + 2 * line.workers + 2 {
+    for _ in 0..line.buffers() {
         // Made whole and here: grown by whoever reads, each would take twice as much for a moment,
         // and leave holes in that thread's own heap.
         let _ = returned.send(Vec::with_capacity(line.longest));
@@ -564,7 +569,7 @@ mod tests {
             readers: 3,
             workers: 2,
         };
-        let others = line.readers + 2 * line.workers + 2 - 1;
+        let others = line.buffers() - 1;
         let (read, all_read) = (Mutex::new(0), Condvar::new());
         let mut pack = PackWriter::new(directory.path(), "stored");
         let result = run(&line, &mut pack, |feed| {
