@@ -337,14 +337,13 @@ impl SealJob {
             _ => self.make_of_tree(cancel)?,
         };
         let fingerprint = looked.is_settled().then(|| looked.fingerprint.clone());
-        let mut memory = Memory::new(
+        let memory = Memory::new(
             fingerprint,
             looked.needs_base_links,
-            &self.links,
+            (&self.links, &made.links),
             made.remarks.clone(),
             remembered,
         );
-        memory.set_links_above(&self.links, &made.links);
         memory.keep(&self.cache, &looked.question);
         Ok(made)
     }

@@ -46,13 +46,11 @@ pub(crate) struct RememberedLayer {
 
 impl RememberedLayer {
     pub(crate) fn new(label: Option<String>, sealed: &SealedLayer, began: FileTime) -> Self {
-        let last_time = sealed.to_last_time(began);
+        let signatures = sealed.relied_on(began).into_iter();
         Self {
             label,
             recipe: sealed.recipe.id().to_hex(),
-            signatures: last_time
-                .signatures
-                .iter()
+            signatures: signatures
                 .map(|signature| signature.map(|hash| format!("{hash:032x}")))
                 .collect(),
         }
@@ -95,12 +93,6 @@ impl Memory {
         }
     }
 
-    /// Notes which links the next layer meets.
-    pub(crate) fn set_links_above(&mut self, below: &BaseLinks, above: &BaseLinks) {
-        let (below, above) = (links_to_text(below), links_to_text(above));
-        self.links_above = (below != above).then_some(above);
-    }
-
     /// The links that the next layer meets, when this one meets `below`.
     pub(crate) fn links_above(&self, below: &BaseLinks) -> Option<BaseLinks> {
         match &self.links_above {
@@ -109,19 +101,21 @@ impl Memory {
         }
     }
 
-    /// A memory without links above; see [`Memory::set_links_above`].
+    /// What is to be remembered of a layer that meets the links `below`, when the next one meets
+    /// those `above`.
     pub(crate) fn new(
         fingerprint: Option<String>,
         needs_base_links: bool,
-        below: &BaseLinks,
+        (below, above): (&BaseLinks, &BaseLinks),
         remarks: Vec<Remark>,
         layers: Vec<RememberedLayer>,
     ) -> Self {
+        let above = Some(links_to_text(above));
         Self {
             fingerprint,
             needs_base_links,
             links_below: digest_of(below),
-            links_above: None,
+            links_above: above.filter(|above| *above != links_to_text(below)),
             remarks,
             layers,
         }

@@ -161,16 +161,13 @@ impl Signature {
 }
 
 impl SealedLayer {
-    /// The layer as it is remembered, when the files were looked at from `began` on.
-    pub fn to_last_time(&self, began: FileTime) -> LastTime {
-        LastTime {
-            recipe: self.recipe.clone(),
-            signatures: self
-                .signatures
-                .iter()
-                .map(|signature| signature.as_ref()?.relied_on(began))
-                .collect(),
-        }
+    /// What can be relied on of its signatures, when the files were looked at from `began` on: they
+    /// and the recipe are the [`LastTime`] of the next build.
+    pub fn relied_on(&self, began: FileTime) -> Vec<Option<u128>> {
+        self.signatures
+            .iter()
+            .map(|signature| signature.as_ref()?.relied_on(began))
+            .collect()
     }
 }
 

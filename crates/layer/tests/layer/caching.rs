@@ -58,6 +58,14 @@ fn source(numbers: &mut Numbers) -> TempDir {
     source
 }
 
+/// What the next build knows of a layer whose files were looked at from `began` on.
+fn last_time_of(layer: &SealedLayer, began: FileTime) -> LastTime {
+    LastTime {
+        recipe: layer.recipe.clone(),
+        signatures: layer.relied_on(began),
+    }
+}
+
 /// Seals what is in `source`, with what is known of it.
 fn seal_with(source: &Path, cache: &LayerCache, last_time: Option<&LastTime>) -> SealedLayer {
     let (tree, _) = scanned(source, "/var/task");
@@ -141,7 +149,7 @@ fn a_hundred_edits_come_out_as_from_nothing() {
     let source = source(&mut numbers);
     let kept = tempdir().unwrap();
     let cache = cache_in(kept.path());
-    let mut last = seal_with(source.path(), &cache, None).to_last_time(later());
+    let mut last = last_time_of(&seal_with(source.path(), &cache, None), later());
     let mut compressed = 0;
     for round in 0..100 {
         let what = edit(source.path(), round, &mut numbers);
@@ -152,7 +160,7 @@ fn a_hundred_edits_come_out_as_from_nothing() {
         assert_eq!(layer.recipe.size, cold.size);
         assert_eq!(layer.recipe.entries, cold.entries);
         compressed += layer.effort.compressed;
-        last = layer.to_last_time(later());
+        last = last_time_of(&layer, later());
         let warm = with_blob(layer, &Fast1, &cache);
         assert!(warm.blob == cold.blob, "{round}: {what}");
     }
@@ -176,7 +184,7 @@ fn what_did_not_change_is_not_even_read() {
         }
     );
     let before = left_in(kept.path());
-    let again = seal_with(source.path(), &cache, Some(&first.to_last_time(later())));
+    let again = seal_with(source.path(), &cache, Some(&last_time_of(&first, later())));
     assert_eq!(again.effort, Effort::default());
     assert_eq!(again.recipe.digest, first.recipe.digest);
     assert_eq!(left_in(kept.path()), before);
@@ -188,7 +196,7 @@ fn a_changed_file_costs_its_segment_and_what_follows() {
     let kept = tempdir().unwrap();
     let cache = cache_in(kept.path());
     let first = seal_with(source.path(), &cache, None);
-    let last = first.to_last_time(later());
+    let last = last_time_of(&first, later());
     // The last path among the small files, which come last.
     let changed = source.path().join("package12/module219.py");
     write(&changed, "x = 1\n");
@@ -207,7 +215,7 @@ fn a_changed_file_costs_its_segment_and_what_follows() {
         source.path().join("package12"),
     )
     .unwrap();
-    let back = seal_with(source.path(), &cache, Some(&again.to_last_time(later())));
+    let back = seal_with(source.path(), &cache, Some(&last_time_of(&again, later())));
     assert_eq!((back.effort.compressed, back.effort.hashed), (0, 0));
     assert_eq!(back.recipe.digest, first.recipe.digest);
 }
@@ -218,7 +226,7 @@ fn a_fresh_checkout_is_read_and_nothing_more() {
     let kept = tempdir().unwrap();
     let cache = cache_in(kept.path());
     let first = seal_with(source.path(), &cache, None);
-    let last = first.to_last_time(later());
+    let last = last_time_of(&first, later());
     let checkout = self::source(&mut Numbers(3));
     let again = seal_with(checkout.path(), &cache, Some(&last));
     assert_eq!((again.effort.compressed, again.effort.hashed), (0, 0));
@@ -264,12 +272,12 @@ fn a_file_that_was_just_written_is_looked_at_again() {
     };
     let told = |last: &LastTime| last.signatures.iter().flatten().count();
     // Directories and the end blocks have no content.
-    assert_eq!(told(&first.to_last_time(began(newest - 3600))), 2);
+    assert_eq!(told(&last_time_of(&first, began(newest - 3600))), 2);
     assert_eq!(
-        told(&first.to_last_time(began(newest + 3))),
+        told(&last_time_of(&first, began(newest + 3))),
         first.recipe.segments.len()
     );
-    let last = first.to_last_time(began(newest - 3600));
+    let last = last_time_of(&first, began(newest - 3600));
     let again = seal_with(source.path(), &cache, Some(&last));
     assert_eq!(again.effort.read, first.recipe.segments.len() as u64 - 2);
     assert_eq!((again.effort.compressed, again.effort.hashed), (0, 0));
@@ -326,7 +334,7 @@ fn a_flipped_bit_is_noticed_and_made_again() {
     let expected = seal_cold(source.path());
     let kept = tempdir().unwrap();
     let first = seal_with(source.path(), &cache_in(kept.path()), None);
-    let last = first.to_last_time(later());
+    let last = last_time_of(&first, later());
     // In the blocks of the first and of a later segment, in the index, in the footer.
     for (half, back) in [(0, 0), (1, 0), (2, 300), (2, 5)] {
         let cache = cache_in(kept.path());
@@ -383,7 +391,7 @@ fn what_is_gone_is_made_again_when_the_bytes_are_asked_for() {
     let kept = tempdir().unwrap();
     let cache = cache_in(kept.path());
     let first = seal_with(source.path(), &cache, None);
-    let last = first.to_last_time(later());
+    let last = last_time_of(&first, later());
     drop(cache);
     fs::remove_file(pack_in(kept.path())).unwrap();
     let cache = cache_in(kept.path());
@@ -463,7 +471,7 @@ fn many_builders_and_a_pruner_share_a_cache() {
                 for _ in 0..3 {
                     let cache = cache_in(kept);
                     let layer = seal_with(source.path(), &cache, None);
-                    let last = layer.to_last_time(later());
+                    let last = last_time_of(&layer, later());
                     assert_eq!(layer.recipe.digest, expected[number]);
                     let again = seal_with(source.path(), &cache, Some(&last));
                     let again = with_blob(again, &Fast1, &cache);
