@@ -26,9 +26,11 @@
 mod auth;
 mod challenge;
 mod client;
+mod control;
 mod credentials;
 mod endpoint;
 mod error;
+mod manners;
 mod pull;
 mod push;
 mod retry;
@@ -37,15 +39,17 @@ mod settings;
 mod transport;
 
 pub use client::{Client, RepositoryClient};
+pub use control::{ControlPlane, Unmanaged};
 pub use credentials::{
     Anonymous, BadConfig, ConfigFiles, CredentialFilesError, CredentialKind, CredentialSource,
-    Credentials, HelperError,
+    Credentials, FirstOf, HelperError,
 };
 pub use endpoint::{BadRegistryName, Distrust, Endpoint, PlainHttp, Scheme};
 pub use error::{
     Answer, BadAnswer, Cause, ConnectionFailure, Problem, Refusal, RegistryError, Reported,
     RequestLine, Step,
 };
+pub use manners::{Manners, Pace};
 pub use retry::{RetryPolicy, Tally};
 pub use secret::Secret;
 pub use settings::{ClientSettings, SettingsError, Timeouts};

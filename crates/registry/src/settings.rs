@@ -4,9 +4,11 @@ use std::path::PathBuf;
 use std::sync::Arc;
 use std::time::Duration;
 
+use crate::control::{ControlPlane, Unmanaged};
 use crate::credentials::{Anonymous, CredentialSource};
 use crate::endpoint::PlainHttp;
 use crate::error::Cause;
+use crate::manners::Manners;
 use crate::retry::RetryPolicy;
 
 /// All that a [`Client`](crate::Client) needs to know.
@@ -24,6 +26,12 @@ pub struct ClientSettings {
     pub timeouts: Timeouts,
     /// Who we are. Asked only when a registry demands it.
     pub credentials: Arc<dyn CredentialSource>,
+    /// The registries' management, where there is one to be asked.
+    pub control: Arc<dyn ControlPlane>,
+    /// What is known of the registry of that name.
+    pub manners: fn(&str) -> Manners,
+    /// Where uploads that broke off are written down, so that another run can go on with them.
+    pub unfinished_uploads: Option<PathBuf>,
 }
 
 impl Default for ClientSettings {
@@ -35,6 +43,9 @@ impl Default for ClientSettings {
             retry: RetryPolicy::default(),
             timeouts: Timeouts::default(),
             credentials: Arc::new(Anonymous),
+            control: Arc::new(Unmanaged),
+            manners: |_| Manners::default(),
+            unfinished_uploads: None,
         }
     }
 }

@@ -151,13 +151,18 @@ impl ConfigFiles {
                 })?;
             if let Some(kind) = kind {
                 let origin = format!("docker-credential-{name} (named in {place})");
-                return Ok(Some(Credentials { kind, origin }));
+                return Ok(Some(Credentials {
+                    kind,
+                    origin,
+                    good_until: None,
+                }));
             }
         }
         let kind = config.stored(repository).map_err(malformed)?;
         Ok(kind.map(|kind| Credentials {
             kind,
             origin: place.to_owned(),
+            good_until: None,
         }))
     }
 }

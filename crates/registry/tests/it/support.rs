@@ -73,6 +73,7 @@ impl CredentialSource for Fixed {
             Ok(Some(Credentials {
                 kind: self.0.clone(),
                 origin: "the test".to_owned(),
+                good_until: None,
             }))
         })
     }

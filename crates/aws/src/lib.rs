@@ -1,0 +1,1 @@
+//! What AWS is: ECR's tokens and repositories, on the AWS SDK.
