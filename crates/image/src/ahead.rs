@@ -41,7 +41,8 @@ pub enum Novelty {
     Unknown,
     /// It was never made here before. Then the image is missing, whatever its name stands for,
     /// unless somebody else has made the very same; and if so, each blob's own question finds it,
-    /// and no bytes are sent.
+    /// and no bytes are sent. The name is asked for all the same, because one that stands for
+    /// another image for good must stop it all before anything is sent.
     New,
 }
 
@@ -179,16 +180,22 @@ impl<'a, K: ImageSink> Admission<'a, K> {
     }
 
     async fn is_missing(&mut self) -> Result<bool, WriteError> {
-        let name = match (self.novelty, &self.name) {
-            (None, _) | (_, None) => return Ok(false),
-            (Some(Novelty::New), Some(_)) => return Ok(true),
-            (Some(Novelty::Unknown), Some(name)) => name,
+        let (Some(novelty), Some(name)) = (self.novelty, &self.name) else {
+            return Ok(false);
         };
-        if let Some(answer) = self.answers.get(name) {
-            return Ok(answer.digest.is_none());
+        let digest = match self.answers.get(name) {
+            Some(answer) => answer.digest,
+            None => {
+                let digest = current(self.sink, &Selector::Tag(name.clone())).await?;
+                self.answers.insert(name.clone(), Answer { digest });
+                digest
+            }
+        };
+        match (digest, novelty) {
+            (None, _) => Ok(true),
+            (Some(_), Novelty::Unknown) => Ok(false),
+            // What cannot take the name need not be sent.
+            (Some(_), Novelty::New) => Ok(self.sink.can_move(name).await),
         }
-        let digest = current(self.sink, &Selector::Tag(name.clone())).await?;
-        self.answers.insert(name.clone(), Answer { digest });
-        Ok(digest.is_none())
     }
 }

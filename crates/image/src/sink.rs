@@ -45,6 +45,15 @@ pub trait ImageSink: Sync {
         selector: &Selector,
     ) -> impl Future<Output = Result<Option<Digest>, Self::Error>> + Send;
 
+    /// Whether `tag`, which stands for another image, may be made to stand for a new one.
+    ///
+    /// Asked before anything is sent to a name that is taken. A place that cannot tell says yes, and
+    /// refuses the manifest if need be.
+    fn can_move(&self, tag: &Tag) -> impl Future<Output = bool> + Send {
+        let _ = tag;
+        async { true }
+    }
+
     /// Gets the blob to the place without moving its bytes through here, if that is possible.
     fn place(
         &self,

@@ -2,7 +2,8 @@
 //!
 //! Whatever the two ends are, the order is the same, and each step may end the work:
 //!
-//! 1. ask the target for the manifest under the tag: the same digest means that all is there;
+//! 1. ask the target for the manifest under the tag: the same digest means that all is there, and
+//!    another one, where tags cannot be moved, that nothing can come of it;
 //! 2. for each manifest, children first: ask for it by digest; then for each of its blobs: is it
 //!    there, can it be taken over without moving bytes, else send it;
 //! 3. put the manifest; the root one last, under the tag.
@@ -119,6 +120,14 @@ pub enum WriteError {
         #[source]
         source: BoxError,
     },
+    /// The tag stands for another image, and cannot be moved.
+    #[error("the tag `{tag}` stands for {found} already, and is immutable there")]
+    ImmutableTag {
+        /// Which tag.
+        tag: Tag,
+        /// What it stands for.
+        found: Digest,
+    },
     /// Getting a blob to the target.
     #[error("could not write blob {digest} ({size} bytes)")]
     Blob {
@@ -189,6 +198,14 @@ pub async fn write_after<B: BlobSource, K: ImageSink>(
     if found == Some(root) {
         report.up_to_date = true;
         return Ok(report);
+    }
+    if let (Some(found), Some(tag)) = (found, tag)
+        && !sink.can_move(tag).await
+    {
+        return Err(WriteError::ImmutableTag {
+            tag: tag.clone(),
+            found,
+        });
     }
     let mut walked = BTreeSet::new();
     for node in artifact.bottom_up() {

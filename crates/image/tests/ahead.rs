@@ -33,6 +33,8 @@ struct Target {
     /// Bytes are taken only while this is open.
     shut: Mutex<bool>,
     refused: Option<&'static str>,
+    /// Whether names stay with what they stand for.
+    immutable: bool,
 }
 
 #[derive(Debug, thiserror::Error)]
@@ -86,6 +88,10 @@ impl ImageSink for Target {
                 Ok(None)
             }
         }
+    }
+
+    async fn can_move(&self, _: &Tag) -> bool {
+        !self.immutable
     }
 
     async fn place(&self, blob: &BlobAt) -> Result<Option<Placed>, Refusal> {
@@ -348,7 +354,13 @@ fn what_was_never_made_before_goes_whatever_the_name_stands_for() {
     assert!(poll(&mut moving).is_pending());
     assert_eq!(
         target.told(),
-        ["has? base", "has? known", "begin known", "end known"]
+        [
+            "name? 1",
+            "has? base",
+            "has? known",
+            "begin known",
+            "end known"
+        ]
     );
     sender.send(offered("new")).unwrap();
     drop(sender);
@@ -356,13 +368,11 @@ fn what_was_never_made_before_goes_whatever_the_name_stands_for() {
         panic!("all is there");
     };
     target.told();
-    // The name was never asked for: the walk does.
     let image = image(&["base", "known", "new"]);
     let report = written(&target, &mut ahead, &image, "1");
     assert_eq!(
         target.told(),
         [
-            "name? 1",
             "digest? ",
             "has? config",
             "begin config",
@@ -442,6 +452,46 @@ fn each_name_is_judged_for_itself() {
 }
 
 #[test]
+fn nothing_goes_to_a_name_that_stands_for_another_image_for_good() {
+    let target = Target {
+        immutable: true,
+        ..Target::knowing(&["new", "config"])
+    };
+    let another = Digest::of(b"another");
+    *target.names.lock().unwrap() = [(tag("1"), another)].into();
+    let all = [name("1"), NEW, offered("new"), offered("config")];
+    let ignore = |_: tierce_image::Progress<'_>| ();
+    let mut moving = pin!(move_ahead(
+        stream::iter(all),
+        &Memory,
+        &target,
+        jobs(2),
+        &ignore
+    ));
+    let Poll::Ready(Ok(mut ahead)) = poll(&mut moving) else {
+        panic!("there is nothing to wait for");
+    };
+    let (image, name) = (image(&["new"]), tag("1"));
+    let mut walk = pin!(write_after(
+        &mut ahead,
+        &image,
+        Some(&name),
+        &Memory,
+        &target,
+        jobs(2),
+        &ignore
+    ));
+    let Poll::Ready(Err(error)) = poll(&mut walk) else {
+        panic!("the name cannot be had");
+    };
+    assert!(
+        matches!(&error, WriteError::ImmutableTag { found, .. } if *found == another),
+        "{error}"
+    );
+    assert_eq!(target.told(), ["name? 1"]);
+}
+
+#[test]
 fn no_more_are_on_their_way_than_there_are_jobs() {
     let names = ["a", "b", "c", "d", "e"];
     let target = Target::knowing(&names);
@@ -459,7 +509,10 @@ fn no_more_are_on_their_way_than_there_are_jobs() {
         &ignore
     ));
     assert!(poll(&mut moving).is_pending());
-    assert_eq!(target.told(), ["has? a", "begin a", "has? b", "begin b"]);
+    assert_eq!(
+        target.told(),
+        ["name? 1", "has? a", "begin a", "has? b", "begin b"]
+    );
     target.set_shut(false);
     assert!(poll(&mut moving).is_ready());
     assert_eq!(target.blobs.lock().unwrap().len(), names.len());

@@ -14,6 +14,7 @@ use bytes::Bytes;
 use reqwest::Method;
 use reqwest::header::{CONTENT_TYPE, HeaderMap, HeaderValue};
 use serde::Deserialize;
+use tierce_image::BoxError;
 use tierce_oci::Repository;
 use tokio::sync::Mutex;
 use url::Url;
@@ -46,6 +47,8 @@ pub(crate) struct Authenticator {
     challenge: RwLock<Option<Challenge>>,
     /// By repository path: podman's files may know different users for different paths.
     credentials: Mutex<BTreeMap<String, Option<Arc<Credentials>>>>,
+    /// Credentials that took the place of others, until they are seen to do better.
+    unproved: std::sync::Mutex<Vec<Arc<Credentials>>>,
     tokens: Mutex<BTreeMap<TokenKey, Token>>,
 }
 
@@ -80,17 +83,28 @@ pub(crate) struct Authorization {
     pub(crate) header: Option<HeaderValue>,
     /// All that must not come back in the server's words.
     pub(crate) secrets: KnownSecrets,
-    /// Where the credentials behind it came from.
-    origin: Option<String>,
+    /// What is behind it; `None` for nobody in particular.
+    credentials: Option<Arc<Credentials>>,
     /// The kept token that it is.
     key: Option<TokenKey>,
+}
+
+impl Authorization {
+    fn origin(&self) -> Option<&str> {
+        self.credentials.as_ref().map(|found| found.origin.as_str())
+    }
+
+    /// Whether it is a token that anybody may have.
+    pub(crate) fn is_anonymous_token(&self) -> bool {
+        self.header.is_some() && self.credentials.is_none()
+    }
 }
 
 impl fmt::Debug for Authorization {
     fn fmt(&self, formatter: &mut fmt::Formatter<'_>) -> fmt::Result {
         formatter
             .debug_struct("Authorization")
-            .field("origin", &self.origin)
+            .field("origin", &self.origin())
             .finish_non_exhaustive()
     }
 }
@@ -102,6 +116,22 @@ pub(crate) struct Context<'a> {
     pub(crate) endpoint: &'a Endpoint,
     pub(crate) transport: &'a Transport,
     pub(crate) source: &'a dyn CredentialSource,
+}
+
+impl Context<'_> {
+    fn repository(&self, path: &str) -> Repository {
+        Repository {
+            registry: self.registry.to_owned(),
+            path: path.to_owned(),
+        }
+    }
+
+    fn no_credentials(&self, source: BoxError) -> RegistryError {
+        RegistryError::Credentials {
+            registry: self.registry.to_owned(),
+            source,
+        }
+    }
 }
 
 impl Authenticator {
@@ -143,12 +173,85 @@ impl Authenticator {
             self.tokens.lock().await.remove(key);
         }
         let next = self.meet(context, access, &challenge).await?;
-        if next.header.is_none() || next.header == shown.header {
+        let next = if next.header.is_some() && next.header == shown.header {
+            // Nothing else to show, unless its source has something newer.
+            match self.renew(context, access, shown).await? {
+                Some(renewed) => renewed,
+                None => return Err(self.refusal(context, &next, refused).await),
+            }
+        } else {
+            next
+        };
+        if next.header.is_none() {
             return Err(self.refusal(context, &next, refused).await);
         }
         // The body is read so that the connection can be used again.
         let _ = refused.into_answer().await;
         Ok(next)
+    }
+
+    /// Puts something newer in the place of what was shown and is taken no more; `None` when there is
+    /// nothing newer, or when what was shown is new itself: then its age is not what is wrong.
+    pub(crate) async fn renew(
+        &self,
+        context: Context<'_>,
+        access: &Access<'_>,
+        shown: &Authorization,
+    ) -> Result<Option<Authorization>, RegistryError> {
+        if let Some(key) = &shown.key {
+            self.tokens.lock().await.remove(key);
+        }
+        if let Some(refused) = &shown.credentials
+            && !self.replace(context, access.path, refused).await?
+            && shown.key.is_none()
+        {
+            return Ok(None);
+        }
+        let next = self.prepare(context, access).await?;
+        Ok(Some(next).filter(|next| next.header.is_some() && next.header != shown.header))
+    }
+
+    /// Asks for other credentials than `refused`, once for all that showed them.
+    async fn replace(
+        &self,
+        context: Context<'_>,
+        path: &str,
+        refused: &Arc<Credentials>,
+    ) -> Result<bool, RegistryError> {
+        let mut known = self.credentials.lock().await;
+        let current = known.get(path).and_then(Option::as_ref);
+        if current.is_none_or(|current| !Arc::ptr_eq(current, refused)) {
+            // Somebody else was faster.
+            return Ok(current.is_some());
+        }
+        if self.unproved().iter().any(|new| Arc::ptr_eq(new, refused)) {
+            return Ok(false);
+        }
+        let repository = context.repository(path);
+        let renewed = context.source.renew(&repository, refused).await;
+        let Some(renewed) = renewed.map_err(|source| context.no_credentials(source))? else {
+            return Ok(false);
+        };
+        tracing::debug!(
+            registry = context.registry,
+            origin = renewed.origin,
+            "credentials renewed"
+        );
+        let renewed = Arc::new(renewed);
+        self.unproved().push(Arc::clone(&renewed));
+        known.insert(path.to_owned(), Some(renewed));
+        Ok(true)
+    }
+
+    fn unproved(&self) -> std::sync::MutexGuard<'_, Vec<Arc<Credentials>>> {
+        self.unproved.lock().unwrap_or_else(PoisonError::into_inner)
+    }
+
+    /// What was shown is taken.
+    pub(crate) fn proved(&self, shown: &Authorization) {
+        if let Some(shown) = &shown.credentials {
+            self.unproved().retain(|new| !Arc::ptr_eq(new, shown));
+        }
     }
 
     /// The error of a 401 that nothing can be done about.
@@ -162,7 +265,7 @@ impl Authenticator {
         RegistryError::Unauthorized(Box::new(Refusal {
             registry: context.registry.to_owned(),
             request: answer.request.clone(),
-            credentials: shown.origin.clone(),
+            credentials: shown.origin().map(str::to_owned),
             answer,
         }))
     }
@@ -190,21 +293,19 @@ impl Authenticator {
     ) -> Result<Option<Arc<Credentials>>, RegistryError> {
         // Held while a helper runs: one question is enough for all that wait.
         let mut known = self.credentials.lock().await;
-        if let Some(credentials) = known.get(path) {
+        let is_good = |credentials: &Option<Arc<Credentials>>| {
+            let good_until = credentials.as_ref().and_then(|known| known.good_until);
+            good_until.is_none_or(|end| Instant::now() < end)
+        };
+        if let Some(credentials) = known.get(path).filter(|known| is_good(known)) {
             return Ok(credentials.clone());
         }
-        let repository = Repository {
-            registry: context.registry.to_owned(),
-            path: path.to_owned(),
-        };
+        let repository = context.repository(path);
         let found = context
             .source
             .credentials(&repository)
             .await
-            .map_err(|source| RegistryError::Credentials {
-                registry: context.registry.to_owned(),
-                source,
-            })?;
+            .map_err(|source| context.no_credentials(source))?;
         if let Some(found) = &found {
             tracing::debug!(
                 registry = context.registry,
@@ -224,7 +325,7 @@ impl Authenticator {
         challenge: &Challenge,
     ) -> Result<Authorization, RegistryError> {
         let credentials = self.credentials(context, access.path).await?;
-        let origin = credentials.as_ref().map(|found| found.origin.clone());
+        let origin = credentials.as_ref().map(|found| found.origin.as_str());
         let kind = credentials.as_ref().map(|found| &found.kind);
         let mut secrets = secrets_of(kind);
         let direct = match (challenge, kind) {
@@ -240,21 +341,19 @@ impl Authenticator {
         };
         match (direct, challenge) {
             (None, Challenge::Bearer(wanted)) => {
-                let (token, key) = self
-                    .token(context, access, wanted, kind, origin.as_deref())
-                    .await?;
+                let (token, key) = self.token(context, access, wanted, kind, origin).await?;
                 secrets.add(token.expose());
                 Ok(Authorization {
                     header: Some(bearer(&token)),
                     secrets,
-                    origin,
+                    credentials,
                     key: Some(key),
                 })
             }
             (header, _) => Ok(Authorization {
                 header,
                 secrets,
-                origin,
+                credentials,
                 key: None,
             }),
         }

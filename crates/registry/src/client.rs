@@ -1,6 +1,6 @@
 //! The client: what all requests to all registries share.
 
-use std::collections::BTreeMap;
+use std::collections::{BTreeMap, BTreeSet};
 use std::fmt;
 use std::sync::atomic::{AtomicBool, Ordering};
 use std::sync::{Arc, Mutex, PoisonError, RwLock};
@@ -8,18 +8,22 @@ use std::sync::{Arc, Mutex, PoisonError, RwLock};
 use bytes::Bytes;
 use reqwest::header::HeaderMap;
 use reqwest::{Method, StatusCode};
-use tierce_image::{BlobStream, Content, ImageSource};
+use tierce_image::{BlobStream, BoxError, Content, ImageSource};
 use tierce_oci::{Descriptor, Digest, Document, Repository, Selector};
 use url::Url;
 
 use crate::auth::{Authenticator, Authorization, Context};
 use crate::challenge::Access;
+use crate::control::ControlPlane;
 use crate::credentials::CredentialSource;
 use crate::endpoint::{Endpoint, PlainHttp, Scheme};
-use crate::error::{ConnectionFailure, RegistryError, Step};
+use crate::error::{ConnectionFailure, RegistryError, Step, is_transient};
+use crate::manners::Manners;
+use crate::pace::Pacer;
 use crate::retry::{Attempts, RetryPolicy};
 use crate::settings::{ClientSettings, SettingsError};
 use crate::transport::{Reply, Transport, Wire, WireBody};
+use crate::upload::{Unfinished, UploadSettings};
 
 /// Speaks to registries. Clones are cheap and share connections, credentials and tokens.
 ///
@@ -35,6 +39,10 @@ struct Inner {
     plain_http: PlainHttp,
     trusts_given_authorities: bool,
     retry: RetryPolicy,
+    control: Arc<dyn ControlPlane>,
+    manners: fn(&str) -> Manners,
+    uploads: UploadSettings,
+    unfinished: Option<Unfinished>,
     registries: Mutex<BTreeMap<String, Arc<Registry>>>,
 }
 
@@ -57,6 +65,39 @@ pub(crate) struct Registry {
     /// Whether the registry has ever answered, so that the scheme is known to be right.
     answered: AtomicBool,
     authenticator: Authenticator,
+    manners: Manners,
+    anonymous_pace: Option<Pacer>,
+    manifest_pace: Option<Pacer>,
+    /// The repositories that this client has made, by path.
+    made: tokio::sync::Mutex<BTreeSet<String>>,
+}
+
+/// Whether a repository was made.
+#[derive(Debug, Clone, Copy, PartialEq, Eq)]
+pub(crate) enum Made {
+    /// By this call.
+    Now,
+    /// By an earlier one.
+    Before,
+    /// Nobody is to make it here.
+    Not,
+}
+
+/// A request whose body can be sent only once.
+pub(crate) struct Stream<'a> {
+    pub(crate) method: Method,
+    pub(crate) url: &'a Url,
+    pub(crate) headers: HeaderMap,
+    pub(crate) body: reqwest::Body,
+    pub(crate) length: u64,
+}
+
+/// What an answer turned out to be.
+pub(crate) enum Judged {
+    /// One for the caller.
+    Answer(Reply),
+    /// One about who we are: the request is to be sent once more, with this.
+    Again(Authorization),
 }
 
 /// One request to a registry, which can be sent again.
@@ -95,6 +136,51 @@ impl Registry {
         endpoint.unwrap_or_else(PoisonError::into_inner).clone()
     }
 
+    pub(crate) fn manners(&self) -> &Manners {
+        &self.manners
+    }
+
+    /// How blobs are cut for this registry, when they must be.
+    pub(crate) fn chunk_size(&self) -> Option<u64> {
+        None
+    }
+
+    pub(crate) async fn was_made(&self, path: &str) -> bool {
+        self.made.lock().await.contains(path)
+    }
+
+    /// Makes a repository, once.
+    pub(crate) async fn make(
+        &self,
+        repository: &Repository,
+        control: &dyn ControlPlane,
+    ) -> Result<Made, BoxError> {
+        // Held while it is made: one is enough for all that wait.
+        let mut made = self.made.lock().await;
+        if made.contains(&repository.path) {
+            return Ok(Made::Before);
+        }
+        if !control.create(repository).await? {
+            return Ok(Made::Not);
+        }
+        made.insert(repository.path.clone());
+        Ok(Made::Now)
+    }
+
+    /// Waits until a request is due, for registries that count them.
+    async fn keep_pace(&self, method: &Method, path: &str, shown: &Authorization) {
+        let pace = if *method == Method::PUT && path.contains("/manifests/") {
+            self.manifest_pace.as_ref()
+        } else if shown.is_anonymous_token() {
+            self.anonymous_pace.as_ref()
+        } else {
+            None
+        };
+        if let Some(pace) = pace {
+            pace.wait().await;
+        }
+    }
+
     fn use_endpoint(&self, endpoint: Endpoint) {
         *self
             .endpoint
@@ -114,6 +200,10 @@ impl Client {
                 plain_http: settings.plain_http,
                 trusts_given_authorities: !settings.ca_files.is_empty(),
                 retry: settings.retry,
+                control: settings.control,
+                manners: settings.manners,
+                uploads: settings.uploads,
+                unfinished: settings.unfinished_uploads.map(Unfinished::new),
                 registries: Mutex::new(BTreeMap::new()),
             }),
         })
@@ -155,11 +245,16 @@ impl Client {
         }
         let inner = &self.inner;
         let endpoint = Endpoint::new(name, &inner.plain_http, inner.trusts_given_authorities)?;
+        let manners = (inner.manners)(name);
         let registry = Arc::new(Registry {
             name: name.to_owned(),
             endpoint: RwLock::new(endpoint),
             answered: AtomicBool::new(false),
             authenticator: Authenticator::default(),
+            manners,
+            anonymous_pace: manners.anonymous_pace.map(Pacer::new),
+            manifest_pace: manners.manifest_pace.map(Pacer::new),
+            made: tokio::sync::Mutex::default(),
         });
         registries.insert(name.to_owned(), Arc::clone(&registry));
         Ok(registry)
@@ -173,6 +268,18 @@ impl Client {
         &self.inner.transport
     }
 
+    pub(crate) fn control(&self) -> &dyn ControlPlane {
+        self.inner.control.as_ref()
+    }
+
+    pub(crate) fn uploads(&self) -> UploadSettings {
+        self.inner.uploads
+    }
+
+    pub(crate) fn unfinished(&self) -> Option<&Unfinished> {
+        self.inner.unfinished.as_ref()
+    }
+
     /// Sends `call` until it has an answer that trying again would not change.
     ///
     /// Statuses that are no success but not transient either are the caller's to judge.
@@ -184,7 +291,7 @@ impl Client {
     ) -> Result<Reply, RegistryError> {
         loop {
             let error = match self.call_once(registry, call).await {
-                Ok(reply) if !is_transient(reply.status()) => return Ok(reply),
+                Ok(reply) if !is_transient(reply.status().as_u16()) => return Ok(reply),
                 Ok(reply) => reply.into_error().await,
                 Err(error) => error,
             };
@@ -208,64 +315,78 @@ impl Client {
         registry: &Registry,
         call: &Call<'_>,
     ) -> Result<Reply, RegistryError> {
-        let mut shown = self.authorize(registry, &call.access).await?;
+        let shown = self.authorize(registry, &call.access).await?;
         let reply = self.send(registry, call, &shown).await?;
-        if !is_challenge(&reply) {
-            return Ok(reply);
+        match self
+            .judge(registry, &call.access, &shown, reply, false)
+            .await?
+        {
+            Judged::Answer(reply) => Ok(reply),
+            Judged::Again(shown) => {
+                let reply = self.send(registry, call, &shown).await?;
+                match self
+                    .judge(registry, &call.access, &shown, reply, true)
+                    .await?
+                {
+                    Judged::Answer(reply) => Ok(reply),
+                    Judged::Again(_) => unreachable!("nothing is settled anew twice in a row"),
+                }
+            }
         }
-        let endpoint = registry.endpoint();
-        let context = self.context(registry, &endpoint);
-        shown = registry
-            .authenticator
-            .answer(context, &call.access, &shown, reply)
-            .await?;
-        let reply = self.send(registry, call, &shown).await?;
-        if is_challenge(&reply) {
-            return Err(registry.authenticator.refusal(context, &shown, reply).await);
-        }
-        Ok(reply)
     }
 
-    /// Sends a body that can be read only once. A 401 is the caller's to deal with, by
-    /// [`Client::reauthorize`] and another body.
-    pub(crate) async fn put_stream(
+    /// Sends a body that can be read only once. The answer is to be judged ([`Client::judge`]).
+    pub(crate) async fn send_stream(
         &self,
         registry: &Registry,
-        url: &Url,
         access: &Access<'_>,
-        headers: HeaderMap,
-        body: reqwest::Body,
-        length: u64,
+        stream: Stream<'_>,
     ) -> Result<(Reply, Authorization), RegistryError> {
         let shown = self.authorize(registry, access).await?;
         let endpoint = registry.endpoint();
         let wire = Wire {
             registry: Some(&registry.name),
             endpoint: &endpoint,
-            method: Method::PUT,
-            url: url.clone(),
-            headers,
+            method: stream.method,
+            url: stream.url.clone(),
+            headers: stream.headers,
             authorization: shown.header.clone(),
             secrets: shown.secrets.clone(),
-            body: WireBody::Stream(body, length),
+            body: WireBody::Stream(stream.body, stream.length),
         };
         Ok((self.inner.transport.send(wire).await?, shown))
     }
 
-    /// Answers the 401 to a request that cannot be sent again as it was.
-    pub(crate) async fn reauthorize(
+    /// Tells answers about who we are from all others, and settles it anew: a demand is met, and a
+    /// token that has ended is replaced. That is done once in a row; `settled` says that the last
+    /// answer was such a one already.
+    pub(crate) async fn judge(
         &self,
         registry: &Registry,
         access: &Access<'_>,
         shown: &Authorization,
-        refused: Reply,
-    ) -> Result<(), RegistryError> {
+        mut reply: Reply,
+        settled: bool,
+    ) -> Result<Judged, RegistryError> {
         let endpoint = registry.endpoint();
         let context = self.context(registry, &endpoint);
-        let answered = registry
-            .authenticator
-            .answer(context, access, shown, refused);
-        answered.await.map(|_| ())
+        let authenticator = &registry.authenticator;
+        if is_challenge(&reply) {
+            if settled {
+                return Err(authenticator.refusal(context, shown, reply).await);
+            }
+            let answered = authenticator.answer(context, access, shown, reply).await?;
+            return Ok(Judged::Again(answered));
+        }
+        if !settled && has_ended(&registry.manners, shown, &mut reply).await {
+            let renewed = authenticator.renew(context, access, shown).await?;
+            if let Some(renewed) = renewed {
+                return Ok(Judged::Again(renewed));
+            }
+        } else if reply.from_registry {
+            authenticator.proved(shown);
+        }
+        Ok(Judged::Answer(reply))
     }
 
     async fn authorize(
@@ -296,6 +417,9 @@ impl Client {
         shown: &Authorization,
     ) -> Result<Reply, RegistryError> {
         let endpoint = registry.endpoint();
+        if let Target::Path(path) = call.target {
+            registry.keep_pace(&call.method, path, shown).await;
+        }
         let first = self.send_to(registry, &endpoint, call, shown).await;
         if registry.answered.load(Ordering::Relaxed) {
             return first;
@@ -369,14 +493,27 @@ fn is_about_certificate(error: &RegistryError) -> bool {
         if failure.step == Step::Tls && failure.cause.is_about_certificate())
 }
 
-/// The statuses of [`RegistryError::is_transient`].
-fn is_transient(status: StatusCode) -> bool {
-    matches!(status.as_u16(), 408 | 425 | 429 | 500 | 502 | 503 | 504)
-}
-
 /// Whether the registry itself asks who we are; storage behind it is none of our business.
 pub(crate) fn is_challenge(reply: &Reply) -> bool {
     reply.status() == StatusCode::UNAUTHORIZED && reply.from_registry
+}
+
+/// Whether an answer says, or may mean, that what was shown was good once and is no more.
+async fn has_ended(manners: &Manners, shown: &Authorization, reply: &mut Reply) -> bool {
+    if !reply.from_registry || shown.header.is_none() {
+        return false;
+    }
+    match reply.status().as_u16() {
+        // ECR Public, without a word of why (aws/containers-roadmap#2835).
+        400 => manners.answers_400_to_old_tokens,
+        // ECR says why, but not to a HEAD.
+        403 => {
+            let said = reply.error_text().await;
+            let may_mean_it = manners.answers_403_to_old_tokens && said.is_empty();
+            may_mean_it || said.to_ascii_lowercase().contains("expired")
+        }
+        _ => false,
+    }
 }
 
 pub(crate) async fn success(reply: Reply) -> Result<Reply, RegistryError> {

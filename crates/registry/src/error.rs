@@ -6,7 +6,7 @@ use std::io;
 use std::time::Duration;
 
 use tierce_image::{BoxError, OpenBlobError};
-use tierce_oci::{Digest, ParseDocumentError, Repository, Selector};
+use tierce_oci::{Digest, ParseDocumentError, Repository, Selector, Tag};
 
 use crate::endpoint::{BadRegistryName, Distrust};
 use crate::retry::Tally;
@@ -66,9 +66,46 @@ pub enum RegistryError {
         #[source]
         source: Box<ParseDocumentError>,
     },
+    /// The repository is not there.
+    #[error("the repository {repository} does not exist")]
+    NoRepository {
+        /// Which one.
+        repository: Repository,
+        /// How the registry let us know.
+        #[source]
+        source: Box<RegistryError>,
+    },
+    /// The repository is not there, and could not be made.
+    #[error("could not create the repository {repository}")]
+    CreateRepository {
+        /// Which one.
+        repository: Repository,
+        /// What the registry's management said.
+        #[source]
+        source: BoxError,
+    },
+    /// The tag stands for another image, and its repository lets no tag be moved.
+    #[error("the tag `{tag}` of {repository} is immutable{}", stands_for(found.as_ref()))]
+    ImmutableTag {
+        /// The repository.
+        repository: Repository,
+        /// Which tag.
+        tag: Tag,
+        /// What it stands for, when that could be found out.
+        found: Option<Digest>,
+        /// What the registry said.
+        #[source]
+        source: Box<RegistryError>,
+    },
     /// The other end of a transfer: the blob that was to be sent could not be read.
     #[error(transparent)]
     Source(OpenBlobError),
+}
+
+fn stands_for(found: Option<&Digest>) -> String {
+    found.map_or_else(String::new, |digest| {
+        format!(" and stands for {digest} already")
+    })
 }
 
 /// A request, as it is told to people: without its query, which may be a signature.
@@ -424,7 +461,9 @@ impl RegistryError {
         match self {
             Self::Answer(answer) => Some(answer),
             Self::Unauthorized(refusal) => Some(&refusal.answer),
-            Self::Token { source, .. } => source.answer(),
+            Self::Token { source, .. }
+            | Self::NoRepository { source, .. }
+            | Self::ImmutableTag { source, .. } => source.answer(),
             _ => None,
         }
     }
@@ -438,6 +477,27 @@ impl RegistryError {
     pub fn has_code(&self, code: &str) -> bool {
         self.answer()
             .is_some_and(|answer| answer.errors.iter().any(|error| error.code == code))
+    }
+
+    /// Whether the repository is known to be missing.
+    pub fn is_missing_repository(&self) -> bool {
+        matches!(self, Self::NoRepository { .. }) || self.has_code("NAME_UNKNOWN")
+    }
+
+    /// Whether a tag was refused because it is there and must not be moved.
+    ///
+    /// ECR's code says so of tags alone (and its message of bad ones too); the others say it in
+    /// words, in which this one word recurs.
+    pub(crate) fn is_about_immutable_tag(&self) -> bool {
+        self.answer().is_some_and(|answer| {
+            let said = |error: &Reported| {
+                error.code.to_ascii_lowercase().contains("immutable")
+                    || error.message.to_ascii_lowercase().contains("immutab")
+            };
+            matches!(answer.status, 400 | 403 | 405 | 409 | 412)
+                && (answer.errors.iter().any(said)
+                    || answer.excerpt.to_ascii_lowercase().contains("immutab"))
+        })
     }
 
     /// Whether credentials are missing or refused (401).
@@ -501,9 +561,7 @@ impl RegistryError {
     /// Whether trying again may help.
     pub fn is_transient(&self) -> bool {
         match self {
-            Self::Answer(answer) => {
-                matches!(answer.status, 408 | 425 | 429 | 500 | 502 | 503 | 504)
-            }
+            Self::Answer(answer) => is_transient(answer.status),
             Self::Connection(failure) => matches!(failure.step, Step::Wait | Step::Transfer),
             Self::Token { source, .. } => source.is_transient(),
             _ => false,
@@ -526,6 +584,20 @@ impl RegistryError {
             _ => {}
         }
         self
+    }
+}
+
+/// Whether an answer of that status may be another one next time.
+///
+/// The specification's 429, what means "not now", and what servers and the proxies before them say
+/// when they fail (499 and those above 511 are such proxies' own). Not what they say of requests
+/// that they will never serve.
+pub(crate) fn is_transient(status: u16) -> bool {
+    match status {
+        408 | 425 | 429 | 499 => true,
+        501 | 505 | 506 | 508 | 510 | 511 => false,
+        500..=599 => true,
+        _ => false,
     }
 }
 

@@ -6,7 +6,7 @@
 //!
 //! * is the manifest there: one HEAD;
 //! * is a blob there: one HEAD; else, when another repository of the same registry has it, one POST
-//!   that mounts it; else one POST and one PUT that send it;
+//!   that mounts it; else one POST and one PUT that send it, or chunks after that has broken;
 //! * the manifest: one PUT.
 //!
 //! The first request to a registry that wants to know who we are costs one more, and one to its
@@ -31,12 +31,14 @@ mod credentials;
 mod endpoint;
 mod error;
 mod manners;
+mod pace;
 mod pull;
 mod push;
 mod retry;
 mod secret;
 mod settings;
 mod transport;
+mod upload;
 
 pub use client::{Client, RepositoryClient};
 pub use control::{ControlPlane, Unmanaged};
@@ -53,3 +55,4 @@ pub use manners::{Manners, Pace};
 pub use retry::{RetryPolicy, Tally};
 pub use secret::Secret;
 pub use settings::{ClientSettings, SettingsError, Timeouts};
+pub use upload::UploadSettings;

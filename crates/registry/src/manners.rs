@@ -14,6 +14,8 @@ pub struct Manners {
     pub manifest_pace: Option<Pace>,
     /// Whether a token that has ended is answered with 400 and no challenge.
     pub answers_400_to_old_tokens: bool,
+    /// Whether a token that has ended is answered with 403, to a HEAD without a word of why.
+    pub answers_403_to_old_tokens: bool,
     /// Whether a connection that breaks during an upload may mean that the repository is missing.
     pub drops_uploads_to_missing_repositories: bool,
 }

@@ -1,30 +1,21 @@
-//! Writing: blobs, then the manifest that names them.
-//!
-//! A blob is sent by a POST that begins an upload and one PUT with all its bytes: the one way that
-//! every registry takes, ECR among them. An upload that broke is begun anew rather than gone on
-//! with, because registries disagree on where it would go on.
+//! Writing: blobs, then the manifest that names them. How a blob's bytes travel: [`crate::upload`].
 
-use std::pin::pin;
-use std::sync::PoisonError;
-use std::time::Duration;
+use std::collections::BTreeMap;
+use std::sync::{MutexGuard, PoisonError};
 
-use bytes::Bytes;
-use futures_util::{Stream, StreamExt as _, stream};
-use reqwest::header::{CONTENT_TYPE, HeaderMap, HeaderValue};
+use reqwest::header::{CONTENT_TYPE, HeaderValue};
 use reqwest::{Method, StatusCode};
-use tierce_image::{Blob, BlobAt, BlobSource, Content, ImageSink, OpenBlobError, Placed};
+use tierce_image::{Blob, BlobAt, BlobSource, Content, ImageSink, Placed};
 use tierce_oci::{Digest, Document, Selector, Tag};
-use tokio::sync::mpsc;
 use url::Url;
 
-use crate::auth::Authorization;
 use crate::challenge::Access;
-use crate::client::{Call, Registry, RepositoryClient, Target, is_challenge, success};
-use crate::endpoint::destination;
-use crate::error::{Cause, ConnectionFailure, Problem, RegistryError, RequestLine, Step};
+use crate::client::{Call, Made, Registry, RepositoryClient, Target, success};
+use crate::error::{Problem, RegistryError, Step};
 use crate::pull::{blob_path, claimed_digest, manifest_call, manifest_path};
 use crate::retry::Attempts;
 use crate::transport::Reply;
+use crate::upload::upload_location;
 
 impl ImageSink for RepositoryClient {
     type Error = RegistryError;
@@ -72,51 +63,7 @@ impl ImageSink for RepositoryClient {
     }
 
     async fn send<S: BlobSource>(&self, blob: &Blob<'_, S>) -> Result<(), RegistryError> {
-        let registry = self.registry()?;
-        let digest = blob.descriptor().digest;
-        let mut attempts = self.client.attempts();
-        let mut reauthorized = false;
-        loop {
-            // An answer that was lost may have been a success.
-            if attempts.is_retry() && self.has_blob(&registry, &digest, &mut attempts).await? {
-                return Ok(());
-            }
-            let upload = match self.take_upload(&digest) {
-                Some(upload) => upload,
-                None => self.begin_upload(&registry, &mut attempts).await?,
-            };
-            let (reply, shown) = match self.put_blob(&registry, &upload, blob).await {
-                Ok(answer) => answer,
-                Err(error) => {
-                    // A registry that cannot be spoken to cannot be told either.
-                    if matches!(error, RegistryError::Source(_)) {
-                        self.cancel_upload(&registry, &upload).await;
-                    }
-                    attempts.after(error).await?;
-                    continue;
-                }
-            };
-            if is_challenge(&reply) && !reauthorized {
-                // The token ended between the two requests.
-                reauthorized = true;
-                let access = self.access(true);
-                let client = &self.client;
-                client
-                    .reauthorize(&registry, &access, &shown, reply)
-                    .await?;
-                continue;
-            }
-            // The upload ended on the other side, as unused ones do after a while.
-            let is_gone = matches!(reply.status().as_u16(), 404 | 416);
-            match success(reply).await {
-                Ok(reply) => return check_claim(&reply, digest),
-                Err(error) if is_gone => attempts.again(error).await?,
-                Err(error) => {
-                    self.cancel_upload(&registry, &upload).await;
-                    attempts.after(error).await?;
-                }
-            }
-        }
+        self.upload(blob).await
     }
 
     async fn put_manifest(
@@ -135,16 +82,34 @@ impl ImageSink for RepositoryClient {
         call.headers.insert(CONTENT_TYPE, media_type);
         call.body = Some(document.bytes().clone());
         let mut attempts = self.client.attempts();
-        let client = &self.client;
-        let reply = client
-            .call_for_success(&registry, &call, &mut attempts)
-            .await?;
-        check_claim(&reply, digest)
+        let reply = self.client.call(&registry, &call, &mut attempts).await?;
+        match (success(reply).await, tag) {
+            (Ok(reply), _) => check_claim(&reply, digest),
+            (Err(error), Some(tag)) if error.is_about_immutable_tag() => {
+                // An answer that was lost may have been a success, and the same digest is one.
+                match self.current(&selector).await {
+                    Ok(Some(found)) if found == digest => Ok(()),
+                    found => Err(RegistryError::ImmutableTag {
+                        repository: self.repository.clone(),
+                        tag: tag.clone(),
+                        found: found.ok().flatten(),
+                        source: Box::new(error),
+                    }),
+                }
+            }
+            (Err(error), _) => Err(error),
+        }
+    }
+
+    /// Asks the registry's management, where there is one.
+    async fn can_move(&self, tag: &Tag) -> bool {
+        let control = self.client.control();
+        control.is_immutable(&self.repository, tag).await != Some(true)
     }
 }
 
 /// A registry that says it has stored something else has not stored what was sent.
-fn check_claim(reply: &Reply, expected: Digest) -> Result<(), RegistryError> {
+pub(crate) fn check_claim(reply: &Reply, expected: Digest) -> Result<(), RegistryError> {
     match claimed_digest(reply) {
         Some(found) if found != expected => {
             Err(reply.bad(Problem::OtherDigest { expected, found }))
@@ -159,7 +124,7 @@ impl RepositoryClient {
     /// A no of any kind counts as "not there": some registries refuse HEAD for blobs even to those
     /// who may push (distribution/distribution#4383), and the upload that follows says more clearly
     /// what is wrong.
-    async fn has_blob(
+    pub(crate) async fn has_blob(
         &self,
         registry: &Registry,
         digest: &Digest,
@@ -217,141 +182,67 @@ impl RepositoryClient {
         }
     }
 
-    fn uploads(&self) -> std::sync::MutexGuard<'_, std::collections::BTreeMap<Digest, Url>> {
+    pub(crate) fn uploads(&self) -> MutexGuard<'_, BTreeMap<Digest, Url>> {
         self.uploads.lock().unwrap_or_else(PoisonError::into_inner)
     }
 
-    fn take_upload(&self, digest: &Digest) -> Option<Url> {
-        self.uploads().remove(digest)
-    }
-
-    async fn begin_upload(
+    /// Begins an upload. That comes before any byte of a blob, and tells whether the repository is
+    /// there; one that is missing is made here, if its user wants that.
+    pub(crate) async fn begin_upload(
         &self,
         registry: &Registry,
         attempts: &mut Attempts,
-    ) -> Result<Url, RegistryError> {
+    ) -> Result<Reply, RegistryError> {
         let path = format!("/v2/{}/blobs/uploads/", self.repository.path);
         let call = Call::new(Method::POST, Target::Path(&path), self.access(true));
-        let reply = self
-            .client
-            .call_for_success(registry, &call, attempts)
-            .await?;
-        upload_location(registry, &reply)
-    }
-
-    /// Tells the registry that an upload will not go on, so that it need not keep the bytes.
-    async fn cancel_upload(&self, registry: &Registry, upload: &Url) {
-        let call = Call::new(Method::DELETE, Target::Url(upload), self.access(true));
-        // It forgets the upload anyhow after a while.
-        if let Err(error) = self.client.call_once(registry, &call).await {
-            tracing::debug!("the upload was not cancelled: {error}");
-        }
-    }
-
-    /// Sends the bytes, and waits for the answer.
-    async fn put_blob<S: BlobSource>(
-        &self,
-        registry: &Registry,
-        upload: &Url,
-        blob: &Blob<'_, S>,
-    ) -> Result<(Reply, Authorization), RegistryError> {
-        let descriptor = blob.descriptor();
-        let mut url = upload.clone();
-        // Appended to what is there: the query of the upload's address is part of it.
-        url.query_pairs_mut()
-            .append_pair("digest", &descriptor.digest.to_string());
-        let mut headers = HeaderMap::new();
-        let octets = HeaderValue::from_static("application/octet-stream");
-        headers.insert(CONTENT_TYPE, octets);
-        let mut source = blob.open().await.map_err(RegistryError::Source)?.fuse();
-        if descriptor.size == 0 {
-            // Nobody would ask for the pieces of an empty body, and so nobody would verify it.
-            while let Some(piece) = source.next().await {
-                piece.map_err(RegistryError::Source)?;
+        loop {
+            let error = match self.client.call_once(registry, &call).await {
+                Ok(reply) if reply.status().is_success() => return Ok(reply),
+                Ok(reply) => reply.into_error().await,
+                Err(error) => error,
+            };
+            let was_made = registry.was_made(&self.repository.path).await;
+            match self.settle_missing(registry, error).await? {
+                None => {}
+                // It was made a moment ago, and not every server of the registry knows it yet.
+                Some(error) if was_made && error.is_missing_repository() => {
+                    attempts.again(error).await?;
+                }
+                Some(error) => attempts.after(error).await?,
             }
         }
-
-        let (pieces, received) = mpsc::channel(1);
-        let body = stream::unfold(received, |mut received| async {
-            let piece: Bytes = received.recv().await?;
-            Some((Ok::<_, std::convert::Infallible>(piece), received))
-        });
-        let access = self.access(true);
-        let mut answer = pin!(self.client.put_stream(
-            registry,
-            &url,
-            &access,
-            headers,
-            reqwest::Body::wrap_stream(body),
-            descriptor.size,
-        ));
-        let timeouts = *self.client.transport().timeouts();
-        let mut feed = pin!(feed(source, pieces, timeouts.read));
-        tokio::select! {
-            // An early answer is a no; the rest of the bytes is not wanted.
-            answer = &mut answer => return answer,
-            outcome = &mut feed => match outcome {
-                Ok(()) => {}
-                // Dropping the request breaks the connection before the body is whole, so that
-                // nothing false can be there under the digest.
-                Err(Starved::Source(error)) => return Err(RegistryError::Source(error)),
-                Err(Starved::Stalled) => return Err(self.stalled(&url, timeouts.read)),
-            },
-        }
-        match tokio::time::timeout(timeouts.upload_answer, answer).await {
-            Ok(answer) => answer,
-            Err(_) => Err(self.stalled(&url, timeouts.upload_answer)),
-        }
     }
 
-    fn stalled(&self, url: &Url, waited: Duration) -> RegistryError {
-        let request = RequestLine {
-            method: "PUT".to_owned(),
-            path: url.path().to_owned(),
-        };
-        let cause = Cause::text(format!("nothing moved for {} s", waited.as_secs()));
-        let host = &self.repository.registry;
-        RegistryError::connection(ConnectionFailure::new(host, &request, Step::Wait, cause))
-    }
-}
-
-/// Why a body is not fed on.
-enum Starved {
-    /// The blob cannot be read, or is not what its descriptor says.
-    Source(OpenBlobError),
-    /// The registry takes no more.
-    Stalled,
-}
-
-/// Hands the pieces of a blob to the request that is on its way.
-///
-/// The time that the blob's own place takes does not count against the registry.
-async fn feed(
-    mut source: impl Stream<Item = Result<Bytes, OpenBlobError>> + Unpin,
-    pieces: mpsc::Sender<Bytes>,
-    patience: Duration,
-) -> Result<(), Starved> {
-    while let Some(piece) = source.next().await {
-        let piece = piece.map_err(Starved::Source)?;
-        match tokio::time::timeout(patience, pieces.send(piece)).await {
-            Ok(Ok(())) => {}
-            // The request is over, or has all the bytes that it announced: its answer tells.
-            Ok(Err(_)) => return Ok(()),
-            Err(_) => return Err(Starved::Stalled),
+    /// Deals with an error that may say that the repository is not there: `None` when it was made
+    /// just now, else the error, which may have become clearer.
+    pub(crate) async fn settle_missing(
+        &self,
+        registry: &Registry,
+        error: RegistryError,
+    ) -> Result<Option<RegistryError>, RegistryError> {
+        let repository = &self.repository;
+        let control = self.client.control();
+        let is_sure = error.is_missing_repository();
+        if !is_sure {
+            // ECR breaks the connection rather than say so (aws/containers-roadmap#1970).
+            let is_suspicious = registry.manners().drops_uploads_to_missing_repositories
+                && matches!(error.step(), Some(Step::Transfer));
+            if !is_suspicious || control.exists(repository).await != Some(false) {
+                return Ok(Some(error));
+            }
         }
-    }
-    Ok(())
-}
-
-/// Where an upload goes on, if that is a place to go to.
-fn upload_location(registry: &Registry, reply: &Reply) -> Result<Url, RegistryError> {
-    let endpoint = registry.endpoint();
-    let url = reply.location(&endpoint)?;
-    match endpoint.check_named_url(&url) {
-        Ok(()) => Ok(url),
-        Err(source) => {
-            let host = destination(&url);
-            Err(reply.bad(Problem::Distrusted { host, source }))
+        let made = registry.make(repository, control).await;
+        match made.map_err(|source| RegistryError::CreateRepository {
+            repository: repository.clone(),
+            source,
+        })? {
+            Made::Now => Ok(None),
+            Made::Before => Ok(Some(error)),
+            Made::Not if is_sure => Ok(Some(error)),
+            Made::Not => Err(RegistryError::NoRepository {
+                repository: repository.clone(),
+                source: Box::new(error),
+            }),
         }
     }
 }

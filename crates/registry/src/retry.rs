@@ -13,8 +13,8 @@ use crate::error::RegistryError;
 
 /// How often, and after which pauses, an operation is tried again.
 ///
-/// Tried again is what may pass: a broken connection, a time-out, and the statuses 408, 425, 429,
-/// 500, 502, 503 and 504. Pauses double from `first_pause` with jitter; a server's `Retry-After` is
+/// Tried again is what may pass: a broken connection, a time-out, and the statuses 408, 425, 429, 499
+/// and those of failing servers (5xx but 501, 505, 506, 508, 510 and 511). Pauses double from `first_pause` with jitter; a server's `Retry-After` is
 /// waited for when it is longer, up to `longest_pause`.
 #[derive(Debug, Clone, Copy, PartialEq, Eq)]
 pub struct RetryPolicy {

@@ -10,6 +10,7 @@ use crate::endpoint::PlainHttp;
 use crate::error::Cause;
 use crate::manners::Manners;
 use crate::retry::RetryPolicy;
+use crate::upload::UploadSettings;
 
 /// All that a [`Client`](crate::Client) needs to know.
 #[derive(Debug, Clone)]
@@ -30,6 +31,8 @@ pub struct ClientSettings {
     pub control: Arc<dyn ControlPlane>,
     /// What is known of the registry of that name.
     pub manners: fn(&str) -> Manners,
+    /// How blobs are cut when they go in chunks.
+    pub uploads: UploadSettings,
     /// Where uploads that broke off are written down, so that another run can go on with them.
     pub unfinished_uploads: Option<PathBuf>,
 }
@@ -45,6 +48,7 @@ impl Default for ClientSettings {
             credentials: Arc::new(Anonymous),
             control: Arc::new(Unmanaged),
             manners: |_| Manners::default(),
+            uploads: UploadSettings::default(),
             unfinished_uploads: None,
         }
     }

@@ -77,6 +77,8 @@ pub(crate) struct Reply {
     author: Author,
     secrets: KnownSecrets,
     timeouts: Timeouts,
+    /// The body of a no, once it was read.
+    no: Option<BytesMut>,
 }
 
 impl Transport {
@@ -211,6 +213,7 @@ impl Transport {
                 author,
                 secrets: secrets.clone(),
                 timeouts: self.timeouts,
+                no: None,
             };
             if !reply.asks_to_go_elsewhere(&method, streams) {
                 return Ok(reply);
@@ -372,9 +375,18 @@ impl Reply {
         RegistryError::bad_answer(&self.host, self.request.clone(), problem)
     }
 
-    /// Reads an answer that is no. What of its body cannot be read is left out.
-    pub(crate) async fn into_answer(mut self) -> Answer {
-        let retry_after = self.header(RETRY_AFTER).and_then(read_retry_after);
+    /// What an answer that is no says, in its own words. The answer can be used as before.
+    pub(crate) async fn error_text(&mut self) -> String {
+        let body = self.read_no().await;
+        let text = String::from_utf8_lossy(&body).into_owned();
+        self.no = Some(body);
+        text
+    }
+
+    async fn read_no(&mut self) -> BytesMut {
+        if let Some(body) = self.no.take() {
+            return body;
+        }
         let mut body = BytesMut::new();
         let reading = async {
             while body.len() < MAX_ERROR_BODY
@@ -386,6 +398,13 @@ impl Reply {
         // A body that trickles is left where the patience ends.
         let _ = tokio::time::timeout(self.timeouts.document, reading).await;
         body.truncate(MAX_ERROR_BODY);
+        body
+    }
+
+    /// Reads an answer that is no. What of its body cannot be read is left out.
+    pub(crate) async fn into_answer(mut self) -> Answer {
+        let retry_after = self.header(RETRY_AFTER).and_then(read_retry_after);
+        let body = self.read_no().await;
         if self.author == Author::Elsewhere {
             // The query is what storage knows us by.
             let url = self.response.url();
