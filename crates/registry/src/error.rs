@@ -594,9 +594,8 @@ impl RegistryError {
 /// that they will never serve.
 pub(crate) fn is_transient(status: u16) -> bool {
     match status {
-        408 | 425 | 429 | 499 => true,
         501 | 505 | 506 | 508 | 510 | 511 => false,
-        500..=599 => true,
+        408 | 425 | 429 | 499 | 500..=599 => true,
         _ => false,
     }
 }

@@ -19,14 +19,6 @@ use crate::transport::Reply;
 /// In such pieces a chunk is handed to the network, so that its progress can be seen.
 const PIECE: usize = 64 * 1024;
 
-/// What has come of sending a body.
-pub(super) enum Transferred {
-    /// The registry has answered.
-    Answer(Reply),
-    /// Who we are had to be settled anew first: it is to be sent once more.
-    Again,
-}
-
 /// The bytes of a chunk as a stream.
 pub(super) fn pieces(
     mut chunk: Bytes,
@@ -38,7 +30,8 @@ pub(super) fn pieces(
 }
 
 impl<S: BlobSource> Upload<'_, '_, S> {
-    /// Sends a body of `length` bytes, and waits for the answer.
+    /// Sends a body of `length` bytes, and waits for the answer; `None` when who we are had to be
+    /// settled anew first, so that it is to be sent once more.
     pub(super) async fn transfer(
         &mut self,
         method: Method,
@@ -46,7 +39,7 @@ impl<S: BlobSource> Upload<'_, '_, S> {
         headers: HeaderMap,
         source: impl Stream<Item = Result<Bytes, OpenBlobError>> + Unpin,
         length: u64,
-    ) -> Result<Transferred, RegistryError> {
+    ) -> Result<Option<Reply>, RegistryError> {
         let mut source = source.fuse();
         if length == 0 {
             // Nobody would ask for the pieces of an empty body, and so nobody would verify it.
@@ -78,14 +71,14 @@ impl<S: BlobSource> Upload<'_, '_, S> {
                 // Dropping the request breaks the connection before the body is whole, so that
                 // nothing false can be there under the digest.
                 Err(Starved::Source(error)) => return Err(RegistryError::Source(error)),
-                Err(Starved::Stalled) => return Err(self.stalled(method, url, timeouts.read)),
+                Err(Starved::Stalled) => return Err(self.stalled(&method, url, timeouts.read)),
             },
         };
         let answer = match early {
             Some(answer) => answer,
             None => match tokio::time::timeout(timeouts.upload_answer, answer).await {
                 Ok(answer) => answer,
-                Err(_) => return Err(self.stalled(method, url, timeouts.upload_answer)),
+                Err(_) => return Err(self.stalled(&method, url, timeouts.upload_answer)),
             },
         };
         let (reply, shown) = answer?;
@@ -93,16 +86,16 @@ impl<S: BlobSource> Upload<'_, '_, S> {
         match judged.await? {
             Judged::Answer(reply) => {
                 self.settled_anew = false;
-                Ok(Transferred::Answer(reply))
+                Ok(Some(reply))
             }
             Judged::Again(_) => {
                 self.settled_anew = true;
-                Ok(Transferred::Again)
+                Ok(None)
             }
         }
     }
 
-    fn stalled(&self, method: Method, url: &Url, waited: Duration) -> RegistryError {
+    fn stalled(&self, method: &Method, url: &Url, waited: Duration) -> RegistryError {
         let request = RequestLine {
             method: method.to_string(),
             path: url.path().to_owned(),

@@ -33,7 +33,6 @@ use crate::error::{Problem, RegistryError};
 use crate::push::check_claim;
 use crate::retry::Attempts;
 use crate::transport::Reply;
-use body::Transferred;
 use session::{Received, Session};
 use unfinished::Note;
 
@@ -253,8 +252,8 @@ impl<S: BlobSource> Upload<'_, '_, S> {
             Err(error) => Err(error),
         };
         let reply = match transferred {
-            Ok(Transferred::Answer(reply)) => reply,
-            Ok(Transferred::Again) => return Ok(Outcome::GoOn(Some(session))),
+            Ok(Some(reply)) => reply,
+            Ok(None) => return Ok(Outcome::GoOn(Some(session))),
             Err(RegistryError::Source(error)) => return self.starve(&session, error).await,
             Err(error) => {
                 self.after_break(error).await?;
@@ -336,8 +335,8 @@ impl<S: BlobSource> Upload<'_, '_, S> {
                 .transfer(Method::PATCH, &url, headers, body, length)
                 .await;
             let error = match transferred {
-                Ok(Transferred::Again) => continue,
-                Ok(Transferred::Answer(reply)) => match reply.status().as_u16() {
+                Ok(None) => continue,
+                Ok(Some(reply)) => match reply.status().as_u16() {
                     // ECR says 201 where the specification says 202 (dotnet/sdk-container-builds#279).
                     201 | 202 | 204 => {
                         if let Ok(url) = upload_location(&self.registry, &reply) {
@@ -382,12 +381,12 @@ impl<S: BlobSource> Upload<'_, '_, S> {
             let nothing = body::pieces(Bytes::new());
             let transferred = self.transfer(Method::PUT, &url, octets(), nothing, 0).await;
             let error = match transferred {
-                Ok(Transferred::Again) => continue,
-                Ok(Transferred::Answer(reply)) if reply.status().is_success() => {
+                Ok(None) => continue,
+                Ok(Some(reply)) if reply.status().is_success() => {
                     check_claim(&reply, self.digest())?;
                     return Ok(Outcome::There);
                 }
-                Ok(Transferred::Answer(reply)) => {
+                Ok(Some(reply)) => {
                     let status = reply.status().as_u16();
                     let error = reply.into_error().await;
                     // Its bytes are not ours, or it is gone. Ours were verified on the way.
@@ -431,11 +430,10 @@ impl<S: BlobSource> Upload<'_, '_, S> {
     /// Counts a break, and waits. A registry that drops uploads to repositories that are not there
     /// ends it here.
     async fn after_break(&mut self, error: RegistryError) -> Result<(), RegistryError> {
-        let error = match self.place.settle_missing(&self.registry, error).await? {
-            Some(error) => error,
-            None => return Ok(()),
-        };
-        self.attempts.after(error).await
+        match self.place.settle_missing(&self.registry, error).await? {
+            Some(error) => self.attempts.after(error).await,
+            None => Ok(()),
+        }
     }
 
     /// Finds out where a session goes on that broke, or that another run has left; `None` when a new
@@ -443,6 +441,8 @@ impl<S: BlobSource> Upload<'_, '_, S> {
     async fn look_again(&mut self, mut session: Session) -> Option<Session> {
         let received = self.received(&mut session).await;
         if session.resume(&received, self.size()) {
+            // Its address may be another now.
+            self.save(&session);
             return Some(session);
         }
         if !matches!(received, Received::Gone(_)) {

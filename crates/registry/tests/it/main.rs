@@ -6,3 +6,4 @@ mod pull;
 mod push;
 mod secrets;
 mod support;
+mod upload;

@@ -282,6 +282,20 @@ pub(crate) fn request_line(stream: &mut TcpStream) -> Option<String> {
     head.lines().next().map(str::to_owned)
 }
 
+/// Sends a chunk by hand; gives the first line of the answer.
+pub(crate) fn patch(host: &str, address: &str, start: usize, bytes: &[u8]) -> String {
+    let (length, last) = (bytes.len(), start + bytes.len() - 1);
+    let mut stream = TcpStream::connect(host).expect("the registry listens");
+    write!(
+        stream,
+        "PATCH {address} HTTP/1.1\r\nHost: {host}\r\nContent-Length: {length}\r\n\
+         Content-Range: {start}-{last}\r\n\r\n"
+    )
+    .and_then(|()| stream.write_all(bytes))
+    .expect("the registry reads");
+    request_line(&mut stream).expect("the registry answers")
+}
+
 /// Writes `bytes` one by one, for as long as somebody listens.
 pub(crate) fn drip(stream: &mut TcpStream, bytes: &[u8]) {
     for byte in bytes {

@@ -1,0 +1,286 @@
+//! Blobs that go in chunks, and go on where they broke.
+
+use std::path::Path;
+
+use bytes::Bytes;
+use tierce_oci::Digest;
+use tierce_registry::{Client, ClientSettings, RegistryError, Step, UploadSettings};
+use tierce_testkit::{FakeRegistry, Fault, Method};
+
+use crate::support::{bytes, patch, place, send, settings};
+
+/// Bytes of a chunk in these tests.
+const CHUNK: usize = 40_000;
+
+/// A blob that counts as large.
+const LARGE: usize = 500_000;
+
+fn resuming(notes: Option<&Path>) -> Client {
+    let settings = ClientSettings {
+        uploads: UploadSettings {
+            resume_above: 100_000,
+            chunk: CHUNK as u64,
+        },
+        unfinished_uploads: notes.map(Path::to_owned),
+        ..settings()
+    };
+    Client::new(settings).expect("these settings are fine")
+}
+
+fn assert_stored(registry: &FakeRegistry, bytes: &Bytes) {
+    let stored = registry.blob("app", &Digest::of(bytes));
+    assert_eq!(stored.as_ref(), Some(bytes), "{}", registry.log());
+    assert_eq!(registry.pending_faults(), Vec::<String>::new());
+}
+
+/// The `Content-Range` of every chunk.
+fn ranges(registry: &FakeRegistry) -> Vec<String> {
+    let log = registry.log();
+    let chunks = log.matching(&Method::PATCH, "/uploads/");
+    chunks
+        .records()
+        .iter()
+        .map(|record| {
+            let range = record.header("content-range").unwrap_or_default();
+            range.to_owned()
+        })
+        .collect()
+}
+
+#[tokio::test]
+async fn a_large_blob_goes_on_in_chunks_where_its_first_body_broke() {
+    let registry = FakeRegistry::start();
+    let bytes = bytes(LARGE);
+    registry.inject(Fault::disconnect_after_receiving(450_000).on(Method::PUT, "/uploads/"));
+    send(&place(&resuming(None), &registry, "app"), &bytes, &bytes)
+        .await
+        .unwrap();
+    assert_stored(&registry, &bytes);
+    assert_eq!(ranges(&registry), ["450000-489999", "490000-499999"]);
+    let log = registry.log();
+    assert_eq!(log.blob_bytes_received(), LARGE as u64, "{log}");
+    assert_eq!(log.count(Method::POST, "/uploads/"), 1, "{log}");
+}
+
+#[tokio::test]
+async fn a_small_blob_is_begun_anew() {
+    let registry = FakeRegistry::start();
+    let bytes = bytes(100_000);
+    registry.inject(Fault::disconnect_after_receiving(60_000).on(Method::PUT, "/uploads/"));
+    send(&place(&resuming(None), &registry, "app"), &bytes, &bytes)
+        .await
+        .unwrap();
+    assert_stored(&registry, &bytes);
+    assert_eq!(ranges(&registry), Vec::<String>::new());
+    assert_eq!(registry.log().count(Method::POST, "/uploads/"), 2);
+}
+
+#[tokio::test]
+async fn a_broken_chunk_goes_on_where_the_registry_says() {
+    let registry = FakeRegistry::start();
+    let bytes = bytes(LARGE);
+    registry.inject(Fault::disconnect().on(Method::PUT, "/uploads/"));
+    registry.inject(
+        Fault::disconnect_after_receiving(15_000)
+            .on(Method::PATCH, "/uploads/")
+            .nth(2),
+    );
+    registry.inject(Fault::lose_answer().on(Method::PATCH, "/uploads/").nth(4));
+    send(&place(&resuming(None), &registry, "app"), &bytes, &bytes)
+        .await
+        .unwrap();
+    assert_stored(&registry, &bytes);
+    let ranges = ranges(&registry);
+    assert_eq!(
+        ranges[..5],
+        [
+            "0-39999",
+            "40000-79999",
+            "55000-79999",
+            "80000-119999",
+            "120000-159999"
+        ]
+    );
+    assert_eq!(registry.log().blob_bytes_received(), LARGE as u64);
+}
+
+#[tokio::test]
+async fn another_run_goes_on_with_what_one_has_left() {
+    let registry = FakeRegistry::start();
+    let bytes = bytes(LARGE);
+    let notes = tempfile::tempdir().unwrap();
+    // Once while the first body is on its way, once in the midst of the chunks.
+    let always = |fault: Fault, method: Method| fault.on(method, "/uploads/").always();
+    registry.inject(always(
+        Fault::disconnect_after_receiving(210_000),
+        Method::PUT,
+    ));
+    registry.inject(always(Fault::status(403), Method::PATCH));
+    let client = resuming(Some(notes.path()));
+    let error = send(&place(&client, &registry, "app"), &bytes, &bytes).await;
+    assert!(error.unwrap_err().is_denied());
+    registry.clear_faults();
+    registry.inject(always(Fault::disconnect(), Method::PATCH).nth(3));
+    let client = resuming(Some(notes.path()));
+    let error = send(&place(&client, &registry, "app"), &bytes, &bytes).await;
+    assert_eq!(error.unwrap_err().step(), Some(Step::Transfer));
+    registry.clear_faults();
+
+    let client = resuming(Some(notes.path()));
+    send(&place(&client, &registry, "app"), &bytes, &bytes)
+        .await
+        .unwrap();
+    assert_stored(&registry, &bytes);
+    let log = registry.log();
+    assert_eq!(log.blob_bytes_received(), LARGE as u64, "{log}");
+    assert_eq!(log.count(Method::POST, "/uploads/"), 1, "{log}");
+    let left = std::fs::read_dir(notes.path()).unwrap().count();
+    assert_eq!(left, 0, "what is done is forgotten");
+}
+
+#[tokio::test]
+async fn a_session_that_is_gone_is_begun_anew_and_one_of_another_blob_is_not_taken() {
+    let notes = tempfile::tempdir().unwrap();
+    let (bytes, other) = (bytes(LARGE), bytes(LARGE + 1));
+    let registry = FakeRegistry::start();
+    let client = resuming(Some(notes.path()));
+    let place = place(&client, &registry, "app");
+    let break_it = async || {
+        let fault = Fault::disconnect_after_receiving(200_000).on(Method::PUT, "/uploads/");
+        registry.inject(fault.always());
+        registry.inject(Fault::status(403).on(Method::PATCH, "/uploads/").always());
+        send(&place, &bytes, &bytes).await.unwrap_err();
+        registry.clear_faults();
+        registry.clear_log();
+    };
+    break_it().await;
+    send(&place, &other, &other).await.unwrap();
+    let posts = registry.log().count(Method::POST, "/uploads/");
+    assert_eq!(posts, 1, "another blob has a session of its own");
+    registry.clear_log();
+
+    registry.inject(Fault::status(404).on(Method::GET, "/uploads/"));
+    send(&place, &bytes, &bytes).await.unwrap();
+    assert_stored(&registry, &bytes);
+    let log = registry.log();
+    assert_eq!(log.count(Method::POST, "/uploads/"), 1, "{log}");
+    assert_eq!(log.blob_bytes_received(), LARGE as u64, "{log}");
+}
+
+#[tokio::test]
+async fn a_session_with_other_bytes_is_found_out_by_the_digest() {
+    let registry = FakeRegistry::start();
+    let bytes = bytes(LARGE);
+    let notes = tempfile::tempdir().unwrap();
+    registry.inject(Fault::disconnect_after_receiving(200_000).on(Method::PUT, "/uploads/"));
+    registry.inject(Fault::status(403).on(Method::PATCH, "/uploads/").always());
+    let client = resuming(Some(notes.path()));
+    let place = place(&client, &registry, "app");
+    send(&place, &bytes, &bytes).await.unwrap_err();
+    registry.clear_faults();
+    // Somebody has put other bytes there, of a length that could be ours.
+    let mut files = std::fs::read_dir(notes.path())
+        .unwrap()
+        .map(|entry| entry.unwrap().path());
+    let note = files.find(|path| path.extension().is_some_and(|it| it == "json"));
+    let note = std::fs::read(note.unwrap()).unwrap();
+    let note: serde_json::Value = serde_json::from_slice(&note).unwrap();
+    let address = note["url"].as_str().unwrap();
+    let address = address.strip_prefix(&registry.url()).unwrap();
+    let answer = patch(&registry.host(), address, 200_000, &[0x55; 1000]);
+    assert!(answer.starts_with("HTTP/1.1 202 "), "{answer}");
+    registry.clear_log();
+    send(&place, &bytes, &bytes).await.unwrap();
+    assert_stored(&registry, &bytes);
+    let ranges = ranges(&registry);
+    assert_eq!(
+        (&*ranges[0], &*ranges[8]),
+        ("201000-240999", "0-39999"),
+        "{ranges:?}"
+    );
+}
+
+#[tokio::test]
+async fn a_body_that_is_too_large_goes_in_chunks() {
+    let registry = FakeRegistry::builder().chunk_status(201).start();
+    let bytes = bytes(90_000);
+    registry.inject(
+        Fault::status(413)
+            .with_body("<html>nginx</html>")
+            .on(Method::PUT, "/uploads/"),
+    );
+    send(&place(&resuming(None), &registry, "app"), &bytes, &bytes)
+        .await
+        .unwrap();
+    assert_stored(&registry, &bytes);
+    assert_eq!(ranges(&registry), ["0-39999", "40000-79999", "80000-89999"]);
+    for record in registry.log().matching(&Method::PATCH, "").records() {
+        assert_eq!(record.header("transfer-encoding"), None);
+        assert!(record.header("content-length").is_some());
+    }
+}
+
+#[tokio::test]
+async fn chunks_are_as_large_as_the_registry_wants_them() {
+    let registry = FakeRegistry::builder().minimum_chunk(120_000).start();
+    let bytes = bytes(LARGE);
+    registry.inject(Fault::disconnect().on(Method::PUT, "/uploads/"));
+    send(&place(&resuming(None), &registry, "app"), &bytes, &bytes)
+        .await
+        .unwrap();
+    assert_stored(&registry, &bytes);
+    assert_eq!(ranges(&registry)[0], "0-119999");
+}
+
+#[tokio::test]
+async fn an_answer_to_the_last_request_that_is_lost_costs_a_question() {
+    let registry = FakeRegistry::start();
+    let bytes = bytes(LARGE);
+    registry.inject(Fault::disconnect().on(Method::PUT, "/uploads/"));
+    registry.inject(Fault::lose_answer().on(Method::PUT, "/uploads/").nth(2));
+    send(&place(&resuming(None), &registry, "app"), &bytes, &bytes)
+        .await
+        .unwrap();
+    assert_stored(&registry, &bytes);
+    assert_eq!(registry.log().blob_bytes_received(), LARGE as u64);
+}
+
+#[tokio::test]
+async fn chunks_of_a_spoilt_blob_become_none() {
+    let registry = FakeRegistry::start();
+    let promised = bytes(LARGE);
+    let mut spoilt = promised.to_vec();
+    spoilt[LARGE - 1] ^= 1;
+    let shorter = promised.slice(..LARGE - 1);
+    for content in [Bytes::from(spoilt), shorter] {
+        registry.inject(Fault::disconnect().on(Method::PUT, "/uploads/"));
+        let client = resuming(None);
+        let error = send(&place(&client, &registry, "app"), &promised, &content).await;
+        let error = error.unwrap_err();
+        assert!(matches!(error, RegistryError::Source(_)), "{error:?}");
+        assert_eq!(registry.blobs("app"), []);
+        assert_eq!(registry.open_uploads(), 0, "it is cancelled");
+    }
+}
+
+#[tokio::test]
+async fn a_chunk_that_breaks_always_is_given_up_and_says_so() {
+    let registry = FakeRegistry::start();
+    let bytes = bytes(LARGE);
+    registry.inject(Fault::disconnect().on(Method::PUT, "/uploads/"));
+    registry.inject(
+        Fault::status(503)
+            .on(Method::PATCH, "/uploads/")
+            .nth(3)
+            .always(),
+    );
+    let client = resuming(None);
+    let error = send(&place(&client, &registry, "app"), &bytes, &bytes).await;
+    let error = error.unwrap_err();
+    assert_eq!(error.status(), Some(503));
+    assert!(
+        error.to_string().contains(", after 4 attempts in "),
+        "{error}"
+    );
+    assert_eq!(registry.blobs("app"), []);
+}
