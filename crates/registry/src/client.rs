@@ -17,8 +17,9 @@ use crate::challenge::Access;
 use crate::credentials::CredentialSource;
 use crate::endpoint::{Endpoint, PlainHttp, Scheme};
 use crate::error::{ConnectionFailure, RegistryError, Step};
+use crate::hosts::{Host, HostSettings};
 use crate::retry::{Attempts, RetryPolicy};
-use crate::settings::{ClientSettings, SettingsError};
+use crate::settings::{ClientSettings, SettingsError, Timeouts};
 use crate::transport::{Reply, Transport, Wire, WireBody};
 
 /// Speaks to registries. Clones are cheap and share connections, credentials and tokens.
@@ -53,6 +54,8 @@ impl fmt::Debug for Client {
 #[derive(Debug)]
 pub(crate) struct Registry {
     name: String,
+    /// What is settled about it.
+    host: Arc<Host>,
     endpoint: RwLock<Endpoint>,
     /// Whether the registry has ever answered, so that the scheme is known to be right.
     answered: AtomicBool,
@@ -93,6 +96,15 @@ impl Registry {
     pub(crate) fn endpoint(&self) -> Endpoint {
         let endpoint = self.endpoint.read();
         endpoint.unwrap_or_else(PoisonError::into_inner).clone()
+    }
+
+    /// What the user has settled about it.
+    pub(crate) fn settings(&self) -> &HostSettings {
+        &self.host.settings
+    }
+
+    pub(crate) fn timeouts(&self) -> &Timeouts {
+        &self.host.timeouts
     }
 
     fn use_endpoint(&self, endpoint: Endpoint) {
@@ -154,9 +166,15 @@ impl Client {
             return Ok(Arc::clone(registry));
         }
         let inner = &self.inner;
-        let endpoint = Endpoint::new(name, &inner.plain_http, inner.trusts_given_authorities)?;
+        let host = inner.transport.host(name)?;
+        let means_tls = inner.trusts_given_authorities || host.means_tls();
+        let mut endpoint = Endpoint::new(name, &inner.plain_http, means_tls)?;
+        if let Some(address) = &host.settings.endpoint {
+            endpoint = endpoint.reached_at(address);
+        }
         let registry = Arc::new(Registry {
             name: name.to_owned(),
+            host,
             endpoint: RwLock::new(endpoint),
             answered: AtomicBool::new(false),
             authenticator: Authenticator::default(),
@@ -167,10 +185,6 @@ impl Client {
 
     pub(crate) fn attempts(&self) -> Attempts {
         Attempts::new(&self.inner.retry)
-    }
-
-    pub(crate) fn transport(&self) -> &Transport {
-        &self.inner.transport
     }
 
     /// Sends `call` until it has an answer that trying again would not change.
@@ -241,6 +255,7 @@ impl Client {
         let endpoint = registry.endpoint();
         let wire = Wire {
             registry: Some(&registry.name),
+            host: Some(&registry.host),
             endpoint: &endpoint,
             method: Method::PUT,
             url: url.clone(),
@@ -282,6 +297,7 @@ impl Client {
         Context {
             registry: &registry.name,
             endpoint,
+            host: &registry.host,
             transport: &self.inner.transport,
             source: self.inner.credentials.as_ref(),
         }
@@ -300,7 +316,9 @@ impl Client {
         if registry.answered.load(Ordering::Relaxed) {
             return first;
         }
-        let other = endpoint.other_scheme().filter(|_| endpoint.is_loopback());
+        let other = endpoint
+            .other_scheme()
+            .filter(|_| endpoint.is_loopback() && !endpoint.is_given());
         if let Some(other) = other
             && matches!(call.target, Target::Path(_))
             && hints_at_other_scheme(&first, endpoint.scheme())
@@ -336,6 +354,7 @@ impl Client {
         };
         let wire = Wire {
             registry: Some(&registry.name),
+            host: Some(&registry.host),
             endpoint,
             method: call.method.clone(),
             url,
