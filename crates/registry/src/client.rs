@@ -18,10 +18,11 @@ use crate::control::ControlPlane;
 use crate::credentials::CredentialSource;
 use crate::endpoint::{Endpoint, PlainHttp, Scheme};
 use crate::error::{ConnectionFailure, RegistryError, Step, is_transient};
+use crate::hosts::{Host, HostSettings};
 use crate::manners::Manners;
 use crate::pace::Pacer;
 use crate::retry::{Attempts, RetryPolicy};
-use crate::settings::{ClientSettings, SettingsError};
+use crate::settings::{ClientSettings, SettingsError, Timeouts};
 use crate::transport::{Reply, Transport, Wire, WireBody};
 use crate::upload::{Unfinished, UploadSettings};
 
@@ -61,6 +62,8 @@ impl fmt::Debug for Client {
 #[derive(Debug)]
 pub(crate) struct Registry {
     name: String,
+    /// What is settled about it.
+    host: Arc<Host>,
     endpoint: RwLock<Endpoint>,
     /// Whether the registry has ever answered, so that the scheme is known to be right.
     answered: AtomicBool,
@@ -142,7 +145,7 @@ impl Registry {
 
     /// How blobs are cut for this registry, when they must be.
     pub(crate) fn chunk_size(&self) -> Option<u64> {
-        None
+        self.settings().chunk_size
     }
 
     pub(crate) async fn was_made(&self, path: &str) -> bool {
@@ -179,6 +182,15 @@ impl Registry {
         if let Some(pace) = pace {
             pace.wait().await;
         }
+    }
+
+    /// What the user has settled about it.
+    pub(crate) fn settings(&self) -> &HostSettings {
+        &self.host.settings
+    }
+
+    pub(crate) fn timeouts(&self) -> &Timeouts {
+        &self.host.timeouts
     }
 
     fn use_endpoint(&self, endpoint: Endpoint) {
@@ -244,10 +256,16 @@ impl Client {
             return Ok(Arc::clone(registry));
         }
         let inner = &self.inner;
-        let endpoint = Endpoint::new(name, &inner.plain_http, inner.trusts_given_authorities)?;
+        let host = inner.transport.host(name)?;
+        let means_tls = inner.trusts_given_authorities || host.means_tls();
+        let mut endpoint = Endpoint::new(name, &inner.plain_http, means_tls)?;
+        if let Some(address) = &host.settings.endpoint {
+            endpoint = endpoint.reached_at(address);
+        }
         let manners = (inner.manners)(name);
         let registry = Arc::new(Registry {
             name: name.to_owned(),
+            host,
             endpoint: RwLock::new(endpoint),
             answered: AtomicBool::new(false),
             authenticator: Authenticator::default(),
@@ -262,10 +280,6 @@ impl Client {
 
     pub(crate) fn attempts(&self) -> Attempts {
         Attempts::new(&self.inner.retry)
-    }
-
-    pub(crate) fn transport(&self) -> &Transport {
-        &self.inner.transport
     }
 
     pub(crate) fn control(&self) -> &dyn ControlPlane {
@@ -346,6 +360,7 @@ impl Client {
         let endpoint = registry.endpoint();
         let wire = Wire {
             registry: Some(&registry.name),
+            host: Some(&registry.host),
             endpoint: &endpoint,
             method: stream.method,
             url: stream.url.clone(),
@@ -403,6 +418,7 @@ impl Client {
         Context {
             registry: &registry.name,
             endpoint,
+            host: &registry.host,
             transport: &self.inner.transport,
             source: self.inner.credentials.as_ref(),
         }
@@ -424,7 +440,9 @@ impl Client {
         if registry.answered.load(Ordering::Relaxed) {
             return first;
         }
-        let other = endpoint.other_scheme().filter(|_| endpoint.is_loopback());
+        let other = endpoint
+            .other_scheme()
+            .filter(|_| endpoint.is_loopback() && !endpoint.is_given());
         if let Some(other) = other
             && matches!(call.target, Target::Path(_))
             && hints_at_other_scheme(&first, endpoint.scheme())
@@ -460,6 +478,7 @@ impl Client {
         };
         let wire = Wire {
             registry: Some(&registry.name),
+            host: Some(&registry.host),
             endpoint,
             method: call.method.clone(),
             url,

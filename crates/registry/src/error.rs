@@ -11,6 +11,7 @@ use tierce_oci::{Digest, ParseDocumentError, Repository, Selector, Tag};
 use crate::endpoint::{BadRegistryName, Distrust};
 use crate::retry::Tally;
 use crate::secret::KnownSecrets;
+use crate::settings::SettingsError;
 
 /// Why an operation on a registry failed.
 ///
@@ -22,6 +23,15 @@ pub enum RegistryError {
     /// The registry's name cannot stand in a URL.
     #[error(transparent)]
     Name(#[from] BadRegistryName),
+    /// What is settled about a host makes no sense.
+    #[error("the settings for {host} cannot be used")]
+    Settings {
+        /// Which host.
+        host: String,
+        /// What is wrong with them.
+        #[source]
+        source: Box<SettingsError>,
+    },
     /// TLS could not be set up on this side.
     #[error("could not set up TLS")]
     Setup(#[source] Cause),

@@ -30,6 +30,7 @@ mod control;
 mod credentials;
 mod endpoint;
 mod error;
+mod hosts;
 mod manners;
 mod pace;
 mod pull;
@@ -51,6 +52,7 @@ pub use error::{
     Answer, BadAnswer, Cause, ConnectionFailure, Problem, Refusal, RegistryError, Reported,
     RequestLine, Step,
 };
+pub use hosts::{BadAddress, ClientCertificate, HostSettings, Hosts};
 pub use manners::{Manners, Pace};
 pub use retry::{RetryPolicy, Tally};
 pub use secret::Secret;

@@ -5,7 +5,7 @@ use std::sync::{MutexGuard, PoisonError};
 
 use reqwest::header::{CONTENT_TYPE, HeaderValue};
 use reqwest::{Method, StatusCode};
-use tierce_image::{Blob, BlobAt, BlobSource, Content, ImageSink, Placed};
+use tierce_image::{Blob, BlobAt, BlobSource, Content, ImageSink, Jobs, Placed};
 use tierce_oci::{Digest, Document, Selector, Tag};
 use url::Url;
 
@@ -19,6 +19,15 @@ use crate::upload::upload_location;
 
 impl ImageSink for RepositoryClient {
     type Error = RegistryError;
+
+    fn jobs(&self, wanted: Jobs) -> Jobs {
+        // A bad name is told by the first request.
+        let settled = self
+            .registry()
+            .ok()
+            .and_then(|it| it.settings().concurrency);
+        settled.map_or(wanted, |most| Jobs(wanted.0.min(most)))
+    }
 
     /// Asks by HEAD. Registries hold a manifest only with all that it names, so the answer stands
     /// for the whole.

@@ -8,6 +8,7 @@ use crate::control::{ControlPlane, Unmanaged};
 use crate::credentials::{Anonymous, CredentialSource};
 use crate::endpoint::PlainHttp;
 use crate::error::Cause;
+use crate::hosts::{BadAddress, Hosts};
 use crate::manners::Manners;
 use crate::retry::RetryPolicy;
 use crate::upload::UploadSettings;
@@ -19,6 +20,8 @@ pub struct ClientSettings {
     pub ca_files: Vec<PathBuf>,
     /// Which registries are spoken to without TLS.
     pub plain_http: PlainHttp,
+    /// What is settled about single hosts, over what is said here for all.
+    pub hosts: Hosts,
     /// How the client introduces itself.
     pub user_agent: String,
     /// When to try again.
@@ -42,6 +45,7 @@ impl Default for ClientSettings {
         Self {
             ca_files: Vec::new(),
             plain_http: PlainHttp::default(),
+            hosts: Hosts::default(),
             user_agent: concat!("tierce/", env!("CARGO_PKG_VERSION")).to_owned(),
             retry: RetryPolicy::default(),
             timeouts: Timeouts::default(),
@@ -59,7 +63,9 @@ impl Default for ClientSettings {
 pub struct Timeouts {
     /// For a connection, TLS included.
     pub connect: Duration,
-    /// For the beginning of an answer, and for each next piece in either direction.
+    /// For the beginning of an answer; as long as `read` when `None`.
+    pub header: Option<Duration>,
+    /// For each next piece in either direction.
     pub read: Duration,
     /// For all of a manifest, of a token server's answer, or of the text that explains an error:
     /// piece by piece they could be drawn out without end.
@@ -72,6 +78,7 @@ impl Default for Timeouts {
     fn default() -> Self {
         Self {
             connect: Duration::from_secs(30),
+            header: None,
             read: Duration::from_mins(1),
             document: Duration::from_mins(1),
             // buildkit had to go from half a minute to this (moby/buildkit#3995).
@@ -107,6 +114,9 @@ pub enum SettingsError {
         #[source]
         source: Cause,
     },
+    /// A registry or its mirror cannot be at the address that was given.
+    #[error("an address that was given for it cannot be used")]
+    Address(#[source] BadAddress),
     /// The user agent cannot stand in a header.
     #[error("`{0}` cannot be a user agent")]
     UserAgent(String),

@@ -61,7 +61,7 @@ impl<S: BlobSource> Upload<'_, '_, S> {
             length,
         };
         let mut answer = pin!(client.send_stream(&self.registry, &access, outgoing));
-        let timeouts = *client.transport().timeouts();
+        let timeouts = *self.registry.timeouts();
         let mut feed = pin!(feed(source, pieces, timeouts.read));
         let early = tokio::select! {
             // An early answer is a no; the rest of the bytes is not wanted.

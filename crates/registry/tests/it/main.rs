@@ -2,6 +2,7 @@
 
 mod auth;
 mod connection;
+mod hosts;
 mod pull;
 mod push;
 mod secrets;
