@@ -72,7 +72,8 @@ impl ImageSink for RepositoryClient {
     }
 
     async fn send<S: BlobSource>(&self, blob: &Blob<'_, S>) -> Result<(), RegistryError> {
-        self.upload(blob).await
+        // It is large, and so is all that holds it.
+        Box::pin(self.upload(blob)).await
     }
 
     async fn put_manifest(

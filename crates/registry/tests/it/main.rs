@@ -2,6 +2,7 @@
 
 mod auth;
 mod connection;
+mod control;
 mod hosts;
 mod pull;
 mod push;

@@ -117,6 +117,14 @@ pub(crate) fn image() -> TestImage {
         .build()
 }
 
+/// An image that is another one.
+pub(crate) fn other_image() -> TestImage {
+    let layer = LayerBuilder::new().file("three", 0o644, b"three");
+    ImageBuilder::new(Format::Docker, "amd64")
+        .layer(&layer)
+        .build()
+}
+
 /// Opens blobs at registries and in memory, as the program does.
 #[derive(Debug)]
 pub(crate) struct Blobs(pub(crate) Client);
