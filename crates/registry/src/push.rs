@@ -92,22 +92,30 @@ impl ImageSink for RepositoryClient {
         call.headers.insert(CONTENT_TYPE, media_type);
         call.body = Some(document.bytes().clone());
         let mut attempts = self.client.attempts();
-        let reply = self.client.call(&registry, &call, &mut attempts).await?;
-        match (success(reply).await, tag) {
-            (Ok(reply), _) => check_claim(&reply, digest),
-            (Err(error), Some(tag)) if error.is_about_immutable_tag() => {
-                // An answer that was lost may have been a success, and the same digest is one.
-                match self.current(&selector).await {
-                    Ok(Some(found)) if found == digest => Ok(()),
-                    found => Err(RegistryError::ImmutableTag {
-                        repository: self.repository.clone(),
-                        tag: tag.clone(),
-                        found: found.ok().flatten(),
-                        source: Box::new(error),
-                    }),
-                }
-            }
-            (Err(error), _) => Err(error),
+        let outcome = match self.client.call(&registry, &call, &mut attempts).await {
+            Ok(reply) => success(reply).await,
+            Err(error) => Err(error),
+        };
+        let error = match outcome {
+            Ok(reply) => return check_claim(&reply, digest),
+            Err(error) => error,
+        };
+        let is_immutable = error.is_about_immutable_tag();
+        if !is_immutable && !error.is_transient() {
+            return Err(error);
+        }
+        // An answer that was lost may have been a success, and the same digest under a tag that
+        // cannot be moved is one.
+        let found = self.current(&selector).await.ok().flatten();
+        match tag {
+            _ if found == Some(digest) => Ok(()),
+            Some(tag) if is_immutable => Err(RegistryError::ImmutableTag {
+                repository: self.repository.clone(),
+                tag: tag.clone(),
+                found,
+                source: Box::new(error),
+            }),
+            _ => Err(error),
         }
     }
 

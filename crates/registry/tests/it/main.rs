@@ -4,6 +4,7 @@ mod auth;
 mod connection;
 mod control;
 mod hosts;
+mod matrix;
 mod pull;
 mod push;
 mod secrets;
