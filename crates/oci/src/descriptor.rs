@@ -33,6 +33,9 @@ pub struct Descriptor {
 }
 
 impl Descriptor {
+    /// What [`Descriptor::empty`] describes.
+    pub const EMPTY_CONTENT: &'static [u8] = b"{}";
+
     /// A descriptor of `size` bytes at `digest`, with nothing optional.
     pub const fn new(media_type: MediaType, digest: Digest, size: u64) -> Self {
         Self {
@@ -44,6 +47,12 @@ impl Descriptor {
             urls: Vec::new(),
             artifact_type: None,
         }
+    }
+
+    /// Describes the blob that says nothing (image-spec, `manifest.md`, "Guidance for an Empty
+    /// Descriptor").
+    pub fn empty() -> Self {
+        Self::of(MediaType::empty(), Self::EMPTY_CONTENT)
     }
 
     /// Describes `bytes`.

@@ -32,7 +32,7 @@ pub use config::{HistoryEntry, ImageConfig};
 pub use descriptor::Descriptor;
 pub use digest::{DiffId, Digest, Hasher, HasherState, ParseDigestError};
 pub use manifest::{Index, Manifest};
-pub use media_type::{Compression, ImageFormat, MediaType, ParseFormatError};
+pub use media_type::{Compression, ImageFormat, MediaType, ParseFormatError, ParseMediaTypeError};
 pub use platform::{ParsePlatformError, Platform};
 pub use raw::{Document, ParseDocumentError, Raw};
 pub use reference::{

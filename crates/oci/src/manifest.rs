@@ -31,6 +31,40 @@ pub struct Manifest {
 }
 
 impl Manifest {
+    /// An artifact about `subject`: no config, and blobs of whatever kind in place of layers
+    /// (image-spec, `manifest.md`, "Guidelines for Artifact Usage").
+    ///
+    /// Without blobs it has the empty one, since a manifest that names none is not portable.
+    pub fn artifact(
+        artifact_type: String,
+        subject: Descriptor,
+        blobs: Vec<Descriptor>,
+        annotations: BTreeMap<String, String>,
+    ) -> Self {
+        let layers = if blobs.is_empty() {
+            vec![Descriptor::empty()]
+        } else {
+            blobs
+        };
+        Self {
+            media_type: MediaType::Manifest(ImageFormat::Oci),
+            config: Descriptor::empty(),
+            layers,
+            annotations,
+            subject: Some(subject),
+            artifact_type: Some(artifact_type),
+        }
+    }
+
+    /// What a list of referrers calls the artifact: its own type or, without one, that of its config
+    /// (distribution-spec, "Listing Referrers").
+    pub fn listed_type(&self) -> &str {
+        match &self.artifact_type {
+            Some(artifact_type) if !artifact_type.is_empty() => artifact_type,
+            _ => self.config.media_type.as_str(),
+        }
+    }
+
     /// Whether the config is one of a runnable image and not of some other artifact.
     pub fn is_image(&self) -> bool {
         matches!(self.config.media_type, MediaType::Config(_))

@@ -85,6 +85,10 @@ const OCI_LAYER: &str = "application/vnd.oci.image.layer.v1.tar";
 const OCI_LAYER_GZIP: &str = "application/vnd.oci.image.layer.v1.tar+gzip";
 const OCI_LAYER_ZSTD: &str = "application/vnd.oci.image.layer.v1.tar+zstd";
 
+/// The type of a blob that says nothing, for configs of artifacts that have none (image-spec,
+/// `manifest.md`, "Guidance for an Empty Descriptor").
+const OCI_EMPTY: &str = "application/vnd.oci.empty.v1+json";
+
 impl MediaType {
     /// Every type of manifest that tierce reads, in the order in which it asks for them.
     ///
@@ -92,6 +96,11 @@ impl MediaType {
     /// manifest, which changes its digest.
     pub const MANIFESTS: [&'static str; 4] =
         [OCI_INDEX, DOCKER_INDEX, OCI_MANIFEST, DOCKER_MANIFEST];
+
+    /// The type of the blob `{}`, which stands where a manifest must name one and has none to name.
+    pub fn empty() -> Self {
+        Self::Other(OCI_EMPTY.to_owned())
+    }
 
     /// The type as it stands in documents and headers.
     pub fn as_str(&self) -> &str {
@@ -151,6 +160,31 @@ impl From<&str> for MediaType {
     }
 }
 
+/// A text that cannot be a media type.
+#[derive(Debug, Clone, PartialEq, Eq, thiserror::Error)]
+#[error("`{0}` is not a media type: expected `TYPE/SUBTYPE`, for example `application/json`")]
+pub struct ParseMediaTypeError(pub String);
+
+/// Reads a type that is to stand in a new document: both names must be ones that can be registered
+/// (RFC 6838, section 4.2). What stands in the documents of others is taken as it is, by `From`.
+impl FromStr for MediaType {
+    type Err = ParseMediaTypeError;
+
+    fn from_str(text: &str) -> Result<Self, Self::Err> {
+        let is_name = |name: &str| {
+            name.len() <= 127
+                && name.starts_with(|first: char| first.is_ascii_alphanumeric())
+                && name
+                    .bytes()
+                    .all(|byte| byte.is_ascii_alphanumeric() || b"!#$&-^_.+".contains(&byte))
+        };
+        match text.split_once('/') {
+            Some((kind, subtype)) if is_name(kind) && is_name(subtype) => Ok(Self::from(text)),
+            _ => Err(ParseMediaTypeError(text.to_owned())),
+        }
+    }
+}
+
 impl fmt::Display for MediaType {
     fn fmt(&self, formatter: &mut fmt::Formatter<'_>) -> fmt::Result {
         formatter.write_str(self.as_str())
@@ -197,5 +231,35 @@ mod tests {
             MediaType::from("application/vnd.oci.image.index.v1+json; charset=utf-8"),
             MediaType::Index(ImageFormat::Oci)
         );
+    }
+
+    #[test]
+    fn a_typed_type_must_be_one_that_can_be_registered() {
+        let longest = format!("application/{}", "a".repeat(127));
+        for text in [
+            "application/json",
+            "application/vnd.example.sbom.v1+json",
+            "x/y_z-1",
+            OCI_CONFIG,
+            &longest,
+        ] {
+            let parsed: MediaType = text.parse().unwrap();
+            assert_eq!(parsed.as_str(), text);
+        }
+        let too_long = format!("{longest}a");
+        for text in [
+            "",
+            "json",
+            "/json",
+            "application/",
+            "a/b/c",
+            "a/b; charset=utf-8",
+            " a/b",
+            "-a/b",
+            "a/é",
+            &too_long,
+        ] {
+            assert!(text.parse::<MediaType>().is_err(), "{text}");
+        }
     }
 }

@@ -173,6 +173,31 @@ impl Document {
     pub fn digest(&self) -> Digest {
         self.descriptor().digest
     }
+
+    /// The manifest or index that this one is about.
+    pub fn subject(&self) -> Option<&Descriptor> {
+        match self {
+            Self::Manifest(manifest) => manifest.subject.as_ref(),
+            Self::Index(index) => index.subject.as_ref(),
+        }
+    }
+
+    /// The document as a list of referrers describes it: with its artifact type and all its
+    /// annotations (distribution-spec, "Listing Referrers").
+    pub fn as_referrer(&self) -> Descriptor {
+        let (artifact_type, annotations) = match self {
+            Self::Manifest(manifest) => (
+                Some(manifest.listed_type().to_owned()),
+                &manifest.annotations,
+            ),
+            Self::Index(index) => (index.artifact_type.clone(), &index.annotations),
+        };
+        Descriptor {
+            artifact_type,
+            annotations: annotations.clone(),
+            ..self.descriptor().clone()
+        }
+    }
 }
 
 impl Raw<Manifest> {
@@ -188,6 +213,23 @@ impl Raw<Index> {
     pub fn from_index(index: Index) -> Self {
         let media_type = index.media_type.clone();
         raw(encode(&index), media_type, index)
+    }
+
+    /// The same index with `child` after its others. Members that nobody here knows stay, in the
+    /// other children too.
+    pub fn with_child(&self, child: &Descriptor) -> Result<Self, ParseDocumentError> {
+        let mut value = parse_json("index", &self.bytes)?;
+        let child = serde_json::to_value(child)
+            .expect("a descriptor has string keys and finite numbers only");
+        match &mut value["manifests"] {
+            Value::Array(children) => children.push(child),
+            // Go programs write an empty list as `null`.
+            absent => *absent = json!([child]),
+        }
+        let media_type = self.media_type.clone();
+        value["mediaType"] = json!(media_type);
+        let view = view_index(value.clone(), &media_type)?;
+        Ok(raw(Bytes::from(to_canonical(&value)), media_type, view))
     }
 }
 
@@ -517,5 +559,74 @@ mod tests {
         assert_eq!(index.platforms(), [Platform::linux("arm64")]);
         assert!(index.child(&Platform::linux("arm64")).is_some());
         assert!(index.child(&Platform::linux("amd64")).is_none());
+    }
+
+    fn artifact() -> Manifest {
+        let blob = Descriptor {
+            annotations: BTreeMap::from([("k".to_owned(), "v".to_owned())]),
+            ..Descriptor::of(MediaType::from("application/json"), b"[]")
+        };
+        let subject = Descriptor::of(MediaType::Manifest(ImageFormat::DockerV2S2), b"image");
+        let annotations = BTreeMap::from([("b".to_owned(), "2".to_owned())]);
+        Manifest::artifact(
+            "example/report".to_owned(),
+            subject,
+            vec![blob],
+            annotations,
+        )
+    }
+
+    #[test]
+    fn an_artifact_is_a_manifest_with_the_empty_config() {
+        let written = Raw::from_manifest(artifact());
+        let text = std::str::from_utf8(written.bytes()).unwrap();
+        let expected = "{\"annotations\":{\"b\":\"2\"},\"artifactType\":\"example/report\",\
+            \"config\":{\"digest\":\"sha256:44136fa355b3678a1146ad16f7e8649e94fb4fc21fe77e8310c060f61caaff8a\",\
+            \"mediaType\":\"application/vnd.oci.empty.v1+json\",\"size\":2},\
+            \"layers\":[{\"annotations\":{\"k\":\"v\"},\
+            \"digest\":\"sha256:4f53cda18c2baa0c0354bb5f9a3ecbe5ed12ab4d8e11ba873c2f11161202b945\",\
+            \"mediaType\":\"application/json\",\"size\":2}],\
+            \"mediaType\":\"application/vnd.oci.image.manifest.v1+json\",\"schemaVersion\":2,\
+            \"subject\":{\"digest\":\"sha256:6105d6cc76af400325e94d588ce511be5bfdbb73b437dc51eca43917d7a43e3d\",\
+            \"mediaType\":\"application/vnd.docker.distribution.manifest.v2+json\",\"size\":5}}";
+        assert_eq!(text, expected);
+        let read = Document::parse(written.bytes().clone(), None).unwrap();
+        assert_eq!(read, Document::Manifest(written));
+        let listed = read.as_referrer();
+        assert_eq!(listed.artifact_type.as_deref(), Some("example/report"));
+        assert_eq!(listed.annotations["b"], "2");
+        assert_eq!(listed.digest, read.digest());
+        let nothing = Manifest::artifact(String::new(), artifact().config, vec![], BTreeMap::new());
+        assert_eq!(nothing.layers, [Descriptor::empty()]);
+        assert_eq!(nothing.listed_type(), "application/vnd.oci.empty.v1+json");
+    }
+
+    #[test]
+    fn a_child_more_leaves_the_rest_as_it_was() {
+        let text = r#"{"schemaVersion":2,"x-own":{"b":1,"a":[]},"annotations":{"k":"v"},
+            "manifests":[{"mediaType":"application/vnd.oci.image.manifest.v1+json",
+            "digest":"sha256:e3b0c44298fc1c149afbf4c8996fb92427ae41e4649b934ca495991b7852b855",
+            "size":1,"data":"e30=","x-own":null}]}"#;
+        let index = MediaType::Index(ImageFormat::Oci);
+        let parse = |text: &'static str| match Document::parse(Bytes::from(text), Some(&index)) {
+            Ok(Document::Index(index)) => index,
+            other => panic!("not an index: {other:?}"),
+        };
+        let before: Value = serde_json::from_str(text).unwrap();
+        let child = Document::Manifest(Raw::from_manifest(artifact())).as_referrer();
+        let more = parse(text).with_child(&child).unwrap();
+        let mut after: Value = serde_json::from_slice(more.bytes()).unwrap();
+        let added = after["manifests"].as_array_mut().unwrap().pop().unwrap();
+        assert_eq!(added["artifactType"], "example/report");
+        assert_eq!(added["annotations"], json!({"b": "2"}));
+        let members = after.as_object_mut().unwrap();
+        assert_eq!(members.remove("mediaType"), Some(json!(index)));
+        assert_eq!(after, before);
+        assert_eq!(more.manifests.last(), Some(&child));
+        // What reads back is what is at hand.
+        let reread = Document::parse(more.bytes().clone(), Some(&index)).unwrap();
+        assert_eq!(reread, Document::Index(more));
+        let go = parse(r#"{"schemaVersion":2,"manifests":null}"#);
+        assert_eq!(go.with_child(&child).unwrap().manifests, [child]);
     }
 }

@@ -6,8 +6,10 @@
 //!
 //! * is the manifest there: one HEAD;
 //! * is a blob there: one HEAD; else, when another repository of the same registry has it, one POST
-//!   that mounts it; else one POST and one PUT that send it, or chunks after that has broken;
-//! * the manifest: one PUT.
+//!   that mounts it; else one POST and one PUT that send it, or chunks after
+//!   that has broken;
+//! * the manifest: one PUT; when it is about another one (`subject`) and the registry keeps no list
+//!   of referrers, three requests more for the tag that stands in for it.
 //!
 //! The first request to a registry that wants to know who we are costs one more, and one to its
 //! token server. Blobs of other registries are read by [`Client::open_blob`] while they are sent, and
@@ -35,6 +37,7 @@ mod manners;
 mod pace;
 mod pull;
 mod push;
+mod referrers;
 mod retry;
 mod secret;
 mod settings;
@@ -54,6 +57,7 @@ pub use error::{
 };
 pub use hosts::{BadAddress, ClientCertificate, HostSettings, Hosts};
 pub use manners::{Manners, Pace};
+pub use referrers::{ReferrersError, fallback_tag};
 pub use retry::{RetryPolicy, Tally};
 pub use secret::Secret;
 pub use settings::{ClientSettings, SettingsError, Timeouts};

@@ -52,6 +52,12 @@ impl ImageSink for RepositoryClient {
         }
     }
 
+    /// Asks the registry's management, where there is one.
+    async fn can_move(&self, tag: &Tag) -> bool {
+        let control = self.client.control();
+        control.is_immutable(&self.repository, tag).await != Some(true)
+    }
+
     async fn place(&self, blob: &BlobAt) -> Result<Option<Placed>, RegistryError> {
         let registry = self.registry()?;
         let digest = blob.descriptor.digest;
@@ -81,6 +87,29 @@ impl ImageSink for RepositoryClient {
         document: &Document,
         tag: Option<&Tag>,
     ) -> Result<(), RegistryError> {
+        let reply = self.put_document(document, tag).await?;
+        crate::referrers::see_listed(self, document, reply.as_ref()).await
+    }
+}
+
+/// A registry that says it has stored something else has not stored what was sent.
+pub(crate) fn check_claim(reply: &Reply, expected: Digest) -> Result<(), RegistryError> {
+    match claimed_digest(reply) {
+        Some(found) if found != expected => {
+            Err(reply.bad(Problem::OtherDigest { expected, found }))
+        }
+        _ => Ok(()),
+    }
+}
+
+impl RepositoryClient {
+    /// Puts a manifest or index and gives the registry's answer, which agrees on the digest; `None`
+    /// when the answer was lost and a question found it there.
+    pub(crate) async fn put_document(
+        &self,
+        document: &Document,
+        tag: Option<&Tag>,
+    ) -> Result<Option<Reply>, RegistryError> {
         let registry = self.registry()?;
         let digest = document.digest();
         let selector = tag.map_or(Selector::Digest(digest), |tag| Selector::Tag(tag.clone()));
@@ -97,7 +126,10 @@ impl ImageSink for RepositoryClient {
             Err(error) => Err(error),
         };
         let error = match outcome {
-            Ok(reply) => return check_claim(&reply, digest),
+            Ok(reply) => {
+                check_claim(&reply, digest)?;
+                return Ok(Some(reply));
+            }
             Err(error) => error,
         };
         let is_immutable = error.is_about_immutable_tag();
@@ -108,7 +140,7 @@ impl ImageSink for RepositoryClient {
         // cannot be moved is one.
         let found = self.current(&selector).await.ok().flatten();
         match tag {
-            _ if found == Some(digest) => Ok(()),
+            _ if found == Some(digest) => Ok(None),
             Some(tag) if is_immutable => Err(RegistryError::ImmutableTag {
                 repository: self.repository.clone(),
                 tag: tag.clone(),
@@ -119,24 +151,6 @@ impl ImageSink for RepositoryClient {
         }
     }
 
-    /// Asks the registry's management, where there is one.
-    async fn can_move(&self, tag: &Tag) -> bool {
-        let control = self.client.control();
-        control.is_immutable(&self.repository, tag).await != Some(true)
-    }
-}
-
-/// A registry that says it has stored something else has not stored what was sent.
-pub(crate) fn check_claim(reply: &Reply, expected: Digest) -> Result<(), RegistryError> {
-    match claimed_digest(reply) {
-        Some(found) if found != expected => {
-            Err(reply.bad(Problem::OtherDigest { expected, found }))
-        }
-        _ => Ok(()),
-    }
-}
-
-impl RepositoryClient {
     /// Asks by HEAD whether a blob is there.
     ///
     /// A no of any kind counts as "not there": some registries refuse HEAD for blobs even to those

@@ -340,11 +340,15 @@ impl Reply {
 
     /// Where `Location` leads, resolved against the request's URL.
     pub(crate) fn location(&self, endpoint: &Endpoint) -> Result<Url, RegistryError> {
-        let target = self
-            .header(LOCATION)
-            .and_then(|text| self.response.url().join(text).ok())
-            .ok_or_else(|| self.bad(Problem::NoLocation))?;
-        Ok(endpoint.place(target))
+        self.header(LOCATION)
+            .and_then(|text| self.resolve(text, endpoint))
+            .ok_or_else(|| self.bad(Problem::NoLocation))
+    }
+
+    /// Where an address in the answer leads, seen from the request's URL.
+    pub(crate) fn resolve(&self, address: &str, endpoint: &Endpoint) -> Option<Url> {
+        let target = self.response.url().join(address).ok()?;
+        Some(endpoint.place(target))
     }
 
     /// The next piece of the body.

@@ -7,6 +7,7 @@ mod hosts;
 mod matrix;
 mod pull;
 mod push;
+mod referrers;
 mod secrets;
 mod support;
 mod upload;
