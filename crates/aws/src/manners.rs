@@ -23,6 +23,7 @@ pub fn manners(host: &str) -> Manners {
             manifest_pace: each_second(10),
             // aws/containers-roadmap#2835
             answers_400_to_old_tokens: true,
+            answers_403_to_old_tokens: false,
             drops_uploads_to_missing_repositories: false,
         }
     } else if EcrHost::parse(host).is_some() {
@@ -31,6 +32,8 @@ pub fn manners(host: &str) -> Manners {
             // "Rate of PutImage requests" in the quotas of ECR.
             manifest_pace: each_second(10),
             answers_400_to_old_tokens: false,
+            // "Your authorization token has expired. Reauthenticate and try again."
+            answers_403_to_old_tokens: true,
             // dotnet/sdk-container-builds#279
             drops_uploads_to_missing_repositories: true,
         }
