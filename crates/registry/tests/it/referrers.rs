@@ -235,6 +235,11 @@ async fn a_type_is_asked_for_and_left_out_here_only_when_the_registry_did_not() 
         .registry
         .inject(page(&both).on(Method::GET, "/referrers/"));
     assert_eq!(world.listed(Some(kind)).await.unwrap(), [report]);
+    let otherwise = page(&both).with_header("oci-filters-applied", "artifactTypes, size");
+    world
+        .registry
+        .inject(otherwise.on(Method::GET, "/referrers/"));
+    assert_eq!(world.listed(Some(kind)).await.unwrap(), [report]);
     // It says that these are of that type, in whatever way it came to know.
     let filtered = page(&both).with_header("oci-filters-applied", "other, artifactType");
     world
