@@ -9,6 +9,7 @@ use tierce_image::{BoxError, OpenBlobError};
 use tierce_oci::{Digest, ParseDocumentError, Repository, Selector};
 
 use crate::endpoint::{BadRegistryName, Distrust};
+use crate::referrers::ReferrersError;
 use crate::retry::Tally;
 use crate::secret::KnownSecrets;
 
@@ -66,6 +67,9 @@ pub enum RegistryError {
         #[source]
         source: Box<ParseDocumentError>,
     },
+    /// What is there in place of a list of referrers cannot be used, or not be changed.
+    #[error(transparent)]
+    Referrers(Box<ReferrersError>),
     /// The other end of a transfer: the blob that was to be sent could not be read.
     #[error(transparent)]
     Source(OpenBlobError),

@@ -7,7 +7,8 @@
 //! * is the manifest there: one HEAD;
 //! * is a blob there: one HEAD; else, when another repository of the same registry has it, one POST
 //!   that mounts it; else one POST and one PUT that send it;
-//! * the manifest: one PUT.
+//! * the manifest: one PUT; when it is about another one (`subject`) and the registry keeps no list
+//!   of referrers, three requests more for the tag that stands in for it.
 //!
 //! The first request to a registry that wants to know who we are costs one more, and one to its
 //! token server. Blobs of other registries are read by [`Client::open_blob`] while they are sent, and
@@ -33,6 +34,7 @@ mod error;
 mod manners;
 mod pull;
 mod push;
+mod referrers;
 mod retry;
 mod secret;
 mod settings;
@@ -50,6 +52,7 @@ pub use error::{
     RequestLine, Step,
 };
 pub use manners::{Manners, Pace};
+pub use referrers::{ReferrersError, fallback_tag};
 pub use retry::{RetryPolicy, Tally};
 pub use secret::Secret;
 pub use settings::{ClientSettings, SettingsError, Timeouts};

@@ -17,7 +17,7 @@ use crate::transport::Reply;
 
 /// What every registry must take, and so the most that is taken from one (distribution-spec,
 /// "Pushing manifests").
-const MAX_MANIFEST: usize = 4 << 20;
+pub(crate) const MAX_MANIFEST: usize = 4 << 20;
 
 /// After this much of a blob has come, the attempts are counted anew.
 const PROGRESS: u64 = 1 << 20;
@@ -73,7 +73,7 @@ pub(crate) async fn fetch_manifest(
     }
 }
 
-fn read_manifest(
+pub(crate) fn read_manifest(
     place: &RepositoryClient,
     selector: &Selector,
     reply: &Reply,

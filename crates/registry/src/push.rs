@@ -124,6 +124,28 @@ impl ImageSink for RepositoryClient {
         document: &Document,
         tag: Option<&Tag>,
     ) -> Result<(), RegistryError> {
+        let reply = self.put_document(document, tag).await?;
+        crate::referrers::see_listed(self, document, &reply).await
+    }
+}
+
+/// A registry that says it has stored something else has not stored what was sent.
+fn check_claim(reply: &Reply, expected: Digest) -> Result<(), RegistryError> {
+    match claimed_digest(reply) {
+        Some(found) if found != expected => {
+            Err(reply.bad(Problem::OtherDigest { expected, found }))
+        }
+        _ => Ok(()),
+    }
+}
+
+impl RepositoryClient {
+    /// Puts a manifest or index and gives the registry's answer, which agrees on the digest.
+    pub(crate) async fn put_document(
+        &self,
+        document: &Document,
+        tag: Option<&Tag>,
+    ) -> Result<Reply, RegistryError> {
         let registry = self.registry()?;
         let digest = document.digest();
         let selector = tag.map_or(Selector::Digest(digest), |tag| Selector::Tag(tag.clone()));
@@ -139,21 +161,10 @@ impl ImageSink for RepositoryClient {
         let reply = client
             .call_for_success(&registry, &call, &mut attempts)
             .await?;
-        check_claim(&reply, digest)
+        check_claim(&reply, digest)?;
+        Ok(reply)
     }
-}
 
-/// A registry that says it has stored something else has not stored what was sent.
-fn check_claim(reply: &Reply, expected: Digest) -> Result<(), RegistryError> {
-    match claimed_digest(reply) {
-        Some(found) if found != expected => {
-            Err(reply.bad(Problem::OtherDigest { expected, found }))
-        }
-        _ => Ok(()),
-    }
-}
-
-impl RepositoryClient {
     /// Asks by HEAD whether a blob is there.
     ///
     /// A no of any kind counts as "not there": some registries refuse HEAD for blobs even to those

@@ -300,10 +300,14 @@ impl Reply {
 
     /// Where `Location` leads, resolved against the request's URL.
     pub(crate) fn location(&self, endpoint: &Endpoint) -> Result<Url, RegistryError> {
-        let mut target = self
-            .header(LOCATION)
-            .and_then(|text| self.response.url().join(text).ok())
-            .ok_or_else(|| self.bad(Problem::NoLocation))?;
+        self.header(LOCATION)
+            .and_then(|text| self.resolve(text, endpoint))
+            .ok_or_else(|| self.bad(Problem::NoLocation))
+    }
+
+    /// Where an address in the answer leads, seen from the request's URL.
+    pub(crate) fn resolve(&self, address: &str, endpoint: &Endpoint) -> Option<Url> {
+        let mut target = self.response.url().join(address).ok()?;
         // Registries behind a proxy that ends TLS often name themselves with `http`.
         if endpoint.scheme() == Scheme::Https
             && target.scheme() == "http"
@@ -312,7 +316,7 @@ impl Reply {
             // Both schemes are special ones, between which the URL standard allows the change.
             let _ = target.set_scheme("https");
         }
-        Ok(target)
+        Some(target)
     }
 
     /// The next piece of the body.

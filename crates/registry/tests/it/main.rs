@@ -4,5 +4,6 @@ mod auth;
 mod connection;
 mod pull;
 mod push;
+mod referrers;
 mod secrets;
 mod support;
