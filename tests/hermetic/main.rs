@@ -14,6 +14,7 @@
 //! | `caching` | does a later build do less, with the same result, whatever became of the cache |
 //! | `head_start` | do layers go to a registry while others are made, and nothing more than that |
 //! | `inspect` | what is shown of an image |
+//! | `referrers` | artifacts that are attached to images |
 //! | `registries` | credentials, certificates, refusals |
 //! | `bad_input` | is what is wrong named, and nothing left half-done |
 //! | `interruptions` | full disks, closed pipes, signals |
@@ -37,6 +38,7 @@ mod inspect;
 mod interruptions;
 mod lock;
 mod platforms;
+mod referrers;
 mod registries;
 mod support;
 mod transports;

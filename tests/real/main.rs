@@ -12,6 +12,7 @@
 //! | `files` | does every kind of file come out of a layer as it went in, or as the format says |
 //! | `lambda` | does a function on a Lambda-like base run and answer |
 //! | `places` | does every pair of places carry an image unharmed, and do others read the result |
+//! | `referrers` | are attached artifacts found where the registry keeps no list, and by others |
 //! | `registries` | do real registries take pushes, with each kind of authentication, and only once |
 //! | `sources` | are images that others made good bases and sources |
 //! | `wheels` | is a tree of 400 MB built and pushed in little memory |
@@ -22,6 +23,7 @@ mod determinism;
 mod files;
 mod lambda;
 mod places;
+mod referrers;
 mod registries;
 mod sources;
 mod support;

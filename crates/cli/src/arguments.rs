@@ -7,7 +7,7 @@ use std::num::NonZeroUsize;
 use std::path::PathBuf;
 
 use clap::{Args, Parser, Subcommand, ValueEnum};
-use tierce_oci::{ImageFormat, Platform, Reference};
+use tierce_oci::{ImageFormat, MediaType, Platform, Reference};
 
 use crate::byte_size::ByteSize;
 use crate::profile::Profile;
@@ -72,6 +72,8 @@ pub(crate) enum Command {
     Pull(PullArguments),
     Copy(CopyArguments),
     Inspect(InspectArguments),
+    Attach(AttachArguments),
+    Referrers(ReferrersArguments),
     Lock(LockArguments),
     Cache(CacheArguments),
 }
@@ -318,7 +320,9 @@ pub(crate) struct PullArguments {
 #[command(after_help = "Examples:
   tierce copy docker://localhost:5000/orders:1.4 oci:out:1.4
   tierce copy store:orders docker-archive:orders.tar:orders:latest
-  tierce copy docker://registry.example/a:1 docker://localhost:5000/a:1")]
+  tierce copy docker://registry.example/a:1 docker://localhost:5000/a:1
+  tierce copy --referrers registry.example/a:1 localhost:5000/a:1
+      with the artifacts that are attached to it, a line for each")]
 pub(crate) struct CopyArguments {
     /// The image to copy
     #[arg(value_name = "SRC")]
@@ -327,6 +331,10 @@ pub(crate) struct CopyArguments {
     /// Where to put it
     #[arg(value_name = "DST")]
     pub(crate) destination: ImagePlace,
+
+    /// Copy what is attached to it too, from registry to registry
+    #[arg(long)]
+    pub(crate) referrers: bool,
 
     #[command(flatten)]
     pub(crate) transfer: TransferArguments,
@@ -356,6 +364,94 @@ pub(crate) struct InspectArguments {
     pub(crate) image: ImagePlace,
 
     /// Out of an index show the image for this platform
+    #[arg(long, value_name = "PLATFORM")]
+    pub(crate) platform: Option<Platform>,
+
+    #[command(flatten)]
+    pub(crate) registry: RegistryArguments,
+}
+
+/// Attach files to an image in a registry
+///
+/// The files become an artifact that names the image as its subject: reports, signatures, bills of
+/// materials. The image stays as it is, and `tierce referrers` finds what is attached to it. To an
+/// index the artifact is attached as a whole; --platform picks one image. The same files attached
+/// again are the same artifact.
+#[derive(Debug, Args)]
+#[command(after_help = "Examples:
+  tierce attach --artifact-type application/spdx+json localhost:5000/orders:1.4 sbom.json
+  tierce attach --artifact-type application/vnd.example.review localhost:5000/orders:1.4 \\
+      notes.txt:text/plain result.json:application/json --annotation by=team-a
+
+A file without a media type is application/octet-stream. SOURCE_DATE_EPOCH becomes the artifact's
+creation time; without it there is none.")]
+pub(crate) struct AttachArguments {
+    /// The image, in a registry
+    pub(crate) image: ImagePlace,
+
+    /// What to attach
+    #[arg(value_name = "FILE[:MEDIATYPE]", required = true)]
+    pub(crate) files: Vec<AttachedFile>,
+
+    /// What the artifact is: a media type
+    // Without the parser clap would take the conversion that accepts everything.
+    #[arg(long, value_name = "TYPE", value_parser = str::parse::<MediaType>)]
+    pub(crate) artifact_type: MediaType,
+
+    /// Set an annotation of the artifact
+    #[arg(long, value_name = "NAME=VALUE")]
+    pub(crate) annotation: Vec<Pair>,
+
+    #[command(flatten)]
+    pub(crate) transfer: TransferArguments,
+}
+
+/// `FILE` or `FILE:MEDIATYPE`.
+#[derive(Debug, Clone, PartialEq, Eq)]
+pub(crate) struct AttachedFile {
+    pub(crate) path: PathBuf,
+    pub(crate) media_type: MediaType,
+}
+
+impl std::str::FromStr for AttachedFile {
+    type Err = String;
+
+    fn from_str(text: &str) -> Result<Self, Self::Err> {
+        let (path, media_type) = match text.rsplit_once(':') {
+            None => (text, "application/octet-stream"),
+            Some(parts) => parts,
+        };
+        if path.is_empty() {
+            return Err("expected FILE or FILE:MEDIATYPE".to_owned());
+        }
+        let media_type = media_type.parse().map_err(|error| {
+            format!("{error} (a file with a colon in its name needs one after another colon)")
+        })?;
+        Ok(Self {
+            path: PathBuf::from(path),
+            media_type,
+        })
+    }
+}
+
+/// List what is attached to an image in a registry
+///
+/// Of an index what is attached to the whole is listed; --platform picks one image.
+#[derive(Debug, Args)]
+#[command(after_help = "Examples:
+  tierce referrers localhost:5000/orders:1.4
+  tierce referrers --artifact-type application/spdx+json --json localhost:5000/orders:1.4
+
+To get one: tierce pull localhost:5000/orders@DIGEST oci:DIRECTORY")]
+pub(crate) struct ReferrersArguments {
+    /// The image, in a registry
+    pub(crate) image: ImagePlace,
+
+    /// List artifacts of this type alone
+    #[arg(long, value_name = "TYPE")]
+    pub(crate) artifact_type: Option<String>,
+
+    /// Out of an index take the image for this platform
     #[arg(long, value_name = "PLATFORM")]
     pub(crate) platform: Option<Platform>,
 

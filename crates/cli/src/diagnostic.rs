@@ -7,7 +7,7 @@ use std::{fmt, io};
 
 use anyhow::Error;
 use tierce_image::{AssembleError, ReadError, VerifyError};
-use tierce_registry::RegistryError;
+use tierce_registry::{ReferrersError, RegistryError};
 use tierce_store::{ArchiveError, PieceError};
 
 use crate::config_file::ConfigFileError;
@@ -228,6 +228,15 @@ fn known_of_registry(error: &RegistryError) -> Option<&'static str> {
         RegistryError::Unauthorized(refusal) if refusal.credentials.is_none() => {
             "log in with `docker login`, `podman login` or `skopeo login`: tierce reads what they write"
         }
+        RegistryError::Referrers(error) => match error.as_ref() {
+            ReferrersError::NotAList { .. } => {
+                "this registry needs the tag for the list of what is attached: remove it there"
+            }
+            ReferrersError::Overtaken { .. } => {
+                "somebody else attaches to the same image: run it again"
+            }
+            _ => return None,
+        },
         RegistryError::Unauthorized(_) => "log in again, or correct what is stored there",
         _ if error.is_denied() => "the credentials are known, but are not allowed to do this",
         _ if error.has_code("NAME_UNKNOWN") => {

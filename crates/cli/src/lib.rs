@@ -158,6 +158,12 @@ async fn run(command: Command, output: Output) -> anyhow::Result<()> {
         Command::Inspect(arguments) => {
             commands::inspect::inspect(arguments, &environment, output).await
         }
+        Command::Attach(arguments) => {
+            commands::referrers::attach(arguments, &environment, output).await
+        }
+        Command::Referrers(arguments) => {
+            commands::referrers::referrers(arguments, &environment, output).await
+        }
         Command::Lock(arguments) => commands::lock::lock(arguments, &environment, output).await,
         Command::Cache(arguments) => commands::cache::cache(&arguments, &environment, output),
     }

@@ -15,7 +15,7 @@ use tierce_image::{
 };
 use tierce_layer::LayerCache;
 use tierce_oci::{Descriptor, Digest, Document, Platform, Reference, Repository, Selector, Tag};
-use tierce_registry::Client;
+use tierce_registry::{Client, RepositoryClient};
 use tierce_store::{
     ArchiveKind, ArchiveLayout, ArchiveSink, DockerArchive, Layout, LayoutSink, LocalStore,
     PieceError, PlainImage, Selected, StoreReference, open_file, open_pieces,
@@ -157,6 +157,11 @@ impl Places {
     /// Opens blobs wherever they are.
     pub(crate) fn blobs(&self) -> &Blobs {
         &self.blobs
+    }
+
+    /// A repository of a registry, for questions that other places have no answer to.
+    pub(crate) fn repository(&self, repository: &Repository) -> RepositoryClient {
+        self.blobs.client.repository(repository)
     }
 
     /// A directory for sealed blobs, on the disk of the cache.

@@ -32,8 +32,9 @@ impl Written {
             "reference": line,
             "digest": digest,
             "mediaType": artifact.document.descriptor().media_type,
-            "kind": match artifact.document {
-                Document::Manifest(_) => "image",
+            "kind": match &artifact.document {
+                Document::Manifest(manifest) if manifest.is_image() => "image",
+                Document::Manifest(_) => "artifact",
                 Document::Index(_) => "index",
             },
         });

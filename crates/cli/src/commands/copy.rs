@@ -1,11 +1,13 @@
-//! `tierce copy`, `push` and `pull`: one walk between any two places.
+//! `tierce copy`, `push` and `pull`: one walk between any two places, and what is attached to the
+//! image along with it.
 
 use anyhow::{Context as _, Result};
-use tierce_image::Jobs;
-use tierce_oci::Reference;
+use tierce_image::{Artifact, Jobs};
+use tierce_oci::{Platform, Reference};
+use tierce_registry::RegistryError;
 
 use crate::arguments::{CopyArguments, PullArguments, PushArguments, TransferArguments};
-use crate::diagnostic::{Hinted as _, UsageError};
+use crate::diagnostic::{Hinted as _, UsageError, find};
 use crate::environment::Environment;
 use crate::output::{Output, describe_report};
 use crate::places::{Places, PlacesSettings};
@@ -19,15 +21,69 @@ pub(crate) async fn copy(
     output: Output,
 ) -> Result<()> {
     let places = open_places(&arguments.transfer, environment, output)?;
-    let destinations = [arguments.destination];
-    transfer(
-        &arguments.source,
-        &destinations,
-        &arguments.transfer,
-        &places,
-        output,
-    )
-    .await
+    let (source, destination) = (arguments.source, arguments.destination);
+    if !arguments.referrers {
+        let destinations = [destination];
+        return transfer(&source, &destinations, &arguments.transfer, &places, output).await;
+    }
+    let (ImagePlace::Registry(from), ImagePlace::Registry(to)) = (&source, &destination) else {
+        return Err(UsageError(
+            "--referrers goes from registry to registry: no other place lists what is attached"
+                .to_owned(),
+        )
+        .into());
+    };
+    let artifact = read(&source, arguments.transfer.platform.as_ref(), &places).await?;
+    let jobs = Jobs(arguments.transfer.jobs);
+    let mut written = vec![put(&artifact, &destination, jobs, &places, output).await?];
+    let subject = artifact.document.digest();
+    let attached = places
+        .repository(&from.repository)
+        .referrers(&subject, None)
+        .await
+        .with_context(|| format!("could not list what is attached to `{source}`"))?;
+    for referrer in attached {
+        let at = |reference: &Reference| Reference {
+            repository: reference.repository.clone(),
+            tag: None,
+            digest: Some(referrer.digest),
+        };
+        written.extend(copy_referrer(at(from), at(to), jobs, &places, output).await?);
+    }
+    Written::conclude(written, output)
+}
+
+/// Copies one artifact that was listed; `None` when it is no longer there.
+async fn copy_referrer(
+    from: Reference,
+    to: Reference,
+    jobs: Jobs,
+    places: &Places,
+    output: Output,
+) -> Result<Option<Written>> {
+    let target = places.repository(&to.repository);
+    let (source, destination) = (ImagePlace::Registry(from), ImagePlace::Registry(to));
+    let artifact = match read(&source, None, places).await {
+        Ok(artifact) => artifact,
+        // A list under a tag outlives what is in it.
+        Err(error) if is_not_found(&error) => {
+            output.warn(&format!("`{source}` is listed, but no longer there"));
+            return Ok(None);
+        }
+        Err(error) => return Err(error),
+    };
+    let report = places.write(&artifact, &destination, jobs).await?;
+    if report.up_to_date {
+        let listed = target.relist(&artifact.document).await;
+        listed.with_context(|| format!("could not list `{destination}`"))?;
+    }
+    output.note(&format!("{destination}: {}", describe_report(&report)));
+    let written = Written::new(&destination, &artifact, Some(&report));
+    written.announce(output).map(Some)
+}
+
+fn is_not_found(error: &anyhow::Error) -> bool {
+    find::<RegistryError>(error).is_some_and(RegistryError::is_not_found)
 }
 
 /// Runs `tierce pull`.
@@ -101,18 +157,34 @@ async fn transfer(
     places: &Places,
     output: Output,
 ) -> Result<()> {
-    let artifact = places
-        .read_artifact(source, arguments.platform.as_ref())
-        .await
-        .with_context(|| format!("could not read `{source}`"))?;
+    let artifact = read(source, arguments.platform.as_ref(), places).await?;
     let mut written = Vec::new();
     for destination in destinations {
         let destination = &destination.named_after(source);
-        let report = places
-            .write(&artifact, destination, Jobs(arguments.jobs))
-            .await?;
-        output.note(&format!("{destination}: {}", describe_report(&report)));
-        written.push(Written::new(destination, &artifact, Some(&report)).announce(output)?);
+        written.push(put(&artifact, destination, Jobs(arguments.jobs), places, output).await?);
     }
     Written::conclude(written, output)
+}
+
+async fn read(
+    source: &ImagePlace,
+    platform: Option<&Platform>,
+    places: &Places,
+) -> Result<Artifact> {
+    places
+        .read_artifact(source, platform)
+        .await
+        .with_context(|| format!("could not read `{source}`"))
+}
+
+async fn put(
+    artifact: &Artifact,
+    destination: &ImagePlace,
+    jobs: Jobs,
+    places: &Places,
+    output: Output,
+) -> Result<Written> {
+    let report = places.write(artifact, destination, jobs).await?;
+    output.note(&format!("{destination}: {}", describe_report(&report)));
+    Written::new(destination, artifact, Some(&report)).announce(output)
 }

@@ -67,7 +67,7 @@ async fn read(place: &ImagePlace, platform: Option<&Platform>, places: &Places) 
 }
 
 /// The name in the store that somebody may have meant by a bare one.
-async fn in_store(place: &ImagePlace, places: &Places) -> Option<StoreReference> {
+pub(super) async fn in_store(place: &ImagePlace, places: &Places) -> Option<StoreReference> {
     let ImagePlace::Registry(reference) = place else {
         return None;
     };
@@ -202,7 +202,7 @@ fn show_image(
     output.result_line(&table.trim_fmt())
 }
 
-fn table(header: &[&str]) -> Table {
+pub(super) fn table(header: &[&str]) -> Table {
     let mut table = Table::new();
     table.load_style(presets::NOTHING);
     table.set_header(header);
@@ -219,7 +219,7 @@ fn words(words: &[String]) -> String {
 }
 
 /// Text out of an image, on one line.
-fn one_line(text: &str) -> String {
+pub(super) fn one_line(text: &str) -> String {
     printable(text).replace('\n', "\u{fffd}")
 }
 

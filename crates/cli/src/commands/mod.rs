@@ -5,3 +5,4 @@ pub(crate) mod cache;
 pub(crate) mod copy;
 pub(crate) mod inspect;
 pub(crate) mod lock;
+pub(crate) mod referrers;

@@ -642,6 +642,12 @@ async fn who_is_always_overtaken_says_so() {
     };
     assert_eq!(*referrer, artifact.document.digest());
     assert_eq!(told.as_str(), tag);
+    let text = error.to_string();
+    let begin = format!(
+        "{referrer} is in {}, but whenever",
+        world.place.repository()
+    );
+    assert!(text.starts_with(&begin), "{text}");
     let puts = world.registry.log().count(Method::PUT, &tag);
     assert_eq!(puts, ATTEMPTS as usize);
     // The artifact itself is there.
