@@ -24,6 +24,7 @@
 //! ```
 
 mod auth;
+mod certificates;
 mod challenge;
 mod client;
 mod control;
@@ -32,6 +33,7 @@ mod endpoint;
 mod error;
 mod hosts;
 mod manners;
+mod mirror;
 mod pull;
 mod push;
 mod retry;

@@ -3,6 +3,7 @@
 mod auth;
 mod connection;
 mod hosts;
+mod mirrors;
 mod pull;
 mod push;
 mod secrets;
