@@ -157,21 +157,25 @@ impl Endpoint {
         is_loopback(&self.base)
     }
 
-    /// The same host and port, spoken to the other way.
-    pub(crate) fn other_scheme(&self) -> Option<Self> {
+    /// Whether the port was written, and is not the scheme's own.
+    pub(crate) fn names_port(&self) -> bool {
+        self.base.port().is_some()
+    }
+
+    /// The same host and written port, spoken to the other way.
+    pub(crate) fn spoken_otherwise(&self) -> Self {
         let scheme = match self.scheme {
             Scheme::Http => Scheme::Https,
             Scheme::Https => Scheme::Http,
         };
-        let text = format!("{}://{}/", scheme.as_str(), self.authority());
-        // Without a written port the other scheme would mean another port.
-        self.base.port()?;
-        let base = Url::parse(&text).ok()?;
-        Some(Self {
+        let mut base = self.base.clone();
+        // Both are special schemes, between which the URL standard allows the change.
+        let _ = base.set_scheme(scheme.as_str());
+        Self {
             scheme,
             base,
-            replaced: None,
-        })
+            replaced: self.replaced.clone(),
+        }
     }
 
     /// The URL of a path and query on the registry.

@@ -33,6 +33,14 @@ pub enum RegistryError {
         #[source]
         source: Box<SettingsError>,
     },
+    /// A mirror has other bytes than those that were asked for.
+    #[error("what mirror {mirror} has as {digest} is something else")]
+    SpoiltMirror {
+        /// The mirror's host.
+        mirror: String,
+        /// What was asked for.
+        digest: Digest,
+    },
     /// TLS could not be set up on this side.
     #[error("could not set up TLS")]
     Setup(#[source] Cause),
@@ -578,6 +586,11 @@ impl RegistryError {
             Self::Answer(answer) => is_transient(answer.status),
             Self::Connection(failure) => matches!(failure.step, Step::Wait | Step::Transfer),
             Self::Token { source, .. } => source.is_transient(),
+            // The mirror is not asked again.
+            Self::SpoiltMirror { .. } => true,
+            Self::Source(error) => {
+                matches!(error.source.downcast_ref(), Some(Self::SpoiltMirror { .. }))
+            }
             _ => false,
         }
     }

@@ -11,13 +11,19 @@ use std::sync::{Arc, Mutex, PoisonError};
 use std::time::Duration;
 
 use tierce_oci::Repository;
+use tokio::sync::{OwnedSemaphorePermit, Semaphore};
 use url::Url;
 
+use crate::certificates::HostDirectory;
 use crate::endpoint::{BadRegistryName, host_and_port, is_loopback};
 use crate::settings::{SettingsError, Timeouts};
 
 /// The names that all mean Docker Hub; the first is the one of references.
 const DOCKER_HUB: [&str; 3] = ["docker.io", "index.docker.io", "registry-1.docker.io"];
+
+/// How long a mirror may take for a connection, unless it was settled otherwise: there is another
+/// place to go.
+const MIRROR_CONNECT: Duration = Duration::from_secs(5);
 
 /// What is settled about one host. The default settles nothing.
 #[derive(Debug, Clone, PartialEq, Eq, Default)]
@@ -79,9 +85,7 @@ pub enum BadAddress {
 }
 
 impl HostSettings {
-    /// Says whether `url` can stand in [`Self::endpoint`] or [`Self::mirrors`]. Without TLS that is
-    /// so for this machine, and where `insecure` was said.
-    pub fn check_address(url: &Url, insecure: bool) -> Result<(), BadAddress> {
+    fn check_address(url: &Url, insecure: bool) -> Result<(), BadAddress> {
         if !matches!(url.scheme(), "http" | "https") {
             return Err(BadAddress::NotHttp);
         }
@@ -96,19 +100,16 @@ impl HostSettings {
         }
         Ok(())
     }
-
-    fn check(&self) -> Result<(), BadAddress> {
-        self.endpoint
-            .iter()
-            .chain(&self.mirrors)
-            .try_for_each(|url| Self::check_address(url, self.insecure))
-    }
 }
 
 /// The hosts that something is settled about, by name.
 #[derive(Debug, Clone, PartialEq, Eq, Default)]
 pub struct Hosts {
     by_name: BTreeMap<String, HostSettings>,
+    /// Where certificates lie in directories named after hosts, as in `/etc/containers/certs.d`
+    /// (containers-certs.d(5)): `*.crt` are authorities, `*.cert` with `*.key` is a client
+    /// certificate. Of these the first that has a directory for a host counts, and no other.
+    pub certificate_directories: Vec<PathBuf>,
 }
 
 impl Hosts {
@@ -118,6 +119,14 @@ impl Hosts {
         let name = Self::canonical(name)?;
         self.by_name.insert(name, settings);
         Ok(())
+    }
+
+    /// Whether `url` can be the endpoint or a mirror of the registry of that name. Without TLS that
+    /// is so on this machine, and where either is `insecure`.
+    pub fn check_address(&self, name: &str, url: &Url) -> Result<(), BadAddress> {
+        let is_insecure = |name: &str| self.get(name).is_some_and(|settings| settings.insecure);
+        let insecure = is_insecure(name) || is_insecure(host_and_port(url));
+        HostSettings::check_address(url, insecure)
     }
 
     /// What is settled about the registry of that name.
@@ -153,6 +162,10 @@ pub(crate) struct Host {
     pub(crate) settings: HostSettings,
     pub(crate) timeouts: Timeouts,
     pub(crate) trust: Trust,
+    /// Whether there is anything that holds for this host and not for all.
+    is_settled: bool,
+    /// The downloads that may run at once.
+    reading: Option<Arc<Semaphore>>,
     warned: AtomicBool,
 }
 
@@ -166,7 +179,7 @@ pub(crate) struct Trust {
 }
 
 impl Host {
-    fn new(name: &str, settings: HostSettings, defaults: &Timeouts) -> Self {
+    fn new(name: &str, settings: HostSettings, found: HostDirectory, defaults: &Timeouts) -> Self {
         let timeouts = Timeouts {
             connect: settings.connect_timeout.unwrap_or(defaults.connect),
             header: settings.header_timeout.or(defaults.header),
@@ -178,14 +191,20 @@ impl Host {
         };
         let trust = Trust {
             insecure: settings.insecure,
-            ca_files: settings.ca_files.clone(),
-            certificate: settings.client_certificate.clone(),
+            ca_files: [settings.ca_files.clone(), found.ca_files].concat(),
+            certificate: settings
+                .client_certificate
+                .clone()
+                .or(found.client_certificate),
         };
+        let most = settings.concurrency.map(NonZeroUsize::get);
         Self {
             name: name.to_owned(),
+            is_settled: settings != HostSettings::default() || trust != Trust::default(),
             settings,
             timeouts,
             trust,
+            reading: most.map(|most| Arc::new(Semaphore::new(most.min(Semaphore::MAX_PERMITS)))),
             warned: AtomicBool::new(false),
         }
     }
@@ -193,6 +212,12 @@ impl Host {
     /// Whether something is settled that only TLS needs.
     pub(crate) fn means_tls(&self) -> bool {
         self.trust != Trust::default()
+    }
+
+    /// Waits until one more download may run. It counts for as long as the answer is kept.
+    pub(crate) async fn turn_to_read(&self) -> Option<OwnedSemaphorePermit> {
+        let turn = Arc::clone(self.reading.as_ref()?).acquire_owned().await;
+        Some(turn.expect("nobody closes it"))
     }
 
     /// Tells, once, of a host that could be anybody.
@@ -230,11 +255,44 @@ impl HostTable {
         if let Some(host) = known.get(&name) {
             return Ok(Arc::clone(host));
         }
-        let settings = self.settings.get(&name).cloned().unwrap_or_default();
-        settings.check().map_err(SettingsError::Address)?;
-        let host = Arc::new(Host::new(&name, settings, &self.defaults));
+        let host = Arc::new(self.read(&name)?);
         known.insert(name, Arc::clone(&host));
         Ok(host)
+    }
+
+    fn read(&self, name: &str) -> Result<Host, SettingsError> {
+        let settings = self.settings.get(name).cloned().unwrap_or_default();
+        for url in settings.endpoint.iter().chain(&settings.mirrors) {
+            let checked = self.settings.check_address(name, url);
+            checked.map_err(SettingsError::Address)?;
+        }
+        let found = HostDirectory::find(&self.settings.certificate_directories, name)?;
+        let found = found.unwrap_or_default();
+        Ok(Host::new(name, settings, found, &self.defaults))
+    }
+
+    /// What holds for the mirror at the host of that name: what is settled about it or, when that is
+    /// nothing, about the registry that it stands for.
+    pub(crate) fn find_mirror(
+        &self,
+        registry: &Host,
+        name: &str,
+    ) -> Result<Arc<Host>, SettingsError> {
+        let mut host = self.read(&usual(name))?;
+        if !host.is_settled {
+            host.settings = HostSettings {
+                endpoint: None,
+                mirrors: Vec::new(),
+                ..registry.settings.clone()
+            };
+            host.trust = registry.trust.clone();
+            host.timeouts = registry.timeouts;
+            host.reading.clone_from(&registry.reading);
+        }
+        if host.settings.connect_timeout.is_none() {
+            host.timeouts.connect = host.timeouts.connect.min(MIRROR_CONNECT);
+        }
+        Ok(Arc::new(host))
     }
 }
 

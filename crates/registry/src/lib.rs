@@ -26,6 +26,7 @@
 //! ```
 
 mod auth;
+mod certificates;
 mod challenge;
 mod client;
 mod control;
@@ -34,6 +35,7 @@ mod endpoint;
 mod error;
 mod hosts;
 mod manners;
+mod mirror;
 mod pace;
 mod pull;
 mod push;

@@ -117,6 +117,34 @@ pub enum SettingsError {
     /// A registry or its mirror cannot be at the address that was given.
     #[error("an address that was given for it cannot be used")]
     Address(#[source] BadAddress),
+    /// A directory of certificates, or a file of a client certificate, cannot be read.
+    #[error("could not read {}", path.display())]
+    ReadCertificates {
+        /// The directory or file.
+        path: PathBuf,
+        /// Why.
+        #[source]
+        source: std::io::Error,
+    },
+    /// A client certificate without its key, or a key without its certificate.
+    #[error("{} is there without {}", path.display(), partner.file_name().unwrap_or_default().display())]
+    Unpaired {
+        /// The file.
+        path: PathBuf,
+        /// The file that should be beside it.
+        partner: PathBuf,
+    },
+    /// A client certificate and its key are no pair, or one of them is broken.
+    #[error("{} and {} cannot be used as a client certificate", certificate.display(), key.display())]
+    BadClientCertificate {
+        /// The file of the certificate.
+        certificate: PathBuf,
+        /// The file of the key.
+        key: PathBuf,
+        /// Why.
+        #[source]
+        source: Cause,
+    },
     /// The user agent cannot stand in a header.
     #[error("`{0}` cannot be a user agent")]
     UserAgent(String),

@@ -5,7 +5,6 @@
 //! that streams cannot be sent twice.
 
 use std::collections::BTreeMap;
-use std::path::PathBuf;
 use std::sync::{Arc, Mutex, PoisonError};
 use std::time::{Duration, SystemTime};
 
@@ -18,6 +17,7 @@ use reqwest::header::{
 use reqwest::{Certificate, Method, StatusCode};
 use url::Url;
 
+use crate::certificates::{read_authorities, read_identity};
 use crate::endpoint::{Endpoint, destination, host_and_port, is_loopback};
 use crate::error::{
     Answer, Author, Cause, ConnectionFailure, Problem, RegistryError, RequestLine, Step,
@@ -116,6 +116,16 @@ impl Transport {
             .map_err(|source| bad_settings(name, source))
     }
 
+    /// What is settled about a mirror of `registry`.
+    pub(crate) fn mirror_host(
+        &self,
+        registry: &Host,
+        name: &str,
+    ) -> Result<Arc<Host>, RegistryError> {
+        let host = self.hosts.find_mirror(registry, name);
+        host.map_err(|source| bad_settings(name, source))
+    }
+
     fn client(&self, url: &Url, host: &Host) -> Result<reqwest::Client, RegistryError> {
         host.warn_if_insecure();
         let way = Way {
@@ -138,12 +148,23 @@ impl Transport {
             let more = read_authorities(path).map_err(|source| bad_settings(host, source))?;
             authorities.extend(more);
         }
+        let identity = match &way.trust.certificate {
+            Some(pair) => {
+                let read = read_identity(pair);
+                Some(read.map_err(|source| bad_settings(host, source))?)
+            }
+            None => None,
+        };
         let builder = || {
-            let builder = reqwest::Client::builder()
+            let mut builder = reqwest::Client::builder()
                 .user_agent(self.user_agent.clone())
                 .redirect(reqwest::redirect::Policy::none())
                 .connect_timeout(way.connect_timeout)
+                .tls_danger_accept_invalid_certs(way.trust.insecure)
                 .tls_certs_merge(authorities.iter().cloned());
+            if let Some(identity) = &identity {
+                builder = builder.identity(identity.clone());
+            }
             if way.direct {
                 builder.no_proxy()
             } else {
@@ -271,27 +292,6 @@ fn bad_settings(host: &str, source: SettingsError) -> RegistryError {
         host: host.to_owned(),
         source: Box::new(source),
     }
-}
-
-fn read_authorities(path: &PathBuf) -> Result<Vec<Certificate>, SettingsError> {
-    let pem = std::fs::read(path).map_err(|source| SettingsError::ReadAuthorities {
-        path: path.clone(),
-        source,
-    })?;
-    let bad = |error: &reqwest::Error| SettingsError::BadAuthority {
-        path: path.clone(),
-        source: Cause::of(error),
-    };
-    let certificates = Certificate::from_pem_bundle(&pem).map_err(|error| bad(&error))?;
-    if certificates.is_empty() {
-        return Err(SettingsError::NoAuthorities { path: path.clone() });
-    }
-    // They are only looked into when a client is made of them.
-    reqwest::Client::builder()
-        .tls_certs_only(certificates.iter().cloned())
-        .build()
-        .map_err(|error| bad(&error))?;
-    Ok(certificates)
 }
 
 fn line(method: &Method, url: &Url, from_registry: bool) -> RequestLine {

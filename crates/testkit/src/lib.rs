@@ -22,6 +22,7 @@
 //! assert_clean(&Checker::new().registry(&registry, "bases/tiny", "1"));
 //! ```
 
+mod between;
 pub mod check;
 mod fault;
 mod front;
@@ -39,6 +40,7 @@ mod token;
 pub mod tree;
 
 pub use axum::http::{Method, StatusCode};
+pub use between::{Proxy, TlsEnd};
 pub use fault::{Fault, Gate, LocationStyle};
 pub use limit::RateLimit;
 pub use log::{Endpoint, Record, RequestLog};

@@ -405,16 +405,19 @@ impl<S: BlobSource> Upload<'_, '_, S> {
     }
 
     /// The blob's own place has failed. What is there already is of use when that passes, and of
-    /// none when the blob is another than it should be.
+    /// none when the bytes were others than they should be.
     async fn starve(
-        &self,
+        &mut self,
         session: &Session,
         error: OpenBlobError,
     ) -> Result<Outcome, RegistryError> {
-        if self.note.is_none() || error.source.is::<VerifyError>() {
+        let is_false = error.source.is::<VerifyError>();
+        let error = RegistryError::Source(error);
+        if self.note.is_none() || is_false || error.is_transient() {
             self.cancel(session).await;
         }
-        Err(RegistryError::Source(error))
+        self.attempts.after(error).await?;
+        Ok(Outcome::GoOn(None))
     }
 
     async fn lose(

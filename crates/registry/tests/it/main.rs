@@ -5,6 +5,7 @@ mod connection;
 mod control;
 mod hosts;
 mod matrix;
+mod mirrors;
 mod pull;
 mod push;
 mod referrers;
