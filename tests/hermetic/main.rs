@@ -40,5 +40,6 @@ mod lock;
 mod platforms;
 mod referrers;
 mod registries;
+mod resuming;
 mod support;
 mod transports;

@@ -19,6 +19,7 @@ pub(crate) fn client(arguments: &RegistryArguments, environment: &Environment) -
         ca_files: arguments.ca_file.clone(),
         plain_http,
         credentials: Arc::new(environment.credentials.clone()),
+        unfinished_uploads: Some(environment.cache.join("uploads-1")),
         ..ClientSettings::default()
     })?)
 }

@@ -4,8 +4,9 @@
 //! registry takes. What breaks is begun anew in a new session, because registries disagree on where
 //! an old one would go on. Two kinds of blobs go in chunks instead, by PATCH:
 //!
-//! * a large one after its first break, so that no later break costs more than one chunk. Where it
-//!   is, is written down ([`unfinished`]), so that another run can go on with it;
+//! * a large one after its first break, in this run or in an earlier one, so that no later break costs
+//!   more than one chunk. Where it is, is written down ([`unfinished`]), so that another run can go
+//!   on with it;
 //! * any one whose whole body the registry refuses as too large.
 //!
 //! How far a chunked upload is, we know ourselves: the registry has what it has acknowledged. Its own
@@ -135,7 +136,7 @@ enum ChunkOutcome {
 
 impl<S: BlobSource> Upload<'_, '_, S> {
     async fn run(mut self) -> Result<(), RegistryError> {
-        let mut session = self.take_up().await?;
+        let mut session = self.take_up().await;
         loop {
             // An answer that was lost may have been a success.
             if self.attempts.is_retry() && self.is_there().await? {
@@ -175,24 +176,23 @@ impl<S: BlobSource> Upload<'_, '_, S> {
     }
 
     /// The session that another run has left, if it can be gone on with.
-    async fn take_up(&mut self) -> Result<Option<Session>, RegistryError> {
-        let Some(saved) = self.note.as_ref().and_then(Note::read) else {
-            return Ok(None);
+    async fn take_up(&mut self) -> Option<Session> {
+        let saved = self.note.as_ref().and_then(Note::read)?;
+        // It broke before, and may again.
+        self.in_chunks = true;
+        let session = if self.is_trusted(&saved.url) {
+            self.look_again(saved).await
+        } else {
+            None
         };
-        if self.check_location(&saved.url).is_err() {
-            self.forget();
-            return Ok(None);
-        }
-        let session = self.look_again(saved).await;
         match &session {
             Some(session) => {
                 let (digest, size) = (self.digest(), self.size());
                 tracing::info!("going on with {digest} at {} of {size} bytes", session.at);
-                self.in_chunks = true;
             }
             None => self.forget(),
         }
-        Ok(session)
+        session
     }
 
     fn save(&self, session: &Session) {
@@ -478,9 +478,9 @@ impl<S: BlobSource> Upload<'_, '_, S> {
         }
     }
 
-    fn check_location(&self, url: &Url) -> Result<(), ()> {
-        let endpoint = self.registry.endpoint();
-        endpoint.check_named_url(url).map_err(|_| ())
+    /// Whether a written address is one that the registry may name.
+    fn is_trusted(&self, url: &Url) -> bool {
+        self.registry.endpoint().check_named_url(url).is_ok()
     }
 }
 

@@ -3,11 +3,13 @@
 use std::path::Path;
 
 use bytes::Bytes;
-use tierce_oci::Digest;
+use futures_util::{StreamExt as _, stream};
+use tierce_image::{Blob, BlobSource, BlobStream, BoxError, Content, ImageSink as _};
+use tierce_oci::{Descriptor, Digest, Hasher};
 use tierce_registry::{Client, ClientSettings, RegistryError, Step, UploadSettings};
-use tierce_testkit::{FakeRegistry, Fault, Method};
+use tierce_testkit::{FakeRegistry, Fault, LocationStyle, Method, Offsets};
 
-use crate::support::{bytes, patch, place, send, settings};
+use crate::support::{bytes, client, patch, place, send, settings};
 
 /// Bytes of a chunk in these tests.
 const CHUNK: usize = 40_000;
@@ -283,4 +285,87 @@ async fn a_chunk_that_breaks_always_is_given_up_and_says_so() {
         "{error}"
     );
     assert_eq!(registry.blobs("app"), []);
+}
+
+/// So many bytes that are made when they are read.
+struct Made(u64);
+
+/// Bytes of a piece of [`Made`].
+const PIECE: u64 = 1 << 20;
+
+impl Made {
+    fn piece(number: u64) -> Bytes {
+        let number = u8::try_from(number % 251).expect("less than 256");
+        vec![number; usize::try_from(PIECE).expect("it is small")].into()
+    }
+
+    fn descriptor(&self) -> Descriptor {
+        let mut hasher = Hasher::new();
+        for number in 0..self.0 / PIECE {
+            hasher.update(&Self::piece(number));
+        }
+        Descriptor {
+            digest: hasher.finish(),
+            size: self.0,
+            ..crate::support::descriptor(b"")
+        }
+    }
+}
+
+impl BlobSource for Made {
+    async fn open(&self, _: &Descriptor, _: &Content, from: u64) -> Result<BlobStream, BoxError> {
+        assert_eq!(from, 0, "an upload verifies all that it reads");
+        let pieces = (0..self.0 / PIECE).map(|number| Ok(Self::piece(number)));
+        Ok(stream::iter(pieces).boxed())
+    }
+}
+
+/// How many bytes are sent twice when a blob of 500 MB breaks at nine tenths: in its first body, and
+/// in a chunk.
+#[tokio::test(flavor = "multi_thread")]
+async fn a_break_at_nine_tenths_of_a_large_blob_costs_no_more_than_a_chunk() {
+    const SIZE: u64 = 500 << 20;
+    const CHUNK: u64 = 10 << 20;
+    let blob = Made(SIZE);
+    let descriptor = blob.descriptor();
+    let ecr = || {
+        FakeRegistry::builder()
+            .location(LocationStyle::Absolute)
+            .chunk_status(201)
+            .offsets(Offsets::Ecr)
+            .stale_range()
+            .atomic_chunks()
+            .minimum_part(5 << 20)
+    };
+    let in_body = Fault::disconnect_after_receiving(SIZE / 10 * 9).on(Method::PUT, "/uploads/");
+    let at_first = Fault::disconnect().on(Method::PUT, "/uploads/");
+    // The 46th chunk begins at nine tenths.
+    let in_chunk = Fault::disconnect_after_receiving(CHUNK / 2)
+        .on(Method::PATCH, "/uploads/")
+        .nth(46);
+    for (builder, faults, sent_twice) in [
+        (FakeRegistry::builder(), vec![in_body.clone()], 0),
+        (
+            FakeRegistry::builder(),
+            vec![at_first.clone(), in_chunk.clone()],
+            0,
+        ),
+        // Of one body ECR keeps nothing; that is why no second one follows.
+        (ecr(), vec![in_body], SIZE / 10 * 9),
+        (ecr(), vec![at_first, in_chunk], CHUNK / 2),
+    ] {
+        let registry = builder.start();
+        for fault in faults {
+            registry.inject(fault);
+        }
+        let client = client();
+        let place = place(&client, &registry, "app");
+        let (content, ignore) = (Content::Memory(Bytes::new()), |_| ());
+        let sent = Blob::new(&descriptor, &content, &blob, &ignore);
+        place.send(&sent).await.unwrap();
+        assert_eq!(registry.blobs("app"), [descriptor.digest]);
+        assert_eq!(registry.pending_faults(), Vec::<String>::new());
+        let log = registry.log();
+        assert_eq!(log.blob_bytes_received() - SIZE, sent_twice, "{log}");
+    }
 }
