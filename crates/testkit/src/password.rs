@@ -2,6 +2,7 @@
 
 use std::collections::BTreeMap;
 use std::fmt;
+use std::sync::atomic::{AtomicU64, Ordering};
 use std::sync::{Arc, Mutex, MutexGuard, PoisonError};
 
 /// The user of every ECR password.
@@ -25,8 +26,10 @@ pub(crate) struct Passwords {
 struct Issued {
     /// Each password, and whether it is still good.
     passwords: BTreeMap<String, bool>,
-    counter: u64,
 }
+
+/// Counts the passwords of all registries, so that no two have the same.
+static MADE: AtomicU64 = AtomicU64::new(1);
 
 impl fmt::Debug for Passwords {
     fn fmt(&self, formatter: &mut fmt::Formatter<'_>) -> fmt::Result {
@@ -41,10 +44,9 @@ impl Passwords {
 
     /// Makes a new password, as long and as opaque as real ones begin to be.
     pub(crate) fn issue(&self) -> String {
-        let mut issued = self.lock();
-        issued.counter += 1;
-        let password = format!("eyJwYXlsb2FkIjoi{:08}dGVzdGtpdA", issued.counter);
-        issued.passwords.insert(password.clone(), true);
+        let number = MADE.fetch_add(1, Ordering::Relaxed);
+        let password = format!("eyJwYXlsb2FkIjoi{number:08}dGVzdGtpdA");
+        self.lock().passwords.insert(password.clone(), true);
         password
     }
 

@@ -517,7 +517,7 @@ fn status(status: StatusCode) -> Response<Body> {
 }
 
 /// A moment in UTC, to the second.
-fn rfc3339(moment: SystemTime) -> String {
+pub(crate) fn rfc3339(moment: SystemTime) -> String {
     let seconds = moment
         .duration_since(UNIX_EPOCH)
         .map_or(0, |since| since.as_secs());

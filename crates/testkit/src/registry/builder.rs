@@ -293,6 +293,12 @@ impl FakeRegistryBuilder {
             .strict_upload_state()
     }
 
+    /// Shares the passwords of another server.
+    pub(crate) fn passwords(mut self, passwords: &Passwords) -> Self {
+        self.passwords = passwords.clone();
+        self
+    }
+
     /// Starts the servers.
     ///
     /// # Panics

@@ -25,12 +25,14 @@ use crate::password::Passwords;
 use crate::server::{Bound, Server};
 use crate::tls::{self, Authority};
 use crate::token::{self, Issuer};
-pub use builder::FakeRegistryBuilder;
-use management::TagMutability;
 use routes::Core;
 use rules::Auth;
+
+pub use builder::FakeRegistryBuilder;
+pub(crate) use management::{Management, TagMutability};
+pub(crate) use routes::is_repository_name;
 pub use rules::{MissingRepository, Offsets, Redirect};
-use state::Shared;
+pub(crate) use state::{Repository, Shared, StoredManifest};
 
 /// A stateful OCI registry on a loopback port, for tests.
 ///
@@ -220,6 +222,16 @@ impl FakeRegistry {
             secrets.extend(issuer.secrets());
         }
         secrets
+    }
+
+    /// The passwords and what is stored, for a server that manages this one.
+    pub(crate) fn shared(&self) -> (&Passwords, &Shared) {
+        (&self.passwords, &self.state)
+    }
+
+    /// Mounts blobs from now on, or no longer.
+    pub fn set_mounts(&self, mounts: bool) {
+        self.state.lock().mounts = Some(mounts);
     }
 
     /// Makes a repository if there is none of that name.

@@ -306,7 +306,7 @@ pub(super) fn is_tag(text: &str) -> bool {
             .all(|byte| word(byte) || byte == b'.' || byte == b'-')
 }
 
-fn is_repository_name(name: &str) -> bool {
+pub(crate) fn is_repository_name(name: &str) -> bool {
     let lower = |byte: u8| byte.is_ascii_lowercase() || byte.is_ascii_digit();
     name.split('/').all(|part| {
         let mut separators = part.split(|c: char| c.is_ascii() && lower(c as u8));

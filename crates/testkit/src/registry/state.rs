@@ -8,7 +8,7 @@ use std::sync::{Arc, Mutex, MutexGuard, PoisonError};
 use bytes::Bytes;
 use tierce_oci::Digest;
 
-use super::management::{Management, TagMutability};
+use super::management::{Management, TagMutability, now};
 use super::upload::Upload;
 
 /// The bytes of a blob, in memory or in an unnamed temporary file.
@@ -49,6 +49,8 @@ impl Blob {
 pub(crate) struct StoredManifest {
     pub(crate) media_type: String,
     pub(crate) bytes: Bytes,
+    /// When it was pushed, in seconds since 1970.
+    pub(crate) pushed: u64,
 }
 
 #[derive(Debug, Default)]
@@ -65,6 +67,8 @@ pub(crate) struct State {
     pub(crate) uploads: BTreeMap<String, Arc<Mutex<Upload>>>,
     blobs: BTreeMap<Digest, Blob>,
     uploads_begun: u64,
+    /// Whether blobs are mounted, when that was changed since the start.
+    pub(crate) mounts: Option<bool>,
     /// How the tags of new repositories are.
     mutability: TagMutability,
 }
@@ -116,8 +120,11 @@ impl State {
         let stored = StoredManifest {
             media_type: media_type.to_owned(),
             bytes,
+            pushed: now(),
         };
-        self.repository(repository).manifests.insert(digest, stored);
+        // What is there already keeps the time of its first push.
+        let repository = self.repository(repository);
+        repository.manifests.entry(digest).or_insert(stored);
         digest
     }
 

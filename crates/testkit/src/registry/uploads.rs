@@ -24,8 +24,9 @@ impl Core {
     pub(super) async fn start_upload(&self, mut exchange: Exchange, name: &str) -> Outcome {
         let mount = exchange.query_value("mount");
         let from = exchange.query_value("from");
+        let mounts = self.state.lock().mounts.unwrap_or(self.rules.mount);
         if let (Some(mount), Some(from)) = (&mount, &from)
-            && self.rules.mount
+            && mounts
             && !exchange.refuse_mount
         {
             let Ok(digest) = mount.parse::<Digest>() else {

@@ -1,12 +1,7 @@
 //! The quirks of single registries, each by its switch: ECR's, ECR Public's, docker-registry's.
 
-#![expect(clippy::unwrap_used, reason = "a test may fail where it stands")]
-
-mod plain;
-
 use std::time::Duration;
 
-use plain::{INDEX, MANIFEST, begin, client, code, header, image, send, token, with_digest};
 use reqwest::header::CONTENT_TYPE;
 use reqwest::{Client, Response};
 use serde_json::{Value, json};
@@ -15,6 +10,8 @@ use tierce_testkit::{
     Endpoint, FakeRegistry, Fault, LocationStyle, Method, MissingRepository, Offsets, RateLimit,
     Redirect,
 };
+
+use crate::plain::{INDEX, MANIFEST, begin, client, code, header, image, send, token, with_digest};
 
 async fn patch(client: &Client, location: &str, range: &str, body: &'static [u8]) -> Response {
     let request = client.patch(location).header("content-range", range);

@@ -1,10 +1,5 @@
-//! Drives the fake registry with a plain HTTP client: what it promises, it keeps.
+//! The registry that keeps the specification, and its faults.
 
-#![expect(clippy::unwrap_used, reason = "a test may fail where it stands")]
-
-mod plain;
-
-use plain::{INDEX, MANIFEST, begin, client, code, header, image, send, token, with_digest};
 use reqwest::header::{ACCEPT, AUTHORIZATION, CONTENT_TYPE, LOCATION, WWW_AUTHENTICATE};
 use reqwest::{Client, RequestBuilder, Response};
 use serde_json::{Value, json};
@@ -12,6 +7,8 @@ use tierce_oci::Digest;
 use tierce_testkit::{
     Endpoint, FakeRegistry, Fault, Gate, LocationStyle, Method, Redirect, TokenField, TokenSettings,
 };
+
+use crate::plain::{INDEX, MANIFEST, begin, client, code, header, image, send, token, with_digest};
 
 #[tokio::test]
 async fn a_blob_goes_up_in_one_piece_and_comes_down_in_parts() {
