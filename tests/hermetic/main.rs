@@ -16,6 +16,8 @@
 //! | `inspect` | what is shown of an image |
 //! | `referrers` | artifacts that are attached to images |
 //! | `registries` | credentials, certificates, refusals |
+//! | `registry_settings` | endpoints, mirrors, trust and proxies, as a user settles them |
+//! | `resuming` | pushes that are killed, and go on |
 //! | `bad_input` | is what is wrong named, and nothing left half-done |
 //! | `interruptions` | full disks, closed pipes, signals |
 
@@ -40,6 +42,7 @@ mod lock;
 mod platforms;
 mod referrers;
 mod registries;
+mod registry_settings;
 mod resuming;
 mod support;
 mod transports;

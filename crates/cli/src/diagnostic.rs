@@ -218,12 +218,18 @@ fn known(cause: &(dyn std::error::Error + 'static)) -> Option<String> {
     Some(fixed.to_owned())
 }
 
+/// A proxy is only known by what it says no to.
+const PROXY: &str =
+    "the proxy that HTTPS_PROXY or HTTP_PROXY names refuses; NO_PROXY goes around it";
+
 fn known_of_registry(error: &RegistryError) -> Option<&'static str> {
     Some(match error {
         _ if error.is_resolve() => "check the registry's name and the network",
         _ if error.is_tls() => {
             "`--ca-file FILE` trusts a private authority; `--plain-http HOST` speaks without TLS"
         }
+        RegistryError::Connection(failure) if failure.is_about_proxy() => PROXY,
+        _ if error.status() == Some(407) => PROXY,
         _ if error.is_connect() => "check that the registry runs there and listens on that port",
         RegistryError::Unauthorized(refusal) if refusal.credentials.is_none() => {
             "log in with `docker login`, `podman login` or `skopeo login`: tierce reads what they write"

@@ -35,6 +35,20 @@ pub(crate) struct Environment {
     pub(crate) source_date_epoch: Option<Timestamp>,
     /// Where Docker, podman and their helpers keep credentials.
     pub(crate) credentials: ConfigFiles,
+    /// Where it is written what is settled about registries.
+    pub(crate) registries: RegistriesPlaces,
+}
+
+/// Where it is written what is settled about registries.
+#[derive(Debug, Clone)]
+pub(crate) struct RegistriesPlaces {
+    /// `$TIERCE_REGISTRIES`, else `tierce/registries.toml` in the user's configuration directory.
+    pub(crate) file: PathBuf,
+    /// Whether the environment names it, so that it must be there.
+    pub(crate) is_named: bool,
+    /// Where certificates lie in directories named after hosts. Of these the first that has one for
+    /// a host counts: the user's own comes before the machine's, as with podman.
+    pub(crate) certificate_directories: Vec<PathBuf>,
 }
 
 impl Environment {
@@ -61,6 +75,17 @@ impl Environment {
             })
             .transpose()?
             .map_or(CACHE_LIMIT, |size| size.0);
+        let configuration = directories.config_dir();
+        let named = path("TIERCE_REGISTRIES");
+        let registries = RegistriesPlaces {
+            is_named: named.is_some(),
+            file: named.unwrap_or_else(|| configuration.join("tierce/registries.toml")),
+            certificate_directories: vec![
+                configuration.join("containers/certs.d"),
+                PathBuf::from("/etc/containers/certs.d"),
+                PathBuf::from("/etc/docker/certs.d"),
+            ],
+        };
         Ok(Self {
             cache_limit,
             store: path("TIERCE_STORE")
@@ -68,6 +93,7 @@ impl Environment {
             cache: path("TIERCE_CACHE").unwrap_or_else(|| directories.cache_dir().join("tierce")),
             source_date_epoch,
             credentials: ConfigFiles::usual(|name| env::var_os(name)),
+            registries,
         })
     }
 }

@@ -257,6 +257,12 @@ impl Error for ConnectionFailure {
 }
 
 impl ConnectionFailure {
+    /// Whether a proxy did not lead to the host.
+    pub fn is_about_proxy(&self) -> bool {
+        // As hyper-util has it.
+        self.cause.0.starts_with("tunnel error")
+    }
+
     pub(crate) fn new(host: &str, request: &RequestLine, step: Step, cause: Cause) -> Self {
         Self {
             host: host.to_owned(),
