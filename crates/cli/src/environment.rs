@@ -35,6 +35,8 @@ pub(crate) struct Environment {
     pub(crate) source_date_epoch: Option<Timestamp>,
     /// Where Docker, podman and their helpers keep credentials.
     pub(crate) credentials: ConfigFiles,
+    /// Where `docker login` writes: `config.json` in `$DOCKER_CONFIG`, else in `~/.docker`.
+    pub(crate) docker_config: Option<PathBuf>,
 }
 
 impl Environment {
@@ -68,6 +70,9 @@ impl Environment {
             cache: path("TIERCE_CACHE").unwrap_or_else(|| directories.cache_dir().join("tierce")),
             source_date_epoch,
             credentials: ConfigFiles::usual(|name| env::var_os(name)),
+            docker_config: path("DOCKER_CONFIG")
+                .or_else(|| Some(path("HOME")?.join(".docker")))
+                .map(|directory| directory.join("config.json")),
         })
     }
 }
