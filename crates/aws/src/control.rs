@@ -11,7 +11,9 @@ use tierce_registry::ControlPlane;
 use tokio::sync::Mutex;
 
 use crate::host::EcrHost;
-use crate::repositories::{Repositories, RepositoryDescription, RepositoryWishes};
+use crate::repositories::{
+    CreateError, Made, Repositories, RepositoryDescription, RepositoryWishes,
+};
 use crate::session::Aws;
 
 /// How long a question may take that can do without an answer.
@@ -52,6 +54,22 @@ impl EcrControl {
             create,
             known: Mutex::default(),
         }
+    }
+
+    /// Makes the repository if it is missing; `None` when that is not wanted, or not for us to do.
+    pub async fn make(&self, repository: &Repository) -> Result<Option<Made>, CreateError> {
+        let host = match (self.create, EcrHost::parse(&repository.registry)) {
+            (CreateMissing::Yes, Some(host)) => host,
+            _ => return Ok(None),
+        };
+        let slot = self.slot(repository).await;
+        let mut known = slot.lock().await;
+        let repositories = Repositories::at(&self.aws, &host).await?;
+        let made = repositories
+            .create(&repository.path, &RepositoryWishes::default())
+            .await?;
+        *known = Some(Known::There(Box::new(made.description.clone())));
+        Ok(Some(made))
     }
 
     async fn slot(&self, repository: &Repository) -> Arc<Mutex<Option<Known>>> {
@@ -116,25 +134,7 @@ impl ControlPlane for EcrControl {
     }
 
     fn create<'a>(&'a self, repository: &'a Repository) -> BoxFuture<'a, Result<bool, BoxError>> {
-        Box::pin(async move {
-            let Some(host) = EcrHost::parse(&repository.registry) else {
-                return Ok(false);
-            };
-            if self.create == CreateMissing::No {
-                return Ok(false);
-            }
-            let slot = self.slot(repository).await;
-            let mut known = slot.lock().await;
-            let repositories = Repositories::at(&self.aws, &host).await?;
-            let made = repositories
-                .create(&repository.path, &RepositoryWishes::default())
-                .await?;
-            if made.is_new {
-                tracing::info!("made the repository {repository}");
-            }
-            *known = Some(Known::There(Box::new(made.description)));
-            Ok(true)
-        })
+        Box::pin(async move { Ok(self.make(repository).await?.is_some()) })
     }
 }
 

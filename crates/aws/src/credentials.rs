@@ -142,6 +142,14 @@ pub struct Login {
     pub expires: Option<Timestamp>,
 }
 
+impl Login {
+    /// User and password as other programs keep them together.
+    pub fn basic(&self) -> Secret {
+        let pair = format!("{}:{}", self.username, self.password.expose());
+        Secret::new(STANDARD.encode(pair))
+    }
+}
+
 /// A registry that AWS gives tokens for.
 #[derive(Debug, Clone, PartialEq, Eq)]
 pub enum EcrRegistry {
@@ -270,6 +278,16 @@ impl Token {
                 lacks: "the registry's host",
             })
     }
+}
+
+/// The account that asks, by the registry that its token is for.
+pub(crate) async fn own_account(aws: &Aws, place: &Place) -> Result<String, AwsError> {
+    let host = Token::of_private(aws, place).await?.own_host()?;
+    let account = EcrHost::parse(&host).map(|host| host.account().to_owned());
+    account.ok_or(AwsError::Incomplete {
+        action: PRIVATE_ACTION,
+        lacks: "the registry's host",
+    })
 }
 
 /// Until when a token that ends at `end` is given out.

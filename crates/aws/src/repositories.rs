@@ -12,6 +12,7 @@ use tierce_oci::{Digest, Timestamp};
 
 use crate::error::AwsError;
 use crate::host::EcrHost;
+use crate::prune::Deletion;
 use crate::session::{Aws, Place};
 use crate::time::timestamp;
 use crate::wildcard::Wildcard;
@@ -619,6 +620,51 @@ impl Repositories {
             }
         }
         Ok(related)
+    }
+
+    /// Whether the registry is that of the account that asks.
+    pub async fn is_own(&self) -> Result<bool, AwsError> {
+        let Some(account) = &self.registry_id else {
+            return Ok(true);
+        };
+        let own = crate::credentials::own_account(&self.aws, &self.place).await?;
+        Ok(own == *account)
+    }
+
+    /// Deletes images in the order that they need. What belongs to an index that stays, against all
+    /// plans, stays too.
+    pub async fn delete_in_order(
+        &self,
+        path: &str,
+        deletions: &[Deletion],
+    ) -> Result<DeleteReport, AwsError> {
+        let mut rest: Vec<&Deletion> = deletions.iter().collect();
+        let mut report = DeleteReport::default();
+        while !rest.is_empty() {
+            let waiting: BTreeSet<Digest> = rest.iter().map(|it| it.image.digest).collect();
+            let (ready, later): (Vec<&Deletion>, Vec<&Deletion>) = rest
+                .into_iter()
+                .partition(|deletion| deletion.after.is_disjoint(&waiting));
+            if ready.is_empty() {
+                break;
+            }
+            let digests: Vec<Digest> = ready.iter().map(|it| it.image.digest).collect();
+            let done = self.delete(path, &digests).await?;
+            let stays: BTreeSet<Digest> = done.failures.iter().map(|it| it.digest).collect();
+            report.deleted.extend(done.deleted);
+            report.failures.extend(done.failures);
+            rest = later;
+            // With the index they name each other: one that stays is never left without its parts.
+            let held = |deletion: &&Deletion| !deletion.after.is_disjoint(&stays);
+            for deletion in rest.extract_if(.., |deletion| held(&&**deletion)) {
+                report.failures.push(Failure {
+                    digest: deletion.image.digest,
+                    code: "ImageReferencedByManifestList".to_owned(),
+                    reason: "an index that names it could not be deleted".to_owned(),
+                });
+            }
+        }
+        Ok(report)
     }
 
     /// Deletes images with all their tags. What ECR does not delete is reported, one by one.

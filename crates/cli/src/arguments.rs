@@ -9,7 +9,9 @@ use std::path::PathBuf;
 use clap::{Args, Parser, Subcommand, ValueEnum};
 use tierce_oci::{ImageFormat, MediaType, Platform, Reference};
 
+use crate::age::Age;
 use crate::byte_size::ByteSize;
+use crate::ecr_name::{EcrHostName, EcrRepositoryName};
 use crate::profile::Profile;
 use crate::transport::{BaseName, ImagePlace, PushSource};
 
@@ -76,6 +78,7 @@ pub(crate) enum Command {
     Referrers(ReferrersArguments),
     Lock(LockArguments),
     Cache(CacheArguments),
+    Ecr(EcrArguments),
 }
 
 /// How registries are reached.
@@ -89,6 +92,21 @@ pub(crate) struct RegistryArguments {
     /// Speak plain HTTP with this registry (loopback ones may always)
     #[arg(long, value_name = "HOST[:PORT]")]
     pub(crate) plain_http: Vec<String>,
+
+    #[command(flatten)]
+    pub(crate) aws: AwsArguments,
+}
+
+/// As whom AWS is asked, for registries of ECR.
+#[derive(Debug, Clone, Args)]
+pub(crate) struct AwsArguments {
+    /// Ask AWS for ECR's tokens as this profile of its config files
+    #[arg(long, value_name = "NAME")]
+    pub(crate) aws_profile: Option<String>,
+
+    /// Assume this role for that
+    #[arg(long, value_name = "ARN")]
+    pub(crate) aws_role: Option<String>,
 }
 
 /// Build an image from a folder
@@ -138,6 +156,10 @@ pub(crate) struct BuildArguments {
     /// Push the image to the registry that --tag names
     #[arg(long)]
     pub(crate) push: bool,
+
+    /// Make the repository when ECR has none of that name
+    #[arg(long)]
+    pub(crate) create_repository: bool,
 
     /// Write digests and names as JSON, with buildx's keys
     #[arg(long, value_name = "FILE")]
@@ -291,6 +313,10 @@ pub(crate) struct PushArguments {
     #[arg(value_name = "REF")]
     pub(crate) references: Vec<Reference>,
 
+    /// Make the repository when ECR has none of that name
+    #[arg(long)]
+    pub(crate) create_repository: bool,
+
     #[command(flatten)]
     pub(crate) transfer: TransferArguments,
 }
@@ -335,6 +361,10 @@ pub(crate) struct CopyArguments {
     /// Copy what is attached to it too, from registry to registry
     #[arg(long)]
     pub(crate) referrers: bool,
+
+    /// Make the repository of DST when ECR has none of that name
+    #[arg(long)]
+    pub(crate) create_repository: bool,
 
     #[command(flatten)]
     pub(crate) transfer: TransferArguments,
@@ -513,4 +543,155 @@ pub(crate) enum CacheCommand {
     },
     /// Read all of the cache and remove what is damaged
     Verify,
+}
+
+/// Look after repositories of ECR
+///
+/// AWS is asked as its own tools ask it: by the environment, the profile, the container or the
+/// instance. REPOSITORY is HOST/PATH, or the path alone in the caller's own registry.
+#[derive(Debug, Args)]
+#[command(after_help = "Examples:
+  tierce ecr create --immutable-tags --scan-on-push --region eu-west-1 team/orders
+  tierce ecr login --print | docker login -u AWS --password-stdin HOST
+  tierce ecr prune --keep 10 --older-than 30d --protect 'prod*' --dry-run HOST/team/orders")]
+pub(crate) struct EcrArguments {
+    #[command(subcommand)]
+    pub(crate) command: EcrCommand,
+}
+
+#[derive(Debug, Subcommand)]
+pub(crate) enum EcrCommand {
+    Create(Box<EcrCreateArguments>),
+    Login(EcrLoginArguments),
+    Prune(Box<EcrPruneArguments>),
+    Describe(EcrDescribeArguments),
+}
+
+/// How AWS is asked.
+#[derive(Debug, Args)]
+#[command(next_help_heading = "AWS options")]
+pub(crate) struct EcrOptions {
+    /// The region of a REPOSITORY without host [default: AWS_REGION, or the profile's]
+    #[arg(long, value_name = "REGION")]
+    pub(crate) region: Option<String>,
+
+    #[command(flatten)]
+    pub(crate) aws: AwsArguments,
+
+    /// Trust the certificate authorities of this PEM file too
+    #[arg(long, value_name = "FILE")]
+    pub(crate) ca_file: Vec<PathBuf>,
+}
+
+/// Make a repository, or bring the one that is there in line
+///
+/// What is not asked for stays as it is. Prints the repository's name.
+#[derive(Debug, Args)]
+pub(crate) struct EcrCreateArguments {
+    /// The repository
+    pub(crate) repository: EcrRepositoryName,
+
+    /// A tag, once pushed, stays with its image
+    #[arg(long)]
+    pub(crate) immutable_tags: bool,
+
+    /// Scan each image when it is pushed
+    #[arg(long)]
+    pub(crate) scan_on_push: bool,
+
+    /// Encrypt with ECR's own key, or with one of KMS; it can not be changed later
+    #[arg(long, value_enum)]
+    pub(crate) encryption: Option<EncryptionKind>,
+
+    /// The key of KMS: an ARN, an id or an alias
+    #[arg(long, value_name = "KEY")]
+    pub(crate) kms_key: Option<String>,
+
+    /// Set a resource tag
+    #[arg(long, value_name = "KEY=VALUE")]
+    pub(crate) resource_tag: Vec<Pair>,
+
+    /// Take the lifecycle policy from this file
+    #[arg(long, value_name = "FILE")]
+    pub(crate) lifecycle_policy: Option<PathBuf>,
+
+    #[command(flatten)]
+    pub(crate) options: EcrOptions,
+}
+
+#[derive(Debug, Clone, Copy, PartialEq, Eq, ValueEnum)]
+pub(crate) enum EncryptionKind {
+    /// ECR's own key
+    Aes256,
+    /// A key of KMS
+    Kms,
+}
+
+/// Log other tools in
+///
+/// Writes a token of ECR where `docker login` would: into the credential helper that is configured
+/// for the registry, else into the file. tierce itself needs no login. Tokens last twelve hours.
+#[derive(Debug, Args)]
+pub(crate) struct EcrLoginArguments {
+    /// The registry, or a repository of it [default: the caller's own]
+    pub(crate) registry: Option<EcrHostName>,
+
+    /// Print the password and write nothing; the user is AWS
+    #[arg(long, conflicts_with = "auth_file")]
+    pub(crate) print: bool,
+
+    /// Write this file [default: config.json in DOCKER_CONFIG or ~/.docker]
+    #[arg(long, value_name = "FILE")]
+    pub(crate) auth_file: Option<PathBuf>,
+
+    #[command(flatten)]
+    pub(crate) options: EcrOptions,
+}
+
+/// Delete old images
+///
+/// With both --keep and --older-than an image goes when both say so. What a Lambda function of the
+/// account runs in that region stays, in any of its versions, and so does what a protected tag
+/// names. An index and its children, and an image with what refers to it, stay or go together.
+#[derive(Debug, Args)]
+pub(crate) struct EcrPruneArguments {
+    /// The repository
+    pub(crate) repository: EcrRepositoryName,
+
+    /// Keep so many of the newest images
+    #[arg(long, value_name = "N")]
+    pub(crate) keep: Option<usize>,
+
+    /// Keep what is younger: 12h, 30d, 8w
+    #[arg(long, value_name = "AGE")]
+    pub(crate) older_than: Option<Age>,
+
+    /// Say what would go, and delete nothing
+    #[arg(long)]
+    pub(crate) dry_run: bool,
+
+    /// Keep images with such a tag; `*` stands for any letters
+    #[arg(long, value_name = "TAG")]
+    pub(crate) protect: Vec<String>,
+
+    /// Keep what this function runs, for one of another account
+    #[arg(long, value_name = "NAME|ARN")]
+    pub(crate) function: Vec<String>,
+
+    /// Do not ask which images the functions of the account run
+    #[arg(long)]
+    pub(crate) without_functions: bool,
+
+    #[command(flatten)]
+    pub(crate) options: EcrOptions,
+}
+
+/// Show a repository's settings and its images
+#[derive(Debug, Args)]
+pub(crate) struct EcrDescribeArguments {
+    /// The repository
+    pub(crate) repository: EcrRepositoryName,
+
+    #[command(flatten)]
+    pub(crate) options: EcrOptions,
 }

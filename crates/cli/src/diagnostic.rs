@@ -6,8 +6,9 @@ use std::process::ExitCode;
 use std::{fmt, io};
 
 use anyhow::Error;
+use tierce_aws::{AwsError, CreateError, EcrHost, is_public_ecr};
 use tierce_image::{AssembleError, ReadError, VerifyError};
-use tierce_registry::{ReferrersError, RegistryError};
+use tierce_registry::{Answer, ReferrersError, RegistryError};
 use tierce_store::{ArchiveError, PieceError};
 
 use crate::config_file::ConfigFileError;
@@ -170,7 +171,10 @@ fn known(cause: &(dyn std::error::Error + 'static)) -> Option<String> {
             .map(|nearest| format!("did you mean `{nearest}`?"));
     }
     if let Some(error) = cause.downcast_ref::<RegistryError>() {
-        return known_of_registry(error).map(str::to_owned);
+        return known_of_ecr(error).or_else(|| known_of_registry(error).map(str::to_owned));
+    }
+    if let Some(error) = cause.downcast_ref::<AwsError>() {
+        return known_of_aws(error);
     }
     let fixed = if let Some(error) = cause.downcast_ref::<AssembleError>() {
         match error {
@@ -186,6 +190,8 @@ fn known(cause: &(dyn std::error::Error + 'static)) -> Option<String> {
             }
             _ => return None,
         }
+    } else if let Some(CreateError::OtherEncryption { .. }) = cause.downcast_ref() {
+        "a repository keeps its key: take another name, or leave out --encryption and --kms-key"
     } else if cause.is::<VerifyError>() {
         "what is stored there is damaged, or was damaged on the way: get a new copy of the image"
     } else if let Some(error) = cause.downcast_ref::<PieceError>() {
@@ -221,6 +227,95 @@ fn known(cause: &(dyn std::error::Error + 'static)) -> Option<String> {
 /// A proxy is only known by what it says no to.
 const PROXY: &str =
     "the proxy that HTTPS_PROXY or HTTP_PROXY names refuses; NO_PROXY goes around it";
+
+/// Where AWS's own credentials come from.
+const AWS_WAYS: &str = "name a profile with `--aws-profile` or AWS_PROFILE, log in with \
+    `aws sso login`, or set AWS_ACCESS_KEY_ID and AWS_SECRET_ACCESS_KEY; `docker login` does too";
+
+/// What is known of ECR's registries, which are logged in to as nothing else is.
+fn known_of_ecr(error: &RegistryError) -> Option<String> {
+    if let RegistryError::Unauthorized(refusal) = error
+        && EcrHost::parse(&refusal.registry).is_some()
+    {
+        return Some(match &refusal.credentials {
+            None => AWS_WAYS.to_owned(),
+            Some(_) => "tokens of ECR last twelve hours: log in again, or `docker logout` there \
+                and let tierce ask AWS"
+                .to_owned(),
+        });
+    }
+    let answer = error.answer()?;
+    let host = answer.host.as_str();
+    if EcrHost::parse(host).is_none() {
+        let wait = "ECR Public gives one answer a second without credentials: wait, or log in \
+            with AWS credentials";
+        return (is_public_ecr(host) && error.is_rate_limited()).then(|| wait.to_owned());
+    }
+    if error.has_code("NAME_UNKNOWN") {
+        let path = repository_in(answer).unwrap_or("PATH");
+        return Some(format!(
+            "make it with `tierce ecr create {host}/{path}`, or push with `--create-repository`"
+        ));
+    }
+    if error.is_denied() {
+        return Some(if told(answer, "expired") {
+            "the token has expired: log in again, or `docker logout` there and let tierce ask AWS"
+                .to_owned()
+        } else if matches!(answer.request.method.as_str(), "GET" | "HEAD") {
+            "to pull takes ecr:BatchGetImage and ecr:GetDownloadUrlForLayer on the repository, \
+             in its policy too when it is of another account"
+                .to_owned()
+        } else {
+            "to push takes ecr:BatchCheckLayerAvailability, ecr:InitiateLayerUpload, \
+             ecr:UploadLayerPart, ecr:CompleteLayerUpload and ecr:PutImage on the repository; \
+             one at its quota of images says no in the same way"
+                .to_owned()
+        });
+    }
+    None
+}
+
+/// Whether the registry says that word.
+fn told(answer: &Answer, word: &str) -> bool {
+    let messages = answer.errors.iter().map(|error| error.message.as_str());
+    messages
+        .chain([answer.excerpt.as_str()])
+        .any(|message| message.contains(word))
+}
+
+/// The repository that a request was about.
+fn repository_in(answer: &Answer) -> Option<&str> {
+    let path = answer.request.path.strip_prefix("/v2/")?;
+    ["/blobs/", "/manifests/", "/tags/", "/referrers/"]
+        .iter()
+        .find_map(|part| Some(path.rsplit_once(part)?.0))
+}
+
+fn known_of_aws(error: &AwsError) -> Option<String> {
+    Some(match error {
+        AwsError::NoCredentials { .. } => AWS_WAYS.to_owned(),
+        AwsError::NoRegion => {
+            "name one with `--region` or AWS_REGION, or name the repository with its host"
+                .to_owned()
+        }
+        AwsError::NoAnswer { .. } => {
+            "check the region's name, the network, HTTPS_PROXY and AWS_ENDPOINT_URL".to_owned()
+        }
+        _ if error.is_bad_credentials() => {
+            "`aws sts get-caller-identity` tells who you are; `aws sso login` renews a session"
+                .to_owned()
+        }
+        _ if error.is_access_denied() => {
+            let action = error.refused()?.action;
+            format!("the caller needs {action}; `aws sts get-caller-identity` tells who that is")
+        }
+        _ if error.has_code("RepositoryNotFound") => {
+            "make it with `tierce ecr create`, or check its name and region".to_owned()
+        }
+        _ if error.is_throttling() => "AWS wants fewer requests: wait".to_owned(),
+        _ => return None,
+    })
+}
 
 fn known_of_registry(error: &RegistryError) -> Option<&'static str> {
     Some(match error {

@@ -35,6 +35,8 @@ pub(crate) struct Environment {
     pub(crate) source_date_epoch: Option<Timestamp>,
     /// Where Docker, podman and their helpers keep credentials.
     pub(crate) credentials: ConfigFiles,
+    /// Where `docker login` writes: `config.json` in `$DOCKER_CONFIG`, else in `~/.docker`.
+    pub(crate) docker_config: Option<PathBuf>,
     /// Where it is written what is settled about registries.
     pub(crate) registries: RegistriesPlaces,
 }
@@ -94,6 +96,9 @@ impl Environment {
             source_date_epoch,
             credentials: ConfigFiles::usual(|name| env::var_os(name)),
             registries,
+            docker_config: path("DOCKER_CONFIG")
+                .or_else(|| Some(path("HOME")?.join(".docker")))
+                .map(|directory| directory.join("config.json")),
         })
     }
 }

@@ -3,6 +3,7 @@
 //! [`main`] reads the arguments and the environment, once, and hands both as values to the command.
 //! Libraries report facts; words for people, hints and exit codes are made here.
 
+mod age;
 mod arguments;
 mod background;
 mod base;
@@ -11,7 +12,9 @@ mod byte_size;
 mod commands;
 mod config_file;
 mod diagnostic;
+mod docker_config;
 mod documents;
+mod ecr_name;
 mod environment;
 mod head_start;
 mod layers;
@@ -168,6 +171,9 @@ async fn run(command: Command, output: Output) -> anyhow::Result<()> {
         }
         Command::Lock(arguments) => commands::lock::lock(arguments, &environment, output).await,
         Command::Cache(arguments) => commands::cache::cache(&arguments, &environment, output),
+        Command::Ecr(arguments) => {
+            commands::ecr::ecr(arguments.command, &environment, output).await
+        }
     }
 }
 
@@ -175,8 +181,14 @@ async fn run(command: Command, output: Output) -> anyhow::Result<()> {
 fn start_log(verbose: u8, coloured: bool) {
     let filter = match verbose {
         0 => "warn",
-        1 => "warn,tierce_cli=info,tierce_registry=info,tierce_store=info,tierce_layer=info",
-        _ => "warn,tierce_cli=debug,tierce_registry=debug,tierce_store=debug,tierce_layer=debug",
+        1 => {
+            "warn,tierce_cli=info,tierce_registry=info,tierce_aws=info,tierce_store=info,\
+             tierce_layer=info"
+        }
+        _ => {
+            "warn,tierce_cli=debug,tierce_registry=debug,tierce_aws=debug,tierce_store=debug,\
+             tierce_layer=debug"
+        }
     };
     // Only a second initialisation fails, and there is none.
     let _ = tracing_subscriber::fmt()

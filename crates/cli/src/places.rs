@@ -35,6 +35,8 @@ use crate::transport::{ImagePlace, PushSource, store_selector};
 #[derive(Debug)]
 pub(crate) struct PlacesSettings<'a> {
     pub(crate) registry: &'a RegistryArguments,
+    /// Whether a repository that is pushed to is made when it is missing, where that can be.
+    pub(crate) create_repository: bool,
     /// Whether registries must not be asked.
     pub(crate) offline: bool,
     /// Whether layers are remembered from one run to the next.
@@ -119,7 +121,12 @@ impl Places {
         environment: &Environment,
         output: Output,
     ) -> Result<Self> {
-        let client = crate::registries::client(settings.registry, environment)?;
+        let client = crate::registries::client(
+            settings.registry,
+            settings.create_repository,
+            environment,
+            output,
+        )?;
         Ok(Self {
             blobs: Blobs {
                 client,

@@ -11,6 +11,7 @@ use std::path::{Path, PathBuf};
 
 use anyhow::{Context as _, Result};
 use serde::Deserialize;
+use tierce_aws::Identity;
 use tierce_registry::{ClientCertificate, HostSettings, Hosts};
 use toml::Spanned;
 use url::Url;
@@ -27,16 +28,7 @@ pub(crate) struct Registries {
     /// For the client.
     pub(crate) hosts: Hosts,
     /// For AWS, by the registry's name.
-    aws: BTreeMap<String, AwsIdentity>,
-}
-
-/// As whom AWS is asked for one registry.
-#[derive(Debug, Clone, PartialEq, Eq)]
-pub(crate) struct AwsIdentity {
-    /// A profile of AWS's config files.
-    pub(crate) profile: Option<String>,
-    /// The ARN of a role to take on.
-    pub(crate) role: Option<String>,
+    identities: BTreeMap<String, Identity>,
 }
 
 /// The table of one registry.
@@ -84,10 +76,9 @@ impl Registries {
         Ok(registries)
     }
 
-    /// As whom AWS is asked for the registry of that name, where that is settled.
-    #[allow(dead_code, reason = "what speaks to AWS asks for it")]
-    pub(crate) fn aws(&self, registry: &str) -> Option<&AwsIdentity> {
-        self.aws.get(&Hosts::canonical(registry).ok()?)
+    /// As whom AWS is asked for single registries, by their names.
+    pub(crate) fn identities(&self) -> &BTreeMap<String, Identity> {
+        &self.identities
     }
 
     fn parse(path: &Path, text: &str) -> Result<Self, ConfigFileError> {
@@ -111,11 +102,11 @@ impl Registries {
                 return Err(complain(name.span(), message));
             }
             if table.aws_profile.is_some() || table.aws_role.is_some() {
-                let identity = AwsIdentity {
+                let identity = Identity {
                     profile: table.aws_profile.clone(),
                     role: table.aws_role.clone(),
                 };
-                registries.aws.insert(host.clone(), identity);
+                registries.identities.insert(host.clone(), identity);
             }
             for written in table.endpoint.iter().chain(&table.mirror) {
                 addresses.push((host.clone(), written.clone()));
@@ -268,12 +259,12 @@ mod tests {
         let hub = registries.hosts.get("docker.io").unwrap();
         assert_eq!(hub.mirrors, [mirror]);
         assert!(registries.hosts.get("localhost").unwrap().insecure);
-        let identity = AwsIdentity {
+        let identity = Identity {
             profile: Some("prod".to_owned()),
             role: Some("arn:aws:iam::123456789012:role/push".to_owned()),
         };
-        assert_eq!(registries.aws(ECR), Some(&identity));
-        assert_eq!(registries.aws("docker.io"), None);
+        let identities = [(ECR.to_owned(), identity)].into();
+        assert_eq!(*registries.identities(), identities);
     }
 
     #[test]

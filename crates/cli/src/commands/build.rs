@@ -31,6 +31,7 @@ pub(crate) async fn build(
     let mut places = Places::open(
         &PlacesSettings {
             registry: &arguments.registry,
+            create_repository: arguments.create_repository,
             offline: arguments.offline,
             remembers: !arguments.no_cache,
             compress_jobs: plan.compress_jobs,

@@ -20,7 +20,8 @@ pub(crate) async fn copy(
     environment: &Environment,
     output: Output,
 ) -> Result<()> {
-    let places = open_places(&arguments.transfer, environment, output)?;
+    let creates = arguments.create_repository;
+    let places = open_places(&arguments.transfer, creates, environment, output)?;
     let (source, destination) = (arguments.source, arguments.destination);
     if !arguments.referrers {
         let destinations = [destination];
@@ -92,7 +93,7 @@ pub(crate) async fn pull(
     environment: &Environment,
     output: Output,
 ) -> Result<()> {
-    let places = open_places(&arguments.transfer, environment, output)?;
+    let places = open_places(&arguments.transfer, false, environment, output)?;
     let source = ImagePlace::Registry(arguments.reference);
     transfer(
         &source,
@@ -110,7 +111,8 @@ pub(crate) async fn push(
     environment: &Environment,
     output: Output,
 ) -> Result<()> {
-    let places = open_places(&arguments.transfer, environment, output)?;
+    let creates = arguments.create_repository;
+    let places = open_places(&arguments.transfer, creates, environment, output)?;
     let source = places.find(&arguments.source).await?;
     let references = match &arguments.references[..] {
         [] => vec![own_destination(&arguments.source, &source)?],
@@ -135,12 +137,14 @@ fn own_destination(named: &PushSource, found: &ImagePlace) -> Result<Reference> 
 
 fn open_places(
     arguments: &TransferArguments,
+    create_repository: bool,
     environment: &Environment,
     output: Output,
 ) -> Result<Places> {
     Places::open(
         &PlacesSettings {
             registry: &arguments.registry,
+            create_repository,
             offline: false,
             remembers: true,
             compress_jobs: Jobs(arguments.jobs),

@@ -23,6 +23,7 @@ pub(crate) async fn inspect(
 ) -> Result<()> {
     let settings = PlacesSettings {
         registry: &arguments.registry,
+        create_repository: false,
         offline: false,
         remembers: true,
         compress_jobs: processors(),

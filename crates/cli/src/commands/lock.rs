@@ -38,6 +38,7 @@ pub(crate) async fn lock(
     }
     let settings = PlacesSettings {
         registry: &arguments.registry,
+        create_repository: false,
         offline: false,
         remembers: true,
         compress_jobs: processors(),

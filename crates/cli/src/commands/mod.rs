@@ -3,6 +3,7 @@
 pub(crate) mod build;
 pub(crate) mod cache;
 pub(crate) mod copy;
+pub(crate) mod ecr;
 pub(crate) mod inspect;
 pub(crate) mod lock;
 pub(crate) mod referrers;

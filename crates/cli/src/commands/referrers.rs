@@ -41,6 +41,7 @@ pub(crate) async fn attach(
     let files = describe_files(&arguments.files)?;
     let settings = PlacesSettings {
         registry: &transfer.registry,
+        create_repository: false,
         offline: false,
         remembers: true,
         compress_jobs: processors(),
@@ -119,6 +120,7 @@ pub(crate) async fn referrers(
     let reference = in_registry(place)?;
     let settings = PlacesSettings {
         registry: &arguments.registry,
+        create_repository: false,
         offline: false,
         remembers: true,
         compress_jobs: processors(),
