@@ -85,8 +85,8 @@ impl Fault {
         Self::new(Action::Disconnect)
     }
 
-    /// Closes the connection once `bytes` of the request's body have been read (and kept), or all
-    /// of it when it is shorter.
+    /// Closes the connection once `bytes` of the request's body have been read, or all of it when it
+    /// is shorter. They are kept, but where chunks are atomic.
     pub fn disconnect_after_receiving(bytes: u64) -> Self {
         Self::new(Action::DisconnectAfterReceiving(bytes))
     }

@@ -117,14 +117,15 @@ impl State {
         bytes: Bytes,
     ) -> Digest {
         let digest = Digest::of(&bytes);
+        let manifests = &mut self.repository(repository).manifests;
+        // What is there already keeps the time of its first push.
+        let pushed = manifests.get(&digest).map_or_else(now, |old| old.pushed);
         let stored = StoredManifest {
             media_type: media_type.to_owned(),
             bytes,
-            pushed: now(),
+            pushed,
         };
-        // What is there already keeps the time of its first push.
-        let repository = self.repository(repository);
-        repository.manifests.entry(digest).or_insert(stored);
+        manifests.insert(digest, stored);
         digest
     }
 

@@ -81,6 +81,8 @@ impl Core {
             return Ok(upload_unknown());
         };
         let method = exchange.method().clone();
+        // A client that asks anew has given up what it still seems to be sending.
+        lock(&upload).interrupt().map_err(|_| Dropped)?;
         if let Some(refusal) = self.refuse_request(&exchange, &mut lock(&upload), id) {
             return Ok(refusal);
         }
@@ -94,7 +96,6 @@ impl Core {
         match method {
             Method::GET => {
                 let mut upload = lock(&upload);
-                upload.interrupt().map_err(|_| Dropped)?;
                 let mut response = empty(StatusCode::NO_CONTENT);
                 self.describe_upload(&mut response, &mut upload, id, style);
                 Ok(response)

@@ -1,5 +1,6 @@
 //! The quirks of single registries, each by its switch: ECR's, ECR Public's, docker-registry's.
 
+use std::io::Write as _;
 use std::time::Duration;
 
 use reqwest::header::CONTENT_TYPE;
@@ -188,6 +189,27 @@ async fn atomic_chunks_leave_nothing_when_they_break_and_all_when_the_answer_is_
     assert_eq!(range().await, "0-5");
     assert_eq!(send(whole()).await.status(), 201);
     assert_eq!(registry.log().blob_bytes_received(), 15);
+}
+
+#[tokio::test]
+async fn a_client_that_dies_in_a_chunk_leaves_nothing_of_it() {
+    let registry = FakeRegistry::builder()
+        .location(LocationStyle::Absolute)
+        .atomic_chunks()
+        .start();
+    let client = client();
+    let location = begin(&client, &registry, "a").await;
+    let (_, path) = location.split_once(&registry.host()).unwrap();
+    let mut stream = std::net::TcpStream::connect(registry.host()).unwrap();
+    let head = format!("PATCH {path} HTTP/1.1\r\nHost: a\r\nContent-Length: 9\r\n\r\n");
+    stream.write_all(head.as_bytes()).unwrap();
+    stream.write_all(b"0123").unwrap();
+    drop(stream);
+    let chunk = patch(&client, &location, "0-4", b"01234").await;
+    assert_eq!(status_and(&chunk, "range"), (202, "0-4"));
+    let digest = Digest::of(b"01234");
+    let put = client.put(with_digest(&location, &digest));
+    assert_eq!(send(put).await.status(), 201);
 }
 
 #[tokio::test]
@@ -403,7 +425,10 @@ async fn a_stalled_server_leaves_the_client_waiting_and_the_upload_usable() {
         .unwrap();
     let location = begin(&client, &registry, "a").await;
     registry.inject(Fault::stall_after_receiving(2).on(Method::PATCH, ""));
-    let chunk = |client: &Client| client.patch(&location).body("0123").send();
+    let chunk = |client: &Client| {
+        let chunk = client.patch(&location).header("content-range", "0-3");
+        chunk.body("0123").send()
+    };
     assert!(chunk(&impatient).await.unwrap_err().is_timeout());
     assert_eq!(chunk(&client).await.unwrap().status(), 202);
     let digest = Digest::of(b"0123");
