@@ -52,10 +52,8 @@ fn the_real_name_of_a_registry_stands_for_an_endpoint_on_this_machine() {
     assert_clean(&Checker::new().registry(&registry, "team/app", "1"));
     // Layers of the base are mounted: it is one registry, by its name.
     let log = registry.log();
-    assert!(
-        log.filter(|it| it.query.contains("from=base")).len() > 0,
-        "{log}"
-    );
+    let mounts = log.filter(|it| it.query.contains("from=base"));
+    assert!(!mounts.is_empty(), "{log}");
     for said in [output.stdout(), output.stderr()] {
         assert!(
             !said.contains(PASSWORD) && !said.contains(ENCODED),
@@ -85,7 +83,7 @@ fn a_mirror_is_read_first_and_the_image_does_not_know() {
     );
     let world = world_on("registry.invalid", &settled);
     let built = world.built(&["build", "app"]);
-    assert!(mirror.log().repository("hub/base").len() > 0);
+    assert!(!mirror.log().repository("hub/base").is_empty());
     let config = built.config.to_string();
     assert!(config.contains("registry.invalid/base:1"), "{config}");
     assert!(!config.contains(&mirror.host()), "{config}");
