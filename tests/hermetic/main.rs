@@ -17,6 +17,7 @@
 //! | `referrers` | artifacts that are attached to images |
 //! | `registries` | credentials, certificates, refusals |
 //! | `registry_settings` | endpoints, mirrors, trust and proxies, as a user settles them |
+//! | `ecr_push` | pushes to ECR by its real names: tokens, repositories, immutable tags, secrets |
 //! | `resuming` | pushes that are killed, and go on |
 //! | `bad_input` | is what is wrong named, and nothing left half-done |
 //! | `interruptions` | full disks, closed pipes, signals |
@@ -35,6 +36,7 @@ mod caching;
 mod compression;
 mod destinations;
 mod determinism;
+mod ecr_push;
 mod head_start;
 mod inspect;
 mod interruptions;

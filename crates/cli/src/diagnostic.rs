@@ -7,7 +7,7 @@ use std::{fmt, io};
 
 use anyhow::Error;
 use tierce_aws::{AwsError, CreateError, EcrHost, is_public_ecr};
-use tierce_image::{AssembleError, ReadError, VerifyError};
+use tierce_image::{AssembleError, ReadError, VerifyError, WriteError};
 use tierce_registry::{Answer, ReferrersError, RegistryError};
 use tierce_store::{ArchiveError, PieceError};
 
@@ -176,7 +176,9 @@ fn known(cause: &(dyn std::error::Error + 'static)) -> Option<String> {
     if let Some(error) = cause.downcast_ref::<AwsError>() {
         return known_of_aws(error);
     }
-    let fixed = if let Some(error) = cause.downcast_ref::<AssembleError>() {
+    let fixed = if matches!(cause.downcast_ref(), Some(WriteError::ImmutableTag { .. })) {
+        IMMUTABLE
+    } else if let Some(error) = cause.downcast_ref::<AssembleError>() {
         match error {
             AssembleError::ForeignLayer { .. } | AssembleError::Annotation(_) => {
                 "an OCI image can have it: `--format oci`"
@@ -244,6 +246,9 @@ fn known_of_ecr(error: &RegistryError) -> Option<String> {
                 .to_owned(),
         });
     }
+    if let RegistryError::NoRepository { repository, .. } = error {
+        return Some(make_repository(&repository.registry, &repository.path));
+    }
     let answer = error.answer()?;
     let host = answer.host.as_str();
     if EcrHost::parse(host).is_none() {
@@ -251,17 +256,16 @@ fn known_of_ecr(error: &RegistryError) -> Option<String> {
             with AWS credentials";
         return (is_public_ecr(host) && error.is_rate_limited()).then(|| wait.to_owned());
     }
-    if error.has_code("NAME_UNKNOWN") {
+    let reads = matches!(answer.request.method.as_str(), "GET" | "HEAD");
+    if error.has_code("NAME_UNKNOWN") && !reads {
         let path = repository_in(answer).unwrap_or("PATH");
-        return Some(format!(
-            "make it with `tierce ecr create {host}/{path}`, or push with `--create-repository`"
-        ));
+        return Some(make_repository(host, path));
     }
     if error.is_denied() {
         return Some(if told(answer, "expired") {
             "the token has expired: log in again, or `docker logout` there and let tierce ask AWS"
                 .to_owned()
-        } else if matches!(answer.request.method.as_str(), "GET" | "HEAD") {
+        } else if reads {
             "to pull takes ecr:BatchGetImage and ecr:GetDownloadUrlForLayer on the repository, \
              in its policy too when it is of another account"
                 .to_owned()
@@ -273,6 +277,10 @@ fn known_of_ecr(error: &RegistryError) -> Option<String> {
         });
     }
     None
+}
+
+fn make_repository(host: &str, path: &str) -> String {
+    format!("make it with `tierce ecr create {host}/{path}`, or push with `--create-repository`")
 }
 
 /// Whether the registry says that word.
@@ -317,6 +325,8 @@ fn known_of_aws(error: &AwsError) -> Option<String> {
     })
 }
 
+const IMMUTABLE: &str = "push under another tag; one that is immutable stays with its first image";
+
 fn known_of_registry(error: &RegistryError) -> Option<&'static str> {
     Some(match error {
         _ if error.is_resolve() => "check the registry's name and the network",
@@ -339,6 +349,7 @@ fn known_of_registry(error: &RegistryError) -> Option<&'static str> {
             _ => return None,
         },
         RegistryError::Unauthorized(_) => "log in again, or correct what is stored there",
+        RegistryError::ImmutableTag { .. } => IMMUTABLE,
         _ if error.is_denied() => "the credentials are known, but are not allowed to do this",
         _ if error.has_code("NAME_UNKNOWN") => {
             "check the repository's name; some registries want it created before the first push"

@@ -102,6 +102,15 @@ pub(crate) struct Stream<'a> {
     pub(crate) length: u64,
 }
 
+/// What was done, for one request, about who we are.
+#[derive(Debug, Default)]
+pub(crate) struct Settled {
+    /// A demand was met.
+    challenged: bool,
+    /// What had ended was replaced.
+    renewed: bool,
+}
+
 /// What an answer turned out to be.
 pub(crate) enum Judged {
     /// One for the caller.
@@ -433,22 +442,14 @@ impl Client {
         registry: &Registry,
         call: &Call<'_>,
     ) -> Result<Reply, RegistryError> {
-        let shown = self.authorize(registry, &call.access).await?;
-        let reply = self.send(registry, call, &shown).await?;
-        match self
-            .judge(registry, &call.access, &shown, reply, false)
-            .await?
-        {
-            Judged::Answer(reply) => Ok(reply),
-            Judged::Again(shown) => {
-                let reply = self.send(registry, call, &shown).await?;
-                match self
-                    .judge(registry, &call.access, &shown, reply, true)
-                    .await?
-                {
-                    Judged::Answer(reply) => Ok(reply),
-                    Judged::Again(_) => unreachable!("nothing is settled anew twice in a row"),
-                }
+        let mut shown = self.authorize(registry, &call.access).await?;
+        let mut settled = Settled::default();
+        loop {
+            let reply = self.send(registry, call, &shown).await?;
+            let judged = self.judge(registry, &call.access, &shown, reply, &mut settled);
+            match judged.await? {
+                Judged::Answer(reply) => return Ok(reply),
+                Judged::Again(next) => shown = next,
             }
         }
     }
@@ -477,27 +478,27 @@ impl Client {
     }
 
     /// Tells answers about who we are from all others, and settles it anew: a demand is met, and a
-    /// token that has ended is replaced. That is done once in a row; `settled` says that the last
-    /// answer was such a one already.
+    /// token that has ended is replaced, each once for a request.
     pub(crate) async fn judge(
         &self,
         registry: &Registry,
         access: &Access<'_>,
         shown: &Authorization,
         mut reply: Reply,
-        settled: bool,
+        settled: &mut Settled,
     ) -> Result<Judged, RegistryError> {
         let endpoint = registry.endpoint();
         let context = self.context(registry, &endpoint);
         let authenticator = &registry.authenticator;
         if is_challenge(&reply) {
-            if settled {
+            if std::mem::replace(&mut settled.challenged, true) {
                 return Err(authenticator.refusal(context, shown, reply).await);
             }
             let answered = authenticator.answer(context, access, shown, reply).await?;
             return Ok(Judged::Again(answered));
         }
-        if !settled && has_ended(&registry.manners, shown, &mut reply).await {
+        if !settled.renewed && has_ended(&registry.manners, shown, &mut reply).await {
+            settled.renewed = true;
             let renewed = authenticator.renew(context, access, shown).await?;
             if let Some(renewed) = renewed {
                 return Ok(Judged::Again(renewed));

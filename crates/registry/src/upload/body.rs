@@ -12,7 +12,7 @@ use tokio::sync::mpsc;
 use url::Url;
 
 use super::Upload;
-use crate::client::{Judged, Stream as Outgoing};
+use crate::client::{Judged, Settled, Stream as Outgoing};
 use crate::error::{Cause, ConnectionFailure, RegistryError, RequestLine, Step};
 use crate::transport::Reply;
 
@@ -82,16 +82,13 @@ impl<S: BlobSource> Upload<'_, '_, S> {
             },
         };
         let (reply, shown) = answer?;
-        let judged = client.judge(&self.registry, &access, &shown, reply, self.settled_anew);
+        let judged = client.judge(&self.registry, &access, &shown, reply, &mut self.settled);
         match judged.await? {
             Judged::Answer(reply) => {
-                self.settled_anew = false;
+                self.settled = Settled::default();
                 Ok(Some(reply))
             }
-            Judged::Again(_) => {
-                self.settled_anew = true;
-                Ok(None)
-            }
+            Judged::Again(_) => Ok(None),
         }
     }
 

@@ -28,7 +28,7 @@ use tierce_image::{Blob, BlobSource, OpenBlobError, VerifyError};
 use tierce_oci::Digest;
 use url::Url;
 
-use crate::client::{Call, Registry, RepositoryClient, Target, success};
+use crate::client::{Call, Registry, RepositoryClient, Settled, Target, success};
 use crate::endpoint::destination;
 use crate::error::{Problem, RegistryError};
 use crate::push::check_claim;
@@ -85,7 +85,7 @@ impl RepositoryClient {
             note: note.flatten(),
             is_large,
             in_chunks: registry.chunk_size().is_some(),
-            settled_anew: false,
+            settled: Settled::default(),
             registry,
         };
         upload.run().await
@@ -115,8 +115,8 @@ struct Upload<'a, 'b, S> {
     note: Option<Note>,
     is_large: bool,
     in_chunks: bool,
-    /// Whether the last answer made us settle anew who we are.
-    settled_anew: bool,
+    /// What was done about who we are since the last answer that was about something else.
+    settled: Settled,
 }
 
 /// What has come of a try.
