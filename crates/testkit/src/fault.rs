@@ -30,6 +30,9 @@ pub(crate) enum Action {
     Disconnect,
     DisconnectAfterReceiving(u64),
     DisconnectAfterSending(usize),
+    StallAfterReceiving(u64),
+    StallAfterSending(usize),
+    Trickle(usize, Duration),
     LoseAnswer,
     Answer {
         status: StatusCode,
@@ -82,8 +85,8 @@ impl Fault {
         Self::new(Action::Disconnect)
     }
 
-    /// Closes the connection once `bytes` of the request's body have been read (and kept), or all
-    /// of it when it is shorter.
+    /// Closes the connection once `bytes` of the request's body have been read, or all of it when it
+    /// is shorter. They are kept, but where chunks are atomic.
     pub fn disconnect_after_receiving(bytes: u64) -> Self {
         Self::new(Action::DisconnectAfterReceiving(bytes))
     }
@@ -91,6 +94,26 @@ impl Fault {
     /// Closes the connection after `bytes` of the answer's body; the length promised is the full one.
     pub fn disconnect_after_sending(bytes: usize) -> Self {
         Self::new(Action::DisconnectAfterSending(bytes))
+    }
+
+    /// Stops reading once `bytes` of the request's body have come, or all of it when it is shorter,
+    /// and neither answers nor closes: the client must give up.
+    ///
+    /// It acts where the server reads a body. [`Fault::hold`] with a gate that stays closed is the
+    /// server that never answers at all.
+    pub fn stall_after_receiving(bytes: u64) -> Self {
+        Self::new(Action::StallAfterReceiving(bytes))
+    }
+
+    /// Sends `bytes` of the answer's body and then nothing more, with the connection left open; the
+    /// length promised is the full one.
+    pub fn stall_after_sending(bytes: usize) -> Self {
+        Self::new(Action::StallAfterSending(bytes))
+    }
+
+    /// Sends the answer's body in pieces of `bytes`, with a pause before each.
+    pub fn trickle(bytes: usize, pause: Duration) -> Self {
+        Self::new(Action::Trickle(bytes.max(1), pause))
     }
 
     /// Does the work, then closes the connection instead of answering.

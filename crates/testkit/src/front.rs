@@ -1,10 +1,9 @@
 //! The way every request takes through a fake server: log it, let faults act, count its bytes.
 
-use std::io;
 use std::pin::Pin;
 use std::sync::Arc;
 
-use axum::body::{Body, BodyDataStream, HttpBody as _};
+use axum::body::{Body, HttpBody as _};
 use axum::http::header::{CONTENT_LENGTH, CONTENT_TYPE};
 use axum::http::request::Parts;
 use axum::http::{HeaderMap, HeaderValue, Method, Request, Response, StatusCode};
@@ -12,13 +11,14 @@ use bytes::Bytes;
 use futures_util::{StreamExt as _, stream};
 
 use crate::fault::{Action, Faults, LocationStyle};
+use crate::incoming::Incoming;
 use crate::log::{Endpoint, Journal, Place, Record};
 use crate::server::{Answer, Dropped, Handler};
 
 /// One request on its way through a server.
 pub(crate) struct Exchange {
     pub(crate) parts: Parts,
-    pub(crate) body: BodyDataStream,
+    pub(crate) body: Incoming,
     /// The shape that a fault wants an upload's `Location` in.
     pub(crate) location: Option<LocationStyle>,
     /// Whether a fault forbids the mount that this request asks for.
@@ -71,7 +71,7 @@ impl Exchange {
     pub(crate) async fn read_body(&mut self, limit: usize) -> Result<Vec<u8>, Dropped> {
         let mut bytes = Vec::new();
         while let Some(chunk) = self.body.next().await {
-            bytes.extend_from_slice(&chunk.map_err(|_| Dropped)?);
+            bytes.extend_from_slice(&chunk?);
             if bytes.len() > limit {
                 break;
             }
@@ -150,7 +150,7 @@ impl Front {
     ) -> Result<Response<Body>, Dropped> {
         let mut exchange = Exchange {
             parts,
-            body: self.count_received(body, &actions, place),
+            body: Incoming::new(body, &actions, &self.journal, place),
             location: None,
             refuse_mount: false,
             journal: self.journal.clone(),
@@ -181,33 +181,6 @@ impl Front {
             response = distort(response, action, head).await?;
         }
         Ok(self.count_sent(response, place))
-    }
-
-    fn count_received(&self, body: Body, actions: &[Action], place: Place) -> BodyDataStream {
-        let limit = actions.iter().find_map(|action| match action {
-            Action::DisconnectAfterReceiving(bytes) => Some(*bytes),
-            _ => None,
-        });
-        let journal = self.journal.clone();
-        let mut left = limit.unwrap_or(u64::MAX);
-        let counted = body.into_data_stream().map(move |chunk| {
-            let mut chunk = chunk.map_err(io::Error::other)?;
-            if left == 0 {
-                return Err(io::Error::other(Dropped));
-            }
-            let take = usize::try_from(left).unwrap_or(usize::MAX).min(chunk.len());
-            chunk.truncate(take);
-            left -= take as u64;
-            journal.update(place, |record| record.bytes_received += take as u64);
-            Ok(chunk)
-        });
-        // What ends at the limit must be seen as broken, not as complete.
-        let broken = stream::iter(limit.is_some().then(|| Err(io::Error::other(Dropped))));
-        if limit.is_some() {
-            Body::from_stream(counted.chain(broken)).into_data_stream()
-        } else {
-            Body::from_stream(counted).into_data_stream()
-        }
     }
 
     fn count_sent(&self, response: Response<Body>, place: Place) -> Response<Body> {
@@ -301,11 +274,29 @@ async fn distort(
             let body = break_after(&all.slice(..bytes.min(length)));
             return Ok(Response::from_parts(parts, body));
         }
-        Action::CorruptByte(_)
+        Action::StallAfterSending(_)
+        | Action::Trickle(..)
+        | Action::CorruptByte(_)
         | Action::Truncate(_)
         | Action::Append(_)
         | Action::ReplaceBody(_)
             if head => {}
+        Action::StallAfterSending(bytes) => {
+            let all = collect(body).await?;
+            parts.headers.insert(CONTENT_LENGTH, all.len().into());
+            let sent = stream::iter([Ok::<_, Dropped>(all.slice(..bytes.min(all.len())))]);
+            let body = Body::from_stream(sent.chain(stream::pending()));
+            return Ok(Response::from_parts(parts, body));
+        }
+        Action::Trickle(piece, pause) => {
+            let all = collect(body).await?;
+            parts.headers.insert(CONTENT_LENGTH, all.len().into());
+            let pieces = stream::iter(pieces(&all, piece)).then(move |piece| async move {
+                tokio::time::sleep(pause).await;
+                Ok::<_, Dropped>(piece)
+            });
+            return Ok(Response::from_parts(parts, Body::from_stream(pieces)));
+        }
         Action::CorruptByte(offset) => {
             let mut all = collect(body).await?.to_vec();
             if let Some(byte) = all.get_mut(offset) {
@@ -326,6 +317,7 @@ async fn distort(
         Action::ReplaceBody(other) => return Ok(with_body(parts, other)),
         Action::Disconnect
         | Action::DisconnectAfterReceiving(_)
+        | Action::StallAfterReceiving(_)
         | Action::Answer { .. }
         | Action::Endless(_)
         | Action::Location(_)
@@ -348,11 +340,7 @@ fn with_body(mut parts: axum::http::response::Parts, bytes: Bytes) -> Response<B
 /// A body that fails after its bytes, with a pause before, so that they are written out first.
 fn break_after(bytes: &Bytes) -> Body {
     const PIECE: usize = 16 * 1024;
-    let pieces: Vec<Bytes> = (0..bytes.len())
-        .step_by(PIECE)
-        .map(|start| bytes.slice(start..bytes.len().min(start + PIECE)))
-        .collect();
-    let sent = stream::iter(pieces).then(|piece| async move {
+    let sent = stream::iter(pieces(bytes, PIECE)).then(|piece| async move {
         tokio::task::yield_now().await;
         Ok(piece)
     });
@@ -361,4 +349,11 @@ fn break_after(bytes: &Bytes) -> Body {
         Err(Dropped)
     });
     Body::from_stream(sent.chain(broken))
+}
+
+fn pieces(bytes: &Bytes, size: usize) -> Vec<Bytes> {
+    (0..bytes.len())
+        .step_by(size)
+        .map(|start| bytes.slice(start..bytes.len().min(start + size)))
+        .collect()
 }

@@ -1,11 +1,12 @@
 //! Stand-ins and assertions for tests of tierce; nothing here is part of the program.
 //!
 //! [`FakeRegistry`] is a registry in the test's own process that does everything right until a
-//! [`Fault`] tells it otherwise, and whose [`RequestLog`] shows what travelled. [`images`] makes
-//! bases to build on, [`check`] judges what came out, [`tree`] shows the files, [`sandbox`] runs
-//! the program away from the machine's own settings, and [`process`] starts the real programs that
-//! the tests with real parts need. Nothing shares code with the crates under test but the digest
-//! type.
+//! [`Fault`] tells it otherwise or a switch of its builder lends it the quirks of another registry,
+//! and whose [`RequestLog`] shows what travelled. [`FakeEcr`] is one with the APIs of AWS beside it.
+//! [`images`] makes bases to build on, [`check`] judges what came out, [`tree`] shows the files,
+//! [`sandbox`] runs the program away from the machine's own settings, and [`process`] starts the
+//! real programs that the tests with real parts need. Nothing shares code with the crates under test
+//! but the digest type.
 //!
 //! ```
 //! use tierce_testkit::check::{Checker, assert_clean};
@@ -23,10 +24,14 @@
 //! ```
 
 pub mod check;
+pub mod ecr;
 mod fault;
 mod front;
 pub mod images;
+mod incoming;
+mod limit;
 mod log;
+mod password;
 pub mod process;
 mod registry;
 pub mod sandbox;
@@ -36,7 +41,9 @@ mod token;
 pub mod tree;
 
 pub use axum::http::{Method, StatusCode};
+pub use ecr::FakeEcr;
 pub use fault::{Fault, Gate, LocationStyle};
+pub use limit::RateLimit;
 pub use log::{Endpoint, Record, RequestLog};
-pub use registry::{FakeRegistry, FakeRegistryBuilder, Redirect};
+pub use registry::{FakeRegistry, FakeRegistryBuilder, MissingRepository, Offsets, Redirect};
 pub use token::{TokenField, TokenServer, TokenSettings};

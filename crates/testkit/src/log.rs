@@ -14,6 +14,8 @@ pub enum Endpoint {
     Token,
     /// The second host, which blobs are redirected to.
     Storage,
+    /// The API that manages a [`FakeEcr`](crate::FakeEcr).
+    Control,
 }
 
 /// One request and its answer.

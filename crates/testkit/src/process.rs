@@ -4,6 +4,8 @@
 //! Nothing here is skipped when a program is missing: [`require`] fails the test and says what to
 //! install.
 
+mod moto;
+
 use std::fmt;
 use std::fs::{self, File};
 use std::io;
@@ -19,6 +21,7 @@ use serde_json::Value;
 use tempfile::TempDir;
 
 use crate::TokenServer;
+pub use moto::Moto;
 
 /// How often a program's port or socket is tried while it starts.
 const POLL: Duration = Duration::from_millis(20);
@@ -43,18 +46,23 @@ const PACKAGES: [(&str, &str); 10] = [
 /// When it is not installed; the message names the package.
 #[track_caller]
 pub fn require(program: &str) -> PathBuf {
-    let path = std::env::var_os("PATH").unwrap_or_default();
-    let system = ["/usr/local/sbin", "/usr/sbin", "/sbin", "/usr/bin", "/bin"];
-    let found = std::env::split_paths(&path)
-        .chain(system.iter().map(PathBuf::from))
-        .map(|directory| directory.join(program))
-        .find(|candidate| candidate.is_file());
+    let found = find(program);
     let package = PACKAGES.iter().find(|(name, _)| *name == program);
     let package = package.map_or(program, |(_, package)| package);
     match found {
         Some(found) => found,
         None => panic!("`{program}` is needed for this test: apt-get install {package}"),
     }
+}
+
+/// Looks for a program on `PATH` and in the system's own directories.
+fn find(program: &str) -> Option<PathBuf> {
+    let path = std::env::var_os("PATH").unwrap_or_default();
+    let system = ["/usr/local/sbin", "/usr/sbin", "/sbin", "/usr/bin", "/bin"];
+    std::env::split_paths(&path)
+        .chain(system.iter().map(PathBuf::from))
+        .map(|directory| directory.join(program))
+        .find(|candidate| candidate.is_file())
 }
 
 /// A child that ends when this is dropped: asked first, then killed.

@@ -20,6 +20,7 @@ use tokio_rustls::rustls::ServerConfig;
 use crate::fault::Fault;
 use crate::front::{self, Exchange, Front};
 use crate::log::{Endpoint, RequestLog};
+use crate::password::{Passwords, Standing};
 use crate::server::{Bound, Dropped, Server};
 use crate::tls::TokenKey;
 
@@ -50,6 +51,7 @@ pub struct TokenSettings {
     denied: BTreeSet<(String, String)>,
     service: String,
     fixed_scope: Option<String>,
+    path: &'static str,
 }
 
 impl Default for TokenSettings {
@@ -64,6 +66,7 @@ impl Default for TokenSettings {
             denied: BTreeSet::new(),
             service: "testkit".to_owned(),
             fixed_scope: None,
+            path: "/token",
         }
     }
 }
@@ -75,6 +78,20 @@ impl TokenSettings {
             users: BTreeMap::from([(name.to_owned(), password.to_owned())]),
             ..Self::default()
         }
+    }
+
+    /// The settings of `public.ecr.aws`: one fixed scope, tokens for everybody, no users of its own.
+    pub fn public_ecr() -> Self {
+        Self {
+            users: BTreeMap::new(),
+            path: "/token/",
+            ..Self::default()
+        }
+        .service("public.ecr.aws")
+        .fixed_scope("aws")
+        .anonymous_pull()
+        .field(TokenField::Token)
+        .without_post()
     }
 
     /// Gives tokens with `pull` alone to those who come without credentials.
@@ -154,6 +171,7 @@ type Access = BTreeMap<String, BTreeSet<String>>;
 struct Grant {
     access: Access,
     everywhere: bool,
+    anonymous: bool,
     issued: Instant,
 }
 
@@ -172,6 +190,8 @@ pub(crate) struct Issuer {
     pub(crate) settings: TokenSettings,
     key: TokenKey,
     name: String,
+    /// Passwords that the user `AWS` may come with, beside the users of the settings.
+    passwords: Passwords,
     issued: Mutex<Issued>,
 }
 
@@ -179,15 +199,18 @@ pub(crate) struct Issuer {
 struct Issued {
     grants: BTreeMap<String, Grant>,
     refresh_tokens: BTreeSet<String>,
+    /// All tokens ever issued, for tests that look for leaks.
+    secrets: Vec<String>,
     counter: u64,
 }
 
 impl Issuer {
-    pub(crate) fn new(settings: TokenSettings) -> io::Result<Self> {
+    pub(crate) fn new(settings: TokenSettings, passwords: &Passwords) -> io::Result<Self> {
         let refresh_tokens = settings.identity_token.iter().cloned().collect();
         Ok(Self {
             key: TokenKey::new()?,
             name: "testkit issuer".to_owned(),
+            passwords: passwords.clone(),
             issued: Mutex::new(Issued {
                 refresh_tokens,
                 ..Issued::default()
@@ -203,6 +226,25 @@ impl Issuer {
     /// Makes every token issued so far worthless.
     pub(crate) fn expire(&self) {
         self.issued().grants.clear();
+    }
+
+    /// The path of the server's one page.
+    pub(crate) fn path(&self) -> &str {
+        self.settings.path
+    }
+
+    /// All tokens ever issued.
+    pub(crate) fn secrets(&self) -> Vec<String> {
+        self.issued().secrets.clone()
+    }
+
+    /// Whether a token was got without credentials.
+    pub(crate) fn is_anonymous(&self, token: &str) -> bool {
+        let issued = self.issued();
+        issued
+            .grants
+            .get(token)
+            .is_some_and(|grant| grant.anonymous)
     }
 
     /// Judges a bearer token against every `(repository, action)` that a request needs.
@@ -252,7 +294,7 @@ impl Issuer {
     }
 
     pub(crate) async fn answer(&self, mut exchange: Exchange) -> Result<Response<Body>, Dropped> {
-        if exchange.path() != "/token" {
+        if exchange.path() != self.settings.path {
             return Ok(front::error(
                 StatusCode::NOT_FOUND,
                 "NOT_FOUND",
@@ -351,9 +393,11 @@ impl Issuer {
             Grant {
                 access,
                 everywhere,
+                anonymous,
                 issued: Instant::now(),
             },
         );
+        issued.secrets.push(token.clone());
         let mut answer = json!({"issued_at": rfc3339(SystemTime::now())});
         let field = if post {
             TokenField::AccessToken
@@ -375,6 +419,7 @@ impl Issuer {
         if offline {
             let refresh = format!("refresh-{}", issued.counter);
             issued.refresh_tokens.insert(refresh.clone());
+            issued.secrets.push(refresh.clone());
             answer["refresh_token"] = refresh.into();
         }
         front::json(StatusCode::OK, &answer)
@@ -383,7 +428,9 @@ impl Issuer {
     /// `Some` when the header names a user with the right password.
     fn basic_user(&self, header: &str) -> Option<()> {
         let (user, password) = decode_basic(header)?;
-        (self.settings.users.get(&user)? == &password).then_some(())
+        let known = self.settings.users.get(&user) == Some(&password);
+        let issued = || self.passwords.judge(&user, &password) == Standing::Valid;
+        (known || issued()).then_some(())
     }
 
     fn form_user(&self, form: &[(String, String)]) -> Option<()> {
@@ -470,7 +517,7 @@ fn status(status: StatusCode) -> Response<Body> {
 }
 
 /// A moment in UTC, to the second.
-fn rfc3339(moment: SystemTime) -> String {
+pub(crate) fn rfc3339(moment: SystemTime) -> String {
     let seconds = moment
         .duration_since(UNIX_EPOCH)
         .map_or(0, |since| since.as_secs());
@@ -511,7 +558,8 @@ impl TokenServer {
     /// # Panics
     /// When no port can be bound.
     pub fn start(settings: TokenSettings) -> Self {
-        let issuer = Arc::new(Issuer::new(settings).expect("a key can be made"));
+        let issuer =
+            Arc::new(Issuer::new(settings, &Passwords::default()).expect("a key can be made"));
         let front = Front::default();
         let bound = Bound::new().expect("a loopback port is free");
         let server = serve(bound, None, &issuer, &front);

@@ -8,7 +8,7 @@ use std::process::Command;
 
 use tierce_testkit::check::{Checker, LoadedImage, assert_clean};
 use tierce_testkit::images::{self, Format, ImageBuilder, LayerBuilder, TestImage};
-use tierce_testkit::process::{DockerDaemon, DockerRegistry, crun, prepare_bundle, require};
+use tierce_testkit::process::{DockerDaemon, DockerRegistry, Moto, crun, prepare_bundle, require};
 use tierce_testkit::sandbox::{Output, Sandbox};
 use tierce_testkit::{FakeRegistry, Method, Redirect, TokenServer, TokenSettings};
 
@@ -159,6 +159,43 @@ fn skopeo_reads_every_archive() {
     )
     .assert_success();
     assert_clean(&Checker::new().docker_archive(&sandbox.path("back.tar")));
+}
+
+#[test]
+#[ignore = "needs moto"]
+fn moto_makes_repositories_and_ends_with_its_guard() {
+    let moto = Moto::start();
+    let call = |action: &str, body: &'static str| {
+        let request = reqwest::Client::builder().no_proxy().build().unwrap();
+        let target = format!("AmazonEC2ContainerRegistry_V20150921.{action}");
+        let scope = "testing/20260701/eu-west-1/ecr/aws4_request";
+        let authorization =
+            format!("AWS4-HMAC-SHA256 Credential={scope}, SignedHeaders=host, Signature=00");
+        request
+            .post(moto.endpoint())
+            .header("authorization", authorization)
+            .header("content-type", "application/x-amz-json-1.1")
+            .header("x-amz-target", target)
+            .body(body)
+            .send()
+    };
+    let runtime = tokio::runtime::Runtime::new().unwrap();
+    let name = r#"{"repositoryName": "orders"}"#;
+    let made = runtime.block_on(call("CreateRepository", name)).unwrap();
+    assert_eq!(made.status(), 200, "{}", moto.log());
+    let again = runtime.block_on(call("CreateRepository", name)).unwrap();
+    let text = runtime.block_on(again.text()).unwrap();
+    assert!(text.contains("RepositoryAlreadyExistsException"), "{text}");
+    assert!(moto.log().contains("POST / HTTP"), "{}", moto.log());
+    let endpoint = moto.endpoint();
+    assert!(
+        moto.environment("eu-west-1")
+            .iter()
+            .any(|(_, value)| *value == endpoint)
+    );
+    let address = endpoint.strip_prefix("http://").unwrap().to_owned();
+    drop(moto);
+    assert!(std::net::TcpStream::connect(address).is_err());
 }
 
 /// An image with the machine's own `sh` and the libraries it needs, which echoes its arguments.

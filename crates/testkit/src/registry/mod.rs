@@ -1,9 +1,16 @@
 //! A stateful registry in the test's own process.
 
+mod answers;
+mod blobs;
+mod builder;
+mod management;
+mod manifests;
 mod routes;
+mod rules;
 mod state;
+mod upload;
+mod uploads;
 
-use std::collections::BTreeSet;
 use std::fmt;
 use std::path::PathBuf;
 use std::sync::Arc;
@@ -11,211 +18,21 @@ use std::sync::Arc;
 use bytes::Bytes;
 use tierce_oci::Digest;
 
-use crate::fault::{Fault, LocationStyle};
+use crate::fault::Fault;
 use crate::front::{self, Front};
 use crate::log::{Endpoint, RequestLog};
+use crate::password::Passwords;
 use crate::server::{Bound, Server};
 use crate::tls::{self, Authority};
-use crate::token::{self, Issuer, TokenSettings};
+use crate::token::{self, Issuer};
 use routes::Core;
-use state::Shared;
+use rules::Auth;
 
-/// Where the registry redirects those who ask for a blob's bytes.
-#[derive(Debug, Clone, Copy, PartialEq, Eq)]
-pub enum Redirect {
-    /// To `127.0.0.1` on another port.
-    OtherPort,
-    /// To `localhost` on another port.
-    OtherName,
-    /// To `localhost` on the same port: another name for the same server.
-    OtherNameSamePort,
-}
-
-/// Whom the registry lets in.
-#[derive(Debug, Clone, Default)]
-enum Auth {
-    #[default]
-    None,
-    Basic {
-        user: String,
-        password: Secret,
-    },
-    Bearer(TokenSettings),
-}
-
-/// A password that `Debug` does not show.
-#[derive(Clone)]
-struct Secret(String);
-
-impl fmt::Debug for Secret {
-    fn fmt(&self, formatter: &mut fmt::Formatter<'_>) -> fmt::Result {
-        formatter.write_str("…")
-    }
-}
-
-/// What the registry does and does not do: the switches of one instance.
-#[derive(Debug, Clone)]
-#[expect(
-    clippy::struct_excessive_bools,
-    reason = "each is an independent switch of the builder"
-)]
-struct Rules {
-    auth: Auth,
-    redirect: Option<Redirect>,
-    location: LocationStyle,
-    create_on_push: bool,
-    read_only: bool,
-    single_post: bool,
-    ignore_ranges: bool,
-    require_length: bool,
-    mount: bool,
-    referrers: bool,
-    patch_status: u16,
-    minimum_chunk: Option<u64>,
-    page_size: Option<usize>,
-}
-
-/// Chooses how a [`FakeRegistry`] behaves.
-#[derive(Debug, Clone)]
-#[must_use]
-pub struct FakeRegistryBuilder {
-    rules: Rules,
-    https: bool,
-    repositories: BTreeSet<String>,
-}
-
-impl FakeRegistryBuilder {
-    fn new() -> Self {
-        Self {
-            rules: Rules {
-                auth: Auth::None,
-                redirect: None,
-                location: LocationStyle::AbsoluteWithQuery,
-                create_on_push: true,
-                read_only: false,
-                single_post: false,
-                ignore_ranges: false,
-                require_length: false,
-                mount: true,
-                referrers: false,
-                patch_status: 202,
-                minimum_chunk: None,
-                page_size: None,
-            },
-            https: false,
-            repositories: BTreeSet::new(),
-        }
-    }
-
-    /// Demands this user and password with every request.
-    pub fn basic(mut self, user: &str, password: &str) -> Self {
-        self.rules.auth = Auth::Basic {
-            user: user.to_owned(),
-            password: Secret(password.to_owned()),
-        };
-        self
-    }
-
-    /// Demands tokens of a token server on a port of its own, which is started too.
-    pub fn bearer(mut self, settings: TokenSettings) -> Self {
-        self.rules.auth = Auth::Bearer(settings);
-        self
-    }
-
-    /// Serves HTTPS with a certificate of an authority made for this registry; see
-    /// [`FakeRegistry::ca_certificate`]. The token server and the second host do likewise.
-    pub fn https(mut self) -> Self {
-        self.https = true;
-        self
-    }
-
-    /// Answers a `GET` of a blob with 307 to a second host, which refuses `Authorization`.
-    pub fn redirect_blobs(mut self, redirect: Redirect) -> Self {
-        self.rules.redirect = Some(redirect);
-        self
-    }
-
-    /// Gives every upload's `Location` in this shape.
-    pub fn location(mut self, style: LocationStyle) -> Self {
-        self.rules.location = style;
-        self
-    }
-
-    /// Makes an empty repository.
-    pub fn repository(mut self, name: &str) -> Self {
-        self.repositories.insert(name.to_owned());
-        self
-    }
-
-    /// Refuses pushes to repositories that were not made before, with `NAME_UNKNOWN`.
-    pub fn without_create_on_push(mut self) -> Self {
-        self.rules.create_on_push = false;
-        self
-    }
-
-    /// Refuses everything that writes, with 405.
-    pub fn read_only(mut self) -> Self {
-        self.rules.read_only = true;
-        self
-    }
-
-    /// Takes a whole blob with the first `POST`, which most registries answer with 202 instead.
-    pub fn single_post_uploads(mut self) -> Self {
-        self.rules.single_post = true;
-        self
-    }
-
-    /// Answers every range request with 200 and all bytes.
-    pub fn ignore_ranges(mut self) -> Self {
-        self.rules.ignore_ranges = true;
-        self
-    }
-
-    /// Refuses uploads of unknown length with 411.
-    pub fn require_content_length(mut self) -> Self {
-        self.rules.require_length = true;
-        self
-    }
-
-    /// Never mounts: every attempt begins an upload.
-    pub fn without_mounts(mut self) -> Self {
-        self.rules.mount = false;
-        self
-    }
-
-    /// Answers the referrers API, and `OCI-Subject` to manifests that have a subject.
-    pub fn referrers(mut self) -> Self {
-        self.rules.referrers = true;
-        self
-    }
-
-    /// Tells `OCI-Chunk-Min-Length`, and refuses smaller chunks that are followed by another.
-    pub fn minimum_chunk(mut self, bytes: u64) -> Self {
-        self.rules.minimum_chunk = Some(bytes);
-        self
-    }
-
-    /// Answers a chunk with this status in place of 202.
-    pub fn chunk_status(mut self, status: u16) -> Self {
-        self.rules.patch_status = status;
-        self
-    }
-
-    /// Lists at most this many tags at once, whatever is asked for.
-    pub fn page_size(mut self, tags: usize) -> Self {
-        self.rules.page_size = Some(tags);
-        self
-    }
-
-    /// Starts the servers.
-    ///
-    /// # Panics
-    /// When no port can be bound or no certificate be made.
-    #[must_use]
-    pub fn start(self) -> FakeRegistry {
-        FakeRegistry::launch(self)
-    }
-}
+pub use builder::FakeRegistryBuilder;
+pub(crate) use management::{Management, TagMutability};
+pub(crate) use routes::is_repository_name;
+pub use rules::{MissingRepository, Offsets, Redirect};
+pub(crate) use state::{Repository, Shared, StoredManifest};
 
 /// A stateful OCI registry on a loopback port, for tests.
 ///
@@ -233,6 +50,7 @@ impl FakeRegistryBuilder {
 pub struct FakeRegistry {
     front: Front,
     state: Shared,
+    passwords: Passwords,
     issuer: Option<Arc<Issuer>>,
     authority: Option<Authority>,
     registry: Server,
@@ -263,7 +81,8 @@ impl FakeRegistry {
             .map(|authority| Arc::clone(&authority.server));
         let scheme = if builder.https { "https" } else { "http" };
         let front = Front::default();
-        let state = Shared::new(&builder.repositories);
+        let passwords = builder.passwords;
+        let state = Shared::new(&builder.repositories, builder.rules.immutable_tags);
         let bind = || Bound::new().expect("a loopback port is free");
 
         let (registry_port, storage_port) = (bind(), bind());
@@ -271,15 +90,17 @@ impl FakeRegistry {
         let mut token = None;
         let mut realm = String::new();
         if let Auth::Bearer(settings) = &builder.rules.auth {
-            let made = Arc::new(Issuer::new(settings.clone()).expect("a key can be made"));
+            let made =
+                Arc::new(Issuer::new(settings.clone(), &passwords).expect("a key can be made"));
             let bound = bind();
-            realm = format!("{scheme}://127.0.0.1:{}/token", bound.port());
+            realm = format!("{scheme}://127.0.0.1:{}{}", bound.port(), made.path());
             token = Some(token::serve(bound, tls.clone(), &made, &front));
             issuer = Some(made);
         }
         let core = Arc::new(Core {
             rules: builder.rules,
             state: state.clone(),
+            passwords: passwords.clone(),
             issuer: issuer.clone(),
             realm,
             scheme,
@@ -299,6 +120,7 @@ impl FakeRegistry {
         Self {
             front,
             state,
+            passwords,
             issuer,
             authority,
             registry,
@@ -379,16 +201,58 @@ impl FakeRegistry {
         self.front.faults.pending()
     }
 
-    /// Makes every token issued so far invalid, as if time had passed.
+    /// Makes every token and every password of [`Self::issue_password`] so far invalid, as if time
+    /// had passed.
     pub fn expire_tokens(&self) {
+        self.passwords.expire();
         if let Some(issuer) = &self.issuer {
             issuer.expire();
         }
     }
 
+    /// Makes a password that the user `AWS` may use until [`Self::expire_tokens`].
+    pub fn issue_password(&self) -> String {
+        self.passwords.issue()
+    }
+
+    /// All passwords ever issued and all tokens, for tests that look for leaks.
+    pub fn secrets(&self) -> Vec<String> {
+        let mut secrets = self.passwords.all();
+        if let Some(issuer) = &self.issuer {
+            secrets.extend(issuer.secrets());
+        }
+        secrets
+    }
+
+    /// The passwords and what is stored, for a server that manages this one.
+    pub(crate) fn shared(&self) -> (&Passwords, &Shared) {
+        (&self.passwords, &self.state)
+    }
+
+    /// Mounts blobs from now on, or no longer.
+    pub fn set_mounts(&self, mounts: bool) {
+        self.state.lock().mounts = Some(mounts);
+    }
+
     /// Makes a repository if there is none of that name.
     pub fn create_repository(&self, repository: &str) {
         self.state.lock().repository(repository);
+    }
+
+    /// Removes a repository with all that is in it.
+    pub fn delete_repository(&self, repository: &str) {
+        self.state.lock().repositories.remove(repository);
+    }
+
+    /// Makes the tags of a repository stay with their digest, or not.
+    pub fn set_immutable_tags(&self, repository: &str, immutable: bool) {
+        let mutability = if immutable {
+            TagMutability::Immutable
+        } else {
+            TagMutability::Mutable
+        };
+        let mut state = self.state.lock();
+        state.repository(repository).management.mutability = mutability;
     }
 
     /// Puts a blob into a repository, without a request.

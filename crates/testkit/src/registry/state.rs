@@ -2,14 +2,14 @@
 
 use std::collections::{BTreeMap, BTreeSet};
 use std::fs::File;
-use std::io::{self, Read as _, Seek as _, SeekFrom, Write as _};
+use std::io::{self, Read as _, Seek as _, SeekFrom};
 use std::sync::{Arc, Mutex, MutexGuard, PoisonError};
 
 use bytes::Bytes;
-use tierce_oci::{Digest, Hasher};
+use tierce_oci::Digest;
 
-/// Blobs above this size go to temporary files, so that a test may push large ones.
-const SPOOL_FROM: usize = 8 * 1024 * 1024;
+use super::management::{Management, TagMutability, now};
+use super::upload::Upload;
 
 /// The bytes of a blob, in memory or in an unnamed temporary file.
 #[derive(Debug, Clone)]
@@ -49,82 +49,39 @@ impl Blob {
 pub(crate) struct StoredManifest {
     pub(crate) media_type: String,
     pub(crate) bytes: Bytes,
+    /// When it was pushed, in seconds since 1970.
+    pub(crate) pushed: u64,
 }
 
 #[derive(Debug, Default)]
 pub(crate) struct Repository {
+    pub(crate) management: Management,
     pub(crate) blobs: BTreeSet<Digest>,
     pub(crate) manifests: BTreeMap<Digest, StoredManifest>,
     pub(crate) tags: BTreeMap<String, Digest>,
 }
 
-/// An upload in progress: its bytes are hashed as they come.
-pub(crate) struct Upload {
-    pub(crate) repository: String,
-    pub(crate) size: u64,
-    /// The query that the last `Location` carried and the next request must bring back.
-    pub(crate) expected_query: String,
-    pub(crate) turn: u64,
-    /// Whether the last chunk was below the minimum, so that none may follow it.
-    pub(crate) short_chunk: bool,
-    hasher: Hasher,
-    memory: Vec<u8>,
-    file: Option<File>,
-}
-
-impl Upload {
-    pub(crate) fn new(repository: &str) -> Self {
-        Self {
-            repository: repository.to_owned(),
-            size: 0,
-            expected_query: String::new(),
-            turn: 0,
-            short_chunk: false,
-            hasher: Hasher::new(),
-            memory: Vec::new(),
-            file: None,
-        }
-    }
-
-    pub(crate) fn write(&mut self, bytes: &[u8]) -> io::Result<()> {
-        self.hasher.update(bytes);
-        self.size += bytes.len() as u64;
-        if self.file.is_none() && self.memory.len() + bytes.len() > SPOOL_FROM {
-            let mut file = tempfile::tempfile()?;
-            file.write_all(&std::mem::take(&mut self.memory))?;
-            self.file = Some(file);
-        }
-        if let Some(file) = &mut self.file {
-            return file.write_all(bytes);
-        }
-        self.memory.extend_from_slice(bytes);
-        Ok(())
-    }
-
-    pub(crate) fn digest(&self) -> Digest {
-        self.hasher.clone().finish()
-    }
-
-    pub(crate) fn take_blob(&mut self) -> Blob {
-        match self.file.take() {
-            Some(file) => Blob::Spooled(Arc::new(Mutex::new(file)), self.size),
-            None => Blob::Memory(std::mem::take(&mut self.memory).into()),
-        }
-    }
-}
-
 #[derive(Default)]
 pub(crate) struct State {
     pub(crate) repositories: BTreeMap<String, Repository>,
-    pub(crate) uploads: BTreeMap<String, Arc<tokio::sync::Mutex<Upload>>>,
+    pub(crate) uploads: BTreeMap<String, Arc<Mutex<Upload>>>,
     blobs: BTreeMap<Digest, Blob>,
     uploads_begun: u64,
+    /// Whether blobs are mounted, when that was changed since the start.
+    pub(crate) mounts: Option<bool>,
+    /// How the tags of new repositories are.
+    mutability: TagMutability,
 }
 
 impl State {
     /// The repository, made when it is missing.
     pub(crate) fn repository(&mut self, name: &str) -> &mut Repository {
-        self.repositories.entry(name.to_owned()).or_default()
+        let mutability = self.mutability;
+        let repository = self.repositories.entry(name.to_owned());
+        repository.or_insert_with(|| Repository {
+            management: Management::new(mutability),
+            ..Repository::default()
+        })
     }
 
     pub(crate) fn put_blob(&mut self, repository: &str, bytes: Bytes) -> Digest {
@@ -160,11 +117,15 @@ impl State {
         bytes: Bytes,
     ) -> Digest {
         let digest = Digest::of(&bytes);
+        let manifests = &mut self.repository(repository).manifests;
+        // What is there already keeps the time of its first push.
+        let pushed = manifests.get(&digest).map_or_else(now, |old| old.pushed);
         let stored = StoredManifest {
             media_type: media_type.to_owned(),
             bytes,
+            pushed,
         };
-        self.repository(repository).manifests.insert(digest, stored);
+        manifests.insert(digest, stored);
         digest
     }
 
@@ -185,7 +146,7 @@ impl State {
     pub(crate) fn begin_upload(&mut self, repository: &str) -> String {
         self.uploads_begun += 1;
         let id = format!("5e551011-0000-4000-8000-{:012x}", self.uploads_begun);
-        let upload = Arc::new(tokio::sync::Mutex::new(Upload::new(repository)));
+        let upload = Arc::new(Mutex::new(Upload::new(repository)));
         self.uploads.insert(id.clone(), upload);
         id
     }
@@ -196,8 +157,11 @@ impl State {
 pub(crate) struct Shared(Arc<Mutex<State>>);
 
 impl Shared {
-    pub(crate) fn new(repositories: &BTreeSet<String>) -> Self {
+    pub(crate) fn new(repositories: &BTreeSet<String>, immutable_tags: bool) -> Self {
         let shared = Self::default();
+        if immutable_tags {
+            shared.lock().mutability = TagMutability::Immutable;
+        }
         for name in repositories {
             shared.lock().repository(name);
         }

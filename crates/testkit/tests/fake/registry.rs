@@ -1,60 +1,14 @@
-//! Drives the fake registry with a plain HTTP client: what it promises, it keeps.
-
-#![expect(clippy::unwrap_used, reason = "a test may fail where it stands")]
+//! The registry that keeps the specification, and its faults.
 
 use reqwest::header::{ACCEPT, AUTHORIZATION, CONTENT_TYPE, LOCATION, WWW_AUTHENTICATE};
-use reqwest::{Client, RequestBuilder, Response, redirect};
+use reqwest::{Client, RequestBuilder, Response};
 use serde_json::{Value, json};
 use tierce_oci::Digest;
 use tierce_testkit::{
     Endpoint, FakeRegistry, Fault, Gate, LocationStyle, Method, Redirect, TokenField, TokenSettings,
 };
 
-const MANIFEST: &str = "application/vnd.oci.image.manifest.v1+json";
-const INDEX: &str = "application/vnd.oci.image.index.v1+json";
-
-fn client() -> Client {
-    Client::builder()
-        .redirect(redirect::Policy::none())
-        .no_proxy()
-        .build()
-        .unwrap()
-}
-
-async fn send(request: RequestBuilder) -> Response {
-    request.send().await.unwrap()
-}
-
-fn header(response: &Response, name: &str) -> String {
-    let value = response.headers().get(name);
-    let value = value.unwrap_or_else(|| panic!("no header {name}"));
-    value.to_str().unwrap().to_owned()
-}
-
-async fn code(response: Response) -> String {
-    let body: Value = response.json().await.unwrap();
-    body["errors"][0]["code"].as_str().unwrap().to_owned()
-}
-
-fn absolute(registry: &FakeRegistry, location: &str) -> String {
-    if location.starts_with('/') {
-        format!("{}{location}", registry.url())
-    } else {
-        location.to_owned()
-    }
-}
-
-async fn begin(client: &Client, registry: &FakeRegistry, repository: &str) -> String {
-    let url = format!("{}/v2/{repository}/blobs/uploads/", registry.url());
-    let response = send(client.post(url)).await;
-    assert_eq!(response.status(), 202);
-    absolute(registry, &header(&response, "location"))
-}
-
-fn with_digest(location: &str, digest: &Digest) -> String {
-    let separator = if location.contains('?') { '&' } else { '?' };
-    format!("{location}{separator}digest={digest}")
-}
+use crate::plain::{INDEX, MANIFEST, begin, client, code, header, image, send, token, with_digest};
 
 #[tokio::test]
 async fn a_blob_goes_up_in_one_piece_and_comes_down_in_parts() {
@@ -232,20 +186,6 @@ async fn mounts_need_the_blob_at_the_source() {
     assert_eq!(registry.log().blob_bytes_received(), 0);
 }
 
-fn image(registry: &FakeRegistry, repository: &str) -> Value {
-    let config = registry.put_blob(repository, b"{}".as_slice());
-    json!({
-        "schemaVersion": 2,
-        "mediaType": MANIFEST,
-        "config": {
-            "mediaType": "application/vnd.oci.image.config.v1+json",
-            "digest": config.to_string(),
-            "size": 2
-        },
-        "layers": []
-    })
-}
-
 #[tokio::test]
 async fn manifests_are_verified_before_they_are_tagged() {
     let registry = FakeRegistry::start();
@@ -409,22 +349,6 @@ async fn basic_credentials_are_demanded_and_never_shown() {
     let secret = record.authorization_seen().unwrap();
     assert!(!format!("{log:?}{record:?}{log}{:?}", record.headers).contains(secret));
     assert_eq!(log.leaks(secret), Vec::<String>::new());
-}
-
-/// Asks the token server as a challenge says.
-async fn token(client: &Client, challenge: &str, user: Option<(&str, &str)>) -> Response {
-    let field = |name: &str| {
-        let (_, rest) = challenge.split_once(&format!("{name}=\"")).unwrap();
-        rest.split_once('"').unwrap().0.to_owned()
-    };
-    let request = client
-        .get(field("realm"))
-        .query(&[("service", field("service")), ("scope", field("scope"))]);
-    send(match user {
-        Some((name, password)) => request.basic_auth(name, Some(password)),
-        None => request,
-    })
-    .await
 }
 
 #[tokio::test]
