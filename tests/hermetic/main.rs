@@ -15,6 +15,7 @@
 //! | `head_start` | do layers go to a registry while others are made, and nothing more than that |
 //! | `inspect` | what is shown of an image |
 //! | `registries` | credentials, certificates, refusals |
+//! | `ecr` | repositories of ECR, and logins for other tools |
 //! | `bad_input` | is what is wrong named, and nothing left half-done |
 //! | `interruptions` | full disks, closed pipes, signals |
 
@@ -32,6 +33,7 @@ mod caching;
 mod compression;
 mod destinations;
 mod determinism;
+mod ecr;
 mod head_start;
 mod inspect;
 mod interruptions;

@@ -176,6 +176,9 @@ fn known(cause: &(dyn std::error::Error + 'static)) -> Option<String> {
     if let Some(error) = cause.downcast_ref::<AwsError>() {
         return known_of_aws(error);
     }
+    if let Some(CreateError::Aws(error)) = cause.downcast_ref() {
+        return known_of_aws(error);
+    }
     let fixed = if let Some(error) = cause.downcast_ref::<AssembleError>() {
         match error {
             AssembleError::ForeignLayer { .. } | AssembleError::Annotation(_) => {
