@@ -15,6 +15,7 @@
 //! | `head_start` | do layers go to a registry while others are made, and nothing more than that |
 //! | `inspect` | what is shown of an image |
 //! | `registries` | credentials, certificates, refusals |
+//! | `registry_settings` | endpoints, mirrors, trust and proxies, as a user settles them |
 //! | `ecr` | repositories of ECR, and logins for other tools |
 //! | `bad_input` | is what is wrong named, and nothing left half-done |
 //! | `interruptions` | full disks, closed pipes, signals |
@@ -40,5 +41,6 @@ mod interruptions;
 mod lock;
 mod platforms;
 mod registries;
+mod registry_settings;
 mod support;
 mod transports;

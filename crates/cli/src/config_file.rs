@@ -6,6 +6,7 @@ use std::num::NonZeroUsize;
 use std::ops::Range;
 use std::path::{Path, PathBuf};
 
+use serde::de::DeserializeOwned;
 use serde::de::value::MapAccessDeserializer;
 use serde::{Deserialize, Deserializer};
 use tierce_image::EnvEdit;
@@ -368,26 +369,42 @@ pub(crate) struct ConfigFileError {
 impl LoadedFile {
     /// Reads the text of the file at `path`.
     pub(crate) fn parse(path: &Path, text: String) -> Result<Self, ConfigFileError> {
-        match toml::from_str(&text) {
-            Ok(values) => Ok(Self {
-                path: path.to_owned(),
-                text,
-                values,
-            }),
-            Err(error) => {
-                let span = error.span().unwrap_or_default();
-                // One line: the list of expected keys is given as the hint.
-                let message = error.message().lines().next().unwrap_or_default();
-                let nearest = nearest_key(message);
-                Err(point(path, &text, &span, message.to_owned(), nearest))
-            }
-        }
+        let values = read_toml(path, &text)?;
+        Ok(Self {
+            path: path.to_owned(),
+            text,
+            values,
+        })
     }
 
     /// A complaint about what stands at `span`.
     pub(crate) fn complain(&self, span: &Range<usize>, message: String) -> ConfigFileError {
-        point(&self.path, &self.text, span, message, None)
+        complain(&self.path, &self.text, span, message)
     }
+}
+
+/// Reads the text of a file; what it does not know is pointed at.
+pub(crate) fn read_toml<T: DeserializeOwned>(
+    path: &Path,
+    text: &str,
+) -> Result<T, ConfigFileError> {
+    toml::from_str(text).map_err(|error| {
+        let span = error.span().unwrap_or_default();
+        // One line: the list of expected keys is given as the hint.
+        let message = error.message().lines().next().unwrap_or_default();
+        let nearest = nearest_key(message);
+        point(path, text, &span, message.to_owned(), nearest)
+    })
+}
+
+/// A complaint about what stands at `span` of a file's text.
+pub(crate) fn complain(
+    path: &Path,
+    text: &str,
+    span: &Range<usize>,
+    message: String,
+) -> ConfigFileError {
+    point(path, text, span, message, None)
 }
 
 fn point(

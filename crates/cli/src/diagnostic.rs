@@ -284,7 +284,7 @@ fn told(answer: &Answer, word: &str) -> bool {
 
 /// The repository that a request was about.
 fn repository_in(answer: &Answer) -> Option<&str> {
-    let path = answer.request.path.strip_prefix("/v2/")?;
+    let (_, path) = answer.request.path.split_once("/v2/")?;
     ["/blobs/", "/manifests/", "/tags/", "/referrers/"]
         .iter()
         .find_map(|part| Some(path.rsplit_once(part)?.0))
@@ -316,12 +316,18 @@ fn known_of_aws(error: &AwsError) -> Option<String> {
     })
 }
 
+/// A proxy is only known by what it says no to.
+const PROXY: &str =
+    "the proxy that HTTPS_PROXY or HTTP_PROXY names refuses; NO_PROXY goes around it";
+
 fn known_of_registry(error: &RegistryError) -> Option<&'static str> {
     Some(match error {
         _ if error.is_resolve() => "check the registry's name and the network",
         _ if error.is_tls() => {
             "`--ca-file FILE` trusts a private authority; `--plain-http HOST` speaks without TLS"
         }
+        RegistryError::Connection(failure) if failure.is_about_proxy() => PROXY,
+        _ if error.status() == Some(407) => PROXY,
         _ if error.is_connect() => "check that the registry runs there and listens on that port",
         RegistryError::Unauthorized(refusal) if refusal.credentials.is_none() => {
             "log in with `docker login`, `podman login` or `skopeo login`: tierce reads what they write"

@@ -37,6 +37,20 @@ pub(crate) struct Environment {
     pub(crate) credentials: ConfigFiles,
     /// Where `docker login` writes: `config.json` in `$DOCKER_CONFIG`, else in `~/.docker`.
     pub(crate) docker_config: Option<PathBuf>,
+    /// Where it is written what is settled about registries.
+    pub(crate) registries: RegistriesPlaces,
+}
+
+/// Where it is written what is settled about registries.
+#[derive(Debug, Clone)]
+pub(crate) struct RegistriesPlaces {
+    /// `$TIERCE_REGISTRIES`, else `tierce/registries.toml` in the user's configuration directory.
+    pub(crate) file: PathBuf,
+    /// Whether the environment names it, so that it must be there.
+    pub(crate) is_named: bool,
+    /// Where certificates lie in directories named after hosts. Of these the first that has one for
+    /// a host counts: the user's own comes before the machine's, as with podman.
+    pub(crate) certificate_directories: Vec<PathBuf>,
 }
 
 impl Environment {
@@ -63,6 +77,17 @@ impl Environment {
             })
             .transpose()?
             .map_or(CACHE_LIMIT, |size| size.0);
+        let configuration = directories.config_dir();
+        let named = path("TIERCE_REGISTRIES");
+        let registries = RegistriesPlaces {
+            is_named: named.is_some(),
+            file: named.unwrap_or_else(|| configuration.join("tierce/registries.toml")),
+            certificate_directories: vec![
+                configuration.join("containers/certs.d"),
+                PathBuf::from("/etc/containers/certs.d"),
+                PathBuf::from("/etc/docker/certs.d"),
+            ],
+        };
         Ok(Self {
             cache_limit,
             store: path("TIERCE_STORE")
@@ -73,6 +98,7 @@ impl Environment {
             docker_config: path("DOCKER_CONFIG")
                 .or_else(|| Some(path("HOME")?.join(".docker")))
                 .map(|directory| directory.join("config.json")),
+            registries,
         })
     }
 }

@@ -27,9 +27,11 @@ mod plan;
 mod profile;
 mod progress;
 mod registries;
+mod registries_file;
 mod sealed;
 mod source;
 mod sources;
+mod time_span;
 mod transport;
 mod written;
 

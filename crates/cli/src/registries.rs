@@ -1,5 +1,6 @@
 //! The registry client, as the command line and the environment want it.
 
+use std::collections::BTreeMap;
 use std::path::PathBuf;
 use std::sync::Arc;
 
@@ -13,8 +14,9 @@ use tierce_registry::{Client, ClientSettings, ControlPlane, FirstOf, PlainHttp};
 use crate::arguments::{AwsArguments, RegistryArguments};
 use crate::environment::Environment;
 use crate::output::Output;
+use crate::registries_file::Registries;
 
-/// Makes the client of this run. Nothing is asked yet.
+/// Makes the client of this run. Nothing is asked yet; the user's file of registries is read.
 pub(crate) fn client(
     arguments: &RegistryArguments,
     create_repository: bool,
@@ -26,13 +28,15 @@ pub(crate) fn client(
     } else {
         PlainHttp::Hosts(arguments.plain_http.clone())
     };
-    let aws = aws(&arguments.aws, &arguments.ca_file);
     let create = if create_repository {
         CreateMissing::Yes
     } else {
         CreateMissing::No
     };
+    let registries = Registries::load(&environment.registries)?;
+    let aws = aws_of(&arguments.aws, &arguments.ca_file, registries.aws);
     Ok(Client::new(ClientSettings {
+        hosts: registries.hosts,
         ca_files: arguments.ca_file.clone(),
         plain_http,
         // Whoever has logged in by hand means that login.
@@ -49,15 +53,28 @@ pub(crate) fn client(
     })?)
 }
 
-/// The way to AWS. Nothing is asked yet.
-pub(crate) fn aws(arguments: &AwsArguments, ca_files: &[PathBuf]) -> Aws {
+/// The way to AWS. Nothing is asked yet; the user's file of registries is read.
+pub(crate) fn aws(
+    arguments: &AwsArguments,
+    ca_files: &[PathBuf],
+    environment: &Environment,
+) -> Result<Aws> {
+    let registries = Registries::load(&environment.registries)?;
+    Ok(aws_of(arguments, ca_files, registries.aws))
+}
+
+fn aws_of(
+    arguments: &AwsArguments,
+    ca_files: &[PathBuf],
+    of_hosts: BTreeMap<String, Identity>,
+) -> Aws {
     Aws::new(AwsSettings {
         identity: Identity {
             profile: arguments.aws_profile.clone(),
             role: arguments.aws_role.clone(),
         },
+        of_hosts,
         ca_files: ca_files.to_vec(),
-        ..AwsSettings::default()
     })
 }
 

@@ -22,6 +22,7 @@ use crate::challenge::{Access, Bearer, Challenge, covers};
 use crate::credentials::{CredentialKind, CredentialSource, Credentials};
 use crate::endpoint::{Endpoint, destination};
 use crate::error::{Problem, Refusal, RegistryError, RequestLine};
+use crate::hosts::Host;
 use crate::secret::{KnownSecrets, Secret};
 use crate::transport::{Reply, Transport, Wire, WireBody};
 
@@ -100,6 +101,8 @@ impl fmt::Debug for Authorization {
 pub(crate) struct Context<'a> {
     pub(crate) registry: &'a str,
     pub(crate) endpoint: &'a Endpoint,
+    /// What is settled about the registry.
+    pub(crate) host: &'a Arc<Host>,
     pub(crate) transport: &'a Transport,
     pub(crate) source: &'a dyn CredentialSource,
 }
@@ -363,6 +366,7 @@ fn bad_challenge(context: Context<'_>, problem: Problem) -> RegistryError {
 
 fn check_realm(context: Context<'_>, realm: &str) -> Result<Url, RegistryError> {
     let url = Url::parse(realm).map_err(|_| bad_challenge(context, Problem::BadRealm))?;
+    let url = context.endpoint.place(url);
     match context.endpoint.check_named_url(&url) {
         Ok(()) => Ok(url),
         Err(source) => {
@@ -453,6 +457,7 @@ async fn send(context: Context<'_>, request: TokenRequest) -> Result<Reply, Regi
         .transport
         .send(Wire {
             registry: None,
+            host: context.endpoint.owns(&request.url).then_some(context.host),
             endpoint: &server,
             method: request.method,
             url: request.url,

@@ -10,15 +10,18 @@ use reqwest::header::HeaderMap;
 use reqwest::{Method, StatusCode};
 use tierce_image::{BlobStream, Content, ImageSource};
 use tierce_oci::{Descriptor, Digest, Document, Repository, Selector};
+use tokio::sync::OwnedSemaphorePermit;
 use url::Url;
 
 use crate::auth::{Authenticator, Authorization, Context};
 use crate::challenge::Access;
 use crate::credentials::CredentialSource;
-use crate::endpoint::{Endpoint, PlainHttp, Scheme};
+use crate::endpoint::{Endpoint, PlainHttp, Scheme, host_and_port};
 use crate::error::{ConnectionFailure, RegistryError, Step};
+use crate::hosts::{Host, HostSettings};
+use crate::mirror::MirroredPlace;
 use crate::retry::{Attempts, RetryPolicy};
-use crate::settings::{ClientSettings, SettingsError};
+use crate::settings::{ClientSettings, SettingsError, Timeouts};
 use crate::transport::{Reply, Transport, Wire, WireBody};
 
 /// Speaks to registries. Clones are cheap and share connections, credentials and tokens.
@@ -27,6 +30,8 @@ use crate::transport::{Reply, Transport, Wire, WireBody};
 #[derive(Clone)]
 pub struct Client {
     inner: Arc<Inner>,
+    /// The mirror that is spoken to, whatever registry is named.
+    mirror: Option<Arc<Registry>>,
 }
 
 struct Inner {
@@ -53,10 +58,23 @@ impl fmt::Debug for Client {
 #[derive(Debug)]
 pub(crate) struct Registry {
     name: String,
+    /// What is settled about it.
+    host: Arc<Host>,
     endpoint: RwLock<Endpoint>,
     /// Whether the registry has ever answered, so that the scheme is known to be right.
     answered: AtomicBool,
     authenticator: Authenticator,
+    mirrors: Vec<Mirror>,
+    /// Whether it is a mirror that is not worth another attempt.
+    set_aside: AtomicBool,
+}
+
+/// A place that is asked before a registry.
+#[derive(Debug)]
+struct Mirror {
+    registry: Arc<Registry>,
+    /// What stands before the path of each repository there: nothing, or a path and a slash.
+    prefix: String,
 }
 
 /// One request to a registry, which can be sent again.
@@ -90,9 +108,48 @@ impl<'a> Call<'a> {
 }
 
 impl Registry {
+    fn new(name: &str, host: Arc<Host>, endpoint: Endpoint, mirrors: Vec<Mirror>) -> Self {
+        Self {
+            name: name.to_owned(),
+            host,
+            endpoint: RwLock::new(endpoint),
+            answered: AtomicBool::new(false),
+            authenticator: Authenticator::default(),
+            mirrors,
+            set_aside: AtomicBool::new(false),
+        }
+    }
+
+    /// The way to speak to it that is tried when the one that was guessed is wrong.
+    fn other_way(&self, guessed: &Endpoint) -> Option<Endpoint> {
+        let other = guessed.spoken_otherwise();
+        if guessed.is_given() {
+            None
+        } else if self.host.trust.insecure {
+            Some(other)
+        } else {
+            // Without a written port the other scheme would mean another port.
+            Some(other).filter(|_| guessed.is_loopback() && guessed.names_port())
+        }
+    }
+
+    /// Waits until one more blob may be read from it.
+    pub(crate) async fn turn_to_read(&self) -> Option<OwnedSemaphorePermit> {
+        self.host.turn_to_read().await
+    }
+
     pub(crate) fn endpoint(&self) -> Endpoint {
         let endpoint = self.endpoint.read();
         endpoint.unwrap_or_else(PoisonError::into_inner).clone()
+    }
+
+    /// What the user has settled about it.
+    pub(crate) fn settings(&self) -> &HostSettings {
+        &self.host.settings
+    }
+
+    pub(crate) fn timeouts(&self) -> &Timeouts {
+        &self.host.timeouts
     }
 
     fn use_endpoint(&self, endpoint: Endpoint) {
@@ -116,6 +173,7 @@ impl Client {
                 retry: settings.retry,
                 registries: Mutex::new(BTreeMap::new()),
             }),
+            mirror: None,
         })
     }
 
@@ -144,33 +202,86 @@ impl Client {
         blob: &Descriptor,
         from: u64,
     ) -> Result<BlobStream, RegistryError> {
-        crate::pull::open_blob(self, repository, blob, from).await
+        crate::mirror::open_blob(self, repository, blob, from).await
     }
 
     pub(crate) fn registry(&self, name: &str) -> Result<Arc<Registry>, RegistryError> {
+        if let Some(mirror) = &self.mirror {
+            return Ok(Arc::clone(mirror));
+        }
         let registries = self.inner.registries.lock();
         let mut registries = registries.unwrap_or_else(PoisonError::into_inner);
         if let Some(registry) = registries.get(name) {
             return Ok(Arc::clone(registry));
         }
         let inner = &self.inner;
-        let endpoint = Endpoint::new(name, &inner.plain_http, inner.trusts_given_authorities)?;
-        let registry = Arc::new(Registry {
-            name: name.to_owned(),
-            endpoint: RwLock::new(endpoint),
-            answered: AtomicBool::new(false),
-            authenticator: Authenticator::default(),
-        });
+        let host = inner.transport.host(name)?;
+        let means_tls = inner.trusts_given_authorities || host.means_tls();
+        let mut endpoint = Endpoint::new(name, &inner.plain_http, means_tls)?;
+        if let Some(address) = &host.settings.endpoint {
+            endpoint = endpoint.reached_at(address);
+        }
+        let mirrors = host.settings.mirrors.iter();
+        let mirrors = mirrors
+            .map(|url| self.mirror(&host, url))
+            .collect::<Result<_, _>>()?;
+        let registry = Arc::new(Registry::new(name, host, endpoint, mirrors));
         registries.insert(name.to_owned(), Arc::clone(&registry));
         Ok(registry)
     }
 
-    pub(crate) fn attempts(&self) -> Attempts {
-        Attempts::new(&self.inner.retry)
+    fn mirror(&self, registry: &Host, url: &Url) -> Result<Mirror, RegistryError> {
+        let name = host_and_port(url);
+        let host = self.inner.transport.mirror_host(registry, name)?;
+        let mut address = url.clone();
+        address.set_path("/");
+        // A mirror may be somewhere else than its name says, too.
+        let address = host.settings.endpoint.as_ref().unwrap_or(&address);
+        let endpoint = Endpoint::new(name, &PlainHttp::Loopback, false)?.reached_at(address);
+        let path = url.path().trim_matches('/');
+        let prefix = match path {
+            "" => String::new(),
+            path => format!("{path}/"),
+        };
+        let registry = Registry::new(name, host, endpoint, Vec::new());
+        Ok(Mirror {
+            registry: Arc::new(registry),
+            prefix,
+        })
     }
 
-    pub(crate) fn transport(&self) -> &Transport {
-        &self.inner.transport
+    /// The mirrors that are worth asking for a repository.
+    pub(crate) fn mirrors(
+        &self,
+        repository: &Repository,
+    ) -> Result<Vec<MirroredPlace>, RegistryError> {
+        let registry = self.registry(&repository.registry)?;
+        let mirrors = registry.mirrors.iter();
+        let mirrors = mirrors.filter(|it| !it.registry.set_aside.load(Ordering::Relaxed));
+        let places = mirrors.map(|Mirror { registry, prefix }| MirroredPlace {
+            client: Self {
+                inner: Arc::clone(&self.inner),
+                mirror: Some(Arc::clone(registry)),
+            },
+            repository: Repository {
+                registry: registry.name.clone(),
+                path: format!("{prefix}{}", repository.path),
+            },
+        });
+        Ok(places.collect())
+    }
+
+    /// Asks the mirror that this speaks to no more; false when that was so before.
+    pub(crate) fn set_aside(&self) -> bool {
+        self.mirror
+            .as_ref()
+            .is_some_and(|mirror| !mirror.set_aside.swap(true, Ordering::Relaxed))
+    }
+
+    pub(crate) fn attempts(&self) -> Attempts {
+        // With a mirror there is another place to go.
+        let once = self.mirror.as_ref().map(|_| &RetryPolicy::NEVER);
+        Attempts::new(once.unwrap_or(&self.inner.retry))
     }
 
     /// Sends `call` until it has an answer that trying again would not change.
@@ -241,6 +352,7 @@ impl Client {
         let endpoint = registry.endpoint();
         let wire = Wire {
             registry: Some(&registry.name),
+            host: Some(&registry.host),
             endpoint: &endpoint,
             method: Method::PUT,
             url: url.clone(),
@@ -282,6 +394,7 @@ impl Client {
         Context {
             registry: &registry.name,
             endpoint,
+            host: &registry.host,
             transport: &self.inner.transport,
             source: self.inner.credentials.as_ref(),
         }
@@ -300,10 +413,9 @@ impl Client {
         if registry.answered.load(Ordering::Relaxed) {
             return first;
         }
-        let other = endpoint.other_scheme().filter(|_| endpoint.is_loopback());
-        if let Some(other) = other
+        if let Some(other) = registry.other_way(&endpoint)
             && matches!(call.target, Target::Path(_))
-            && hints_at_other_scheme(&first, endpoint.scheme())
+            && hints_at_other_scheme(&first, &endpoint)
         {
             match self.send_to(registry, &other, call, shown).await {
                 Ok(reply) => {
@@ -336,6 +448,7 @@ impl Client {
         };
         let wire = Wire {
             registry: Some(&registry.name),
+            host: Some(&registry.host),
             endpoint,
             method: call.method.clone(),
             url,
@@ -349,14 +462,16 @@ impl Client {
 }
 
 /// Whether the outcome is what a client sees who speaks TLS to a plain server or the reverse.
-fn hints_at_other_scheme(outcome: &Result<Reply, RegistryError>, scheme: Scheme) -> bool {
-    match (outcome, scheme) {
+fn hints_at_other_scheme(outcome: &Result<Reply, RegistryError>, endpoint: &Endpoint) -> bool {
+    match (outcome, endpoint.scheme()) {
         // Some servers of TLS say in the clear, by 400, that they are such.
         (Ok(reply), Scheme::Http) => reply.status() == StatusCode::BAD_REQUEST,
         (Err(RegistryError::Connection(failure)), scheme) => {
             let ConnectionFailure { step, cause, .. } = failure.as_ref();
             match scheme {
                 Scheme::Http => matches!(step, Step::Transfer | Step::Protocol),
+                // The port of TLS is another one when none is written.
+                Scheme::Https if *step == Step::Connect => !endpoint.names_port(),
                 Scheme::Https => *step == Step::Tls && !cause.is_about_certificate(),
             }
         }
@@ -421,7 +536,7 @@ impl ImageSource for RepositoryClient {
     type Error = RegistryError;
 
     async fn manifest(&self, selector: &Selector) -> Result<Document, RegistryError> {
-        crate::pull::fetch_manifest(self, selector).await
+        crate::mirror::fetch_manifest(self, selector).await
     }
 
     fn content(&self, _: &Descriptor) -> Content {

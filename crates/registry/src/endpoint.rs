@@ -54,7 +54,10 @@ impl Scheme {
 #[derive(Debug, Clone, PartialEq, Eq)]
 pub struct Endpoint {
     scheme: Scheme,
+    /// Where requests go; its path ends in a slash and comes before that of the API.
     base: Url,
+    /// Where the name of the registry leads, when `base` stands for that.
+    replaced: Option<Url>,
 }
 
 /// A registry's name that cannot stand in a URL.
@@ -88,7 +91,11 @@ impl Endpoint {
         }
         let with = |scheme: Scheme| {
             let base = Url::parse(&format!("{}://{host}/", scheme.as_str())).map_err(|_| bad())?;
-            Ok(Self { scheme, base })
+            Ok(Self {
+                scheme,
+                base,
+                replaced: None,
+            })
         };
         let https = with(Scheme::Https)?;
         if plain_http.allows(registry) || (https.is_loopback() && !trusts_given_authorities) {
@@ -105,7 +112,34 @@ impl Endpoint {
             _ => return None,
         };
         let base = url.join("/").ok()?;
-        Some(Self { scheme, base })
+        Some(Self {
+            scheme,
+            base,
+            replaced: None,
+        })
+    }
+
+    /// The same registry, reached at `address` in place of where its name leads.
+    pub(crate) fn reached_at(self, address: &Url) -> Self {
+        let mut base = address.clone();
+        if !base.path().ends_with('/') {
+            let path = format!("{}/", base.path());
+            base.set_path(&path);
+        }
+        let scheme = match base.scheme() {
+            "http" => Scheme::Http,
+            _ => Scheme::Https,
+        };
+        Self {
+            scheme,
+            base,
+            replaced: Some(self.base),
+        }
+    }
+
+    /// Whether it was said where the registry is reached, so that there is nothing to guess.
+    pub(crate) fn is_given(&self) -> bool {
+        self.replaced.is_some()
     }
 
     /// Whether TLS is spoken.
@@ -123,24 +157,58 @@ impl Endpoint {
         is_loopback(&self.base)
     }
 
-    /// The same host and port, spoken to the other way.
-    pub(crate) fn other_scheme(&self) -> Option<Self> {
+    /// Whether the port was written, and is not the scheme's own.
+    pub(crate) fn names_port(&self) -> bool {
+        self.base.port().is_some()
+    }
+
+    /// The same host and written port, spoken to the other way.
+    pub(crate) fn spoken_otherwise(&self) -> Self {
         let scheme = match self.scheme {
             Scheme::Http => Scheme::Https,
             Scheme::Https => Scheme::Http,
         };
-        let text = format!("{}://{}/", scheme.as_str(), self.authority());
-        // Without a written port the other scheme would mean another port.
-        self.base.port()?;
-        let base = Url::parse(&text).ok()?;
-        Some(Self { scheme, base })
+        let mut base = self.base.clone();
+        // Both are special schemes, between which the URL standard allows the change.
+        let _ = base.set_scheme(scheme.as_str());
+        Self {
+            scheme,
+            base,
+            replaced: self.replaced.clone(),
+        }
     }
 
     /// The URL of a path and query on the registry.
     pub(crate) fn url(&self, path_and_query: &str) -> Url {
+        let prefix = self.base.path().trim_end_matches('/');
         self.base
-            .join(path_and_query)
+            .join(&format!("{prefix}{path_and_query}"))
             .expect("repository paths, tags and digests are URL path characters by their grammars")
+    }
+
+    /// Where a URL that the registry names really leads.
+    ///
+    /// Registries behind a proxy that ends TLS often name themselves with `http`, and one that is
+    /// reached at another address may name itself by its own.
+    pub(crate) fn place(&self, mut url: Url) -> Url {
+        let names = |own: &Url| host_and_port(own) == host_and_port(&url);
+        let is_by_name = self.replaced.as_ref().is_some_and(names);
+        if is_by_name {
+            // All of these are special schemes, between which the URL standard allows the change,
+            // and a base has a host.
+            let _ = url.set_scheme(self.base.scheme());
+            let _ = url.set_host(self.base.host_str());
+            let _ = url.set_port(self.base.port());
+        } else if self.scheme == Scheme::Https && url.scheme() == "http" && names(&self.base) {
+            let _ = url.set_scheme("https");
+        }
+        // What answers there may not know of the path that is before its own.
+        let is_of_api = self.owns(&url) && url.path().starts_with("/v2/");
+        if self.is_given() && (is_by_name || is_of_api) {
+            let prefix = self.base.path().trim_end_matches('/');
+            url.set_path(&format!("{prefix}{}", url.path()));
+        }
+        url
     }
 
     /// Whether `url` is on this very registry, so that it may see credentials.
@@ -181,7 +249,13 @@ impl Endpoint {
 
 impl fmt::Display for Endpoint {
     fn fmt(&self, formatter: &mut fmt::Formatter<'_>) -> fmt::Result {
-        write!(formatter, "{}://{}", self.scheme.as_str(), self.authority())
+        let prefix = self.base.path().trim_end_matches('/');
+        write!(
+            formatter,
+            "{}://{}{prefix}",
+            self.scheme.as_str(),
+            self.authority()
+        )
     }
 }
 
@@ -323,6 +397,74 @@ mod tests {
         assert_eq!(with(PlainHttp::Everywhere, true), (Http, Http));
         let hosts = PlainHttp::Hosts(vec!["a.b:80".to_owned()]);
         assert_eq!(with(hosts, true), (Https, Http));
+    }
+
+    #[test]
+    fn a_registry_is_where_it_was_said_to_be() {
+        let ecr = "123456789012.dkr.ecr.eu-west-1.amazonaws.com";
+        let at = |address: &str| endpoint(ecr).reached_at(&Url::parse(address).unwrap());
+        for (address, url) in [
+            ("http://127.0.0.1:5000", "http://127.0.0.1:5000/v2/a?b=c"),
+            ("https://a.example/", "https://a.example/v2/a?b=c"),
+            ("https://a.example/x/y", "https://a.example/x/y/v2/a?b=c"),
+            ("https://a.example/x/y/", "https://a.example/x/y/v2/a?b=c"),
+        ] {
+            assert_eq!(at(address).url("/v2/a?b=c").as_str(), url);
+        }
+        let here = at("http://127.0.0.1:5000");
+        assert_eq!(here.to_string(), "http://127.0.0.1:5000");
+        assert!(here.is_loopback() && here.scheme() == Scheme::Http);
+        // The name itself is not asked any more, and so sees nothing.
+        assert!(!here.owns(&Url::parse(&format!("https://{ecr}/v2/")).unwrap()));
+        assert_eq!(at("https://a.b/x").to_string(), "https://a.b/x");
+    }
+
+    #[test]
+    fn what_the_registry_calls_itself_is_where_it_was_said_to_be() {
+        let ecr = "123456789012.dkr.ecr.eu-west-1.amazonaws.com";
+        let place = |address: &str, url: &str| {
+            let endpoint = endpoint(ecr).reached_at(&Url::parse(address).unwrap());
+            endpoint.place(Url::parse(url).unwrap()).to_string()
+        };
+        let here = "http://127.0.0.1:5000";
+        for url in [
+            format!("https://{ecr}/v2/a/blobs/uploads/1?x=%2F"),
+            format!("http://{ecr}/v2/a/blobs/uploads/1?x=%2F"),
+            format!("https://{ecr}:443/v2/a/blobs/uploads/1?x=%2F"),
+            format!("{here}/v2/a/blobs/uploads/1?x=%2F"),
+        ] {
+            let expected = format!("{here}/v2/a/blobs/uploads/1?x=%2F");
+            assert_eq!(place(here, &url), expected);
+        }
+        for other in [
+            "https://storage.example/v2/",
+            "https://1.dkr.ecr.eu-west-1.amazonaws.com/v2/",
+            "http://127.0.0.1:5001/v2/",
+        ] {
+            assert_eq!(place(here, other), other);
+        }
+        let below = "https://a.example/x";
+        for (url, expected) in [
+            (format!("https://{ecr}/v2/"), "https://a.example/x/v2/"),
+            (
+                "https://a.example/v2/".to_owned(),
+                "https://a.example/x/v2/",
+            ),
+            ("http://a.example/v2/".to_owned(), "https://a.example/x/v2/"),
+            ("https://a.example/y".to_owned(), "https://a.example/y"),
+            (format!("https://{ecr}/token"), "https://a.example/x/token"),
+            (
+                "https://a.example/x/v2/".to_owned(),
+                "https://a.example/x/v2/",
+            ),
+        ] {
+            assert_eq!(place(below, &url), expected);
+        }
+        // A user in it is still there to be refused.
+        let url = place(here, &format!("https://u:pw@{ecr}/v2/"));
+        assert_eq!(url, "http://u:pw@127.0.0.1:5000/v2/");
+        let plain = endpoint("ghcr.io").place(Url::parse("http://ghcr.io/a").unwrap());
+        assert_eq!(plain.as_str(), "https://ghcr.io/a");
     }
 
     #[test]

@@ -11,6 +11,7 @@ use tierce_oci::{Digest, ParseDocumentError, Repository, Selector};
 use crate::endpoint::{BadRegistryName, Distrust};
 use crate::retry::Tally;
 use crate::secret::KnownSecrets;
+use crate::settings::SettingsError;
 
 /// Why an operation on a registry failed.
 ///
@@ -22,6 +23,23 @@ pub enum RegistryError {
     /// The registry's name cannot stand in a URL.
     #[error(transparent)]
     Name(#[from] BadRegistryName),
+    /// What is settled about a host makes no sense.
+    #[error("the settings for {host} cannot be used")]
+    Settings {
+        /// Which host.
+        host: String,
+        /// What is wrong with them.
+        #[source]
+        source: Box<SettingsError>,
+    },
+    /// A mirror has other bytes than those that were asked for.
+    #[error("what mirror {mirror} has as {digest} is something else")]
+    SpoiltMirror {
+        /// The mirror's host.
+        mirror: String,
+        /// What was asked for.
+        digest: Digest,
+    },
     /// TLS could not be set up on this side.
     #[error("could not set up TLS")]
     Setup(#[source] Cause),
@@ -198,6 +216,12 @@ impl Error for ConnectionFailure {
 }
 
 impl ConnectionFailure {
+    /// Whether a proxy did not lead to the host.
+    pub fn is_about_proxy(&self) -> bool {
+        // As hyper-util has it.
+        self.cause.0.starts_with("tunnel error")
+    }
+
     pub(crate) fn new(host: &str, request: &RequestLine, step: Step, cause: Cause) -> Self {
         Self {
             host: host.to_owned(),
@@ -506,6 +530,11 @@ impl RegistryError {
             }
             Self::Connection(failure) => matches!(failure.step, Step::Wait | Step::Transfer),
             Self::Token { source, .. } => source.is_transient(),
+            // The mirror is not asked again.
+            Self::SpoiltMirror { .. } => true,
+            Self::Source(error) => {
+                matches!(error.source.downcast_ref(), Some(Self::SpoiltMirror { .. }))
+            }
             _ => false,
         }
     }

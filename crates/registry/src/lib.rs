@@ -24,13 +24,16 @@
 //! ```
 
 mod auth;
+mod certificates;
 mod challenge;
 mod client;
 mod control;
 mod credentials;
 mod endpoint;
 mod error;
+mod hosts;
 mod manners;
+mod mirror;
 mod pull;
 mod push;
 mod retry;
@@ -49,6 +52,7 @@ pub use error::{
     Answer, BadAnswer, Cause, ConnectionFailure, Problem, Refusal, RegistryError, Reported,
     RequestLine, Step,
 };
+pub use hosts::{BadAddress, ClientCertificate, HostSettings, Hosts};
 pub use manners::{Manners, Pace};
 pub use retry::{RetryPolicy, Tally};
 pub use secret::Secret;

@@ -8,6 +8,7 @@ use reqwest::header::{ACCEPT, CONTENT_RANGE, CONTENT_TYPE, HeaderValue, RANGE};
 use reqwest::{Method, StatusCode};
 use tierce_image::{BlobStream, BoxError};
 use tierce_oci::{Descriptor, Digest, Document, MediaType, Repository, Selector};
+use tokio::sync::OwnedSemaphorePermit;
 
 use crate::challenge::Access;
 use crate::client::{Call, Client, Registry, RepositoryClient, Target, success};
@@ -107,9 +108,11 @@ pub(crate) async fn open_blob(
     if from >= blob.size {
         return Ok(stream::empty().boxed());
     }
+    let registry = client.registry(&repository.registry)?;
     let mut download = Download {
         client: client.clone(),
-        registry: client.registry(&repository.registry)?,
+        _turn: registry.turn_to_read().await,
+        registry,
         repository: repository.clone(),
         digest: blob.digest,
         size: blob.size,
@@ -131,6 +134,8 @@ pub(crate) async fn open_blob(
 /// A blob on its way here.
 struct Download {
     client: Client,
+    /// Counts against what the registry takes at once.
+    _turn: Option<OwnedSemaphorePermit>,
     registry: Arc<Registry>,
     repository: Repository,
     digest: Digest,

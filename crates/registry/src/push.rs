@@ -12,7 +12,7 @@ use bytes::Bytes;
 use futures_util::{Stream, StreamExt as _, stream};
 use reqwest::header::{CONTENT_TYPE, HeaderMap, HeaderValue};
 use reqwest::{Method, StatusCode};
-use tierce_image::{Blob, BlobAt, BlobSource, Content, ImageSink, OpenBlobError, Placed};
+use tierce_image::{Blob, BlobAt, BlobSource, Content, ImageSink, Jobs, OpenBlobError, Placed};
 use tierce_oci::{Digest, Document, Selector, Tag};
 use tokio::sync::mpsc;
 use url::Url;
@@ -28,6 +28,15 @@ use crate::transport::Reply;
 
 impl ImageSink for RepositoryClient {
     type Error = RegistryError;
+
+    fn jobs(&self, wanted: Jobs) -> Jobs {
+        // A bad name is told by the first request.
+        let settled = self
+            .registry()
+            .ok()
+            .and_then(|it| it.settings().concurrency);
+        settled.map_or(wanted, |most| Jobs(wanted.0.min(most)))
+    }
 
     /// Asks by HEAD. Registries hold a manifest only with all that it names, so the answer stands
     /// for the whole.
@@ -285,7 +294,7 @@ impl RepositoryClient {
             reqwest::Body::wrap_stream(body),
             descriptor.size,
         ));
-        let timeouts = *self.client.transport().timeouts();
+        let timeouts = *registry.timeouts();
         let mut feed = pin!(feed(source, pieces, timeouts.read));
         tokio::select! {
             // An early answer is a no; the rest of the bytes is not wanted.

@@ -8,6 +8,7 @@ use crate::control::{ControlPlane, Unmanaged};
 use crate::credentials::{Anonymous, CredentialSource};
 use crate::endpoint::PlainHttp;
 use crate::error::Cause;
+use crate::hosts::{BadAddress, Hosts};
 use crate::manners::Manners;
 use crate::retry::RetryPolicy;
 
@@ -18,6 +19,8 @@ pub struct ClientSettings {
     pub ca_files: Vec<PathBuf>,
     /// Which registries are spoken to without TLS.
     pub plain_http: PlainHttp,
+    /// What is settled about single hosts, over what is said here for all.
+    pub hosts: Hosts,
     /// How the client introduces itself.
     pub user_agent: String,
     /// When to try again.
@@ -39,6 +42,7 @@ impl Default for ClientSettings {
         Self {
             ca_files: Vec::new(),
             plain_http: PlainHttp::default(),
+            hosts: Hosts::default(),
             user_agent: concat!("tierce/", env!("CARGO_PKG_VERSION")).to_owned(),
             retry: RetryPolicy::default(),
             timeouts: Timeouts::default(),
@@ -55,7 +59,9 @@ impl Default for ClientSettings {
 pub struct Timeouts {
     /// For a connection, TLS included.
     pub connect: Duration,
-    /// For the beginning of an answer, and for each next piece in either direction.
+    /// For the beginning of an answer; as long as `read` when `None`.
+    pub header: Option<Duration>,
+    /// For each next piece in either direction.
     pub read: Duration,
     /// For all of a manifest, of a token server's answer, or of the text that explains an error:
     /// piece by piece they could be drawn out without end.
@@ -68,6 +74,7 @@ impl Default for Timeouts {
     fn default() -> Self {
         Self {
             connect: Duration::from_secs(30),
+            header: None,
             read: Duration::from_mins(1),
             document: Duration::from_mins(1),
             // buildkit had to go from half a minute to this (moby/buildkit#3995).
@@ -99,6 +106,37 @@ pub enum SettingsError {
     BadAuthority {
         /// The file.
         path: PathBuf,
+        /// Why.
+        #[source]
+        source: Cause,
+    },
+    /// A registry or its mirror cannot be at the address that was given.
+    #[error("an address that was given for it cannot be used")]
+    Address(#[source] BadAddress),
+    /// A directory of certificates, or a file of a client certificate, cannot be read.
+    #[error("could not read {}", path.display())]
+    ReadCertificates {
+        /// The directory or file.
+        path: PathBuf,
+        /// Why.
+        #[source]
+        source: std::io::Error,
+    },
+    /// A client certificate without its key, or a key without its certificate.
+    #[error("{} is there without {}", path.display(), partner.file_name().unwrap_or_default().display())]
+    Unpaired {
+        /// The file.
+        path: PathBuf,
+        /// The file that should be beside it.
+        partner: PathBuf,
+    },
+    /// A client certificate and its key are no pair, or one of them is broken.
+    #[error("{} and {} cannot be used as a client certificate", certificate.display(), key.display())]
+    BadClientCertificate {
+        /// The file of the certificate.
+        certificate: PathBuf,
+        /// The file of the key.
+        key: PathBuf,
         /// Why.
         #[source]
         source: Cause,

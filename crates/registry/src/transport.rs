@@ -4,8 +4,8 @@
 //! (storage behind it answers 400 when it sees them), TLS must not be left on the way, and a body
 //! that streams cannot be sent twice.
 
-use std::path::PathBuf;
-use std::sync::OnceLock;
+use std::collections::BTreeMap;
+use std::sync::{Arc, Mutex, PoisonError};
 use std::time::{Duration, SystemTime};
 
 use bytes::{Bytes, BytesMut};
@@ -17,11 +17,13 @@ use reqwest::header::{
 use reqwest::{Certificate, Method, StatusCode};
 use url::Url;
 
-use crate::endpoint::{Endpoint, Scheme, destination, host_and_port, is_loopback};
+use crate::certificates::{read_authorities, read_identity};
+use crate::endpoint::{Endpoint, destination, host_and_port, is_loopback};
 use crate::error::{
     Answer, Author, Cause, ConnectionFailure, Problem, RegistryError, RequestLine, Step,
     read_error_body,
 };
+use crate::hosts::{Host, HostTable, Trust};
 use crate::retry::Tally;
 use crate::secret::KnownSecrets;
 use crate::settings::{ClientSettings, SettingsError, Timeouts};
@@ -32,22 +34,32 @@ const MAX_REDIRECTS: usize = 10;
 /// How much of an error's body is read: what registries write fits many times over.
 const MAX_ERROR_BODY: usize = 64 * 1024;
 
-/// The HTTP client, made when it is first needed: loading the system's certificates takes longer
-/// than a whole push that finds nothing to do on a registry of this machine.
+/// The HTTP clients, one for each way to connect. They are made when they are first needed: loading
+/// the system's certificates takes longer than a whole push that finds nothing to do on a registry of
+/// this machine.
 #[derive(Debug)]
 pub(crate) struct Transport {
     authorities: Vec<Certificate>,
     user_agent: HeaderValue,
-    timeouts: Timeouts,
-    /// For registries of this machine, which no proxy could reach.
-    direct: OnceLock<reqwest::Client>,
-    outward: OnceLock<reqwest::Client>,
+    hosts: HostTable,
+    clients: Mutex<BTreeMap<Way, reqwest::Client>>,
+}
+
+/// What is settled when a connection is made.
+#[derive(Debug, Clone, PartialEq, Eq, PartialOrd, Ord)]
+struct Way {
+    /// To this machine, where no proxy could reach it.
+    direct: bool,
+    trust: Trust,
+    connect_timeout: Duration,
 }
 
 /// One request, ready but for its connection.
 pub(crate) struct Wire<'a> {
     /// The registry's name, for people; `None` when a token server is asked.
     pub(crate) registry: Option<&'a str>,
+    /// What is settled about the server that is meant; found by its address when `None`.
+    pub(crate) host: Option<&'a Arc<Host>>,
     /// The server that is meant, wherever `url` leads: it alone sees `authorization`.
     pub(crate) endpoint: &'a Endpoint,
     pub(crate) method: Method,
@@ -90,37 +102,68 @@ impl Transport {
         Ok(Self {
             authorities,
             user_agent,
-            timeouts: settings.timeouts,
-            direct: OnceLock::new(),
-            outward: OnceLock::new(),
+            hosts: HostTable::new(settings.hosts.clone(), settings.timeouts),
+            clients: Mutex::default(),
         })
     }
 
-    pub(crate) fn timeouts(&self) -> &Timeouts {
-        &self.timeouts
+    /// What is settled about the host of that name.
+    pub(crate) fn host(&self, name: &str) -> Result<Arc<Host>, RegistryError> {
+        self.hosts
+            .find(name)
+            .map_err(|source| bad_settings(name, source))
     }
 
-    fn client(&self, is_loopback: bool) -> Result<&reqwest::Client, RegistryError> {
-        let cell = if is_loopback {
-            &self.direct
-        } else {
-            &self.outward
+    /// What is settled about a mirror of `registry`.
+    pub(crate) fn mirror_host(
+        &self,
+        registry: &Host,
+        name: &str,
+    ) -> Result<Arc<Host>, RegistryError> {
+        let host = self.hosts.find_mirror(registry, name);
+        host.map_err(|source| bad_settings(name, source))
+    }
+
+    fn client(&self, url: &Url, host: &Host) -> Result<reqwest::Client, RegistryError> {
+        host.warn_if_insecure();
+        let way = Way {
+            direct: is_loopback(url),
+            trust: host.trust.clone(),
+            connect_timeout: host.timeouts.connect,
         };
-        if let Some(client) = cell.get() {
-            return Ok(client);
+        let mut clients = self.clients.lock().unwrap_or_else(PoisonError::into_inner);
+        if let Some(client) = clients.get(&way) {
+            return Ok(client.clone());
         }
-        let client = self.build(is_loopback)?;
-        Ok(cell.get_or_init(|| client))
+        let client = self.build(&way, host_and_port(url))?;
+        clients.insert(way, client.clone());
+        Ok(client)
     }
 
-    fn build(&self, is_loopback: bool) -> Result<reqwest::Client, RegistryError> {
+    fn build(&self, way: &Way, host: &str) -> Result<reqwest::Client, RegistryError> {
+        let mut authorities = self.authorities.clone();
+        for path in &way.trust.ca_files {
+            let more = read_authorities(path).map_err(|source| bad_settings(host, source))?;
+            authorities.extend(more);
+        }
+        let identity = match &way.trust.certificate {
+            Some(pair) => {
+                let read = read_identity(pair);
+                Some(read.map_err(|source| bad_settings(host, source))?)
+            }
+            None => None,
+        };
         let builder = || {
-            let builder = reqwest::Client::builder()
+            let mut builder = reqwest::Client::builder()
                 .user_agent(self.user_agent.clone())
                 .redirect(reqwest::redirect::Policy::none())
-                .connect_timeout(self.timeouts.connect)
-                .tls_certs_merge(self.authorities.iter().cloned());
-            if is_loopback {
+                .connect_timeout(way.connect_timeout)
+                .tls_danger_accept_invalid_certs(way.trust.insecure)
+                .tls_certs_merge(authorities.iter().cloned());
+            if let Some(identity) = &identity {
+                builder = builder.identity(identity.clone());
+            }
+            if way.direct {
                 builder.no_proxy()
             } else {
                 builder
@@ -143,6 +186,7 @@ impl Transport {
     pub(crate) async fn send(&self, wire: Wire<'_>) -> Result<Reply, RegistryError> {
         let Wire {
             registry,
+            host: meant,
             endpoint,
             method,
             mut url,
@@ -163,6 +207,12 @@ impl Transport {
         loop {
             let is_meant = endpoint.owns(&url);
             let registry = registry.filter(|_| is_meant);
+            // Whom we are sent to is another host, with settings of its own.
+            let settled = match meant.filter(|_| is_meant) {
+                Some(host) => Arc::clone(host),
+                None => self.host(host_and_port(&url))?,
+            };
+            let timeouts = settled.timeouts;
             let host = registry.unwrap_or(host_and_port(&url)).to_owned();
             let author = match (is_meant, registry) {
                 (true, Some(_)) => Author::Registry,
@@ -171,7 +221,7 @@ impl Transport {
             };
             let line = line(&method, &url, registry.is_some());
             let mut request = self
-                .client(is_loopback(&url))?
+                .client(&url, &settled)?
                 .request(method.clone(), url.clone())
                 .headers(headers.clone());
             if is_meant && let Some(authorization) = &authorization {
@@ -190,10 +240,11 @@ impl Transport {
             let answer = if streams {
                 request.send().await
             } else {
-                match tokio::time::timeout(self.timeouts.read, request.send()).await {
+                let patience = timeouts.header.unwrap_or(timeouts.read);
+                match tokio::time::timeout(patience, request.send()).await {
                     Ok(answer) => answer,
                     Err(_) => {
-                        let cause = waited(self.timeouts.read);
+                        let cause = waited(patience);
                         let failure = ConnectionFailure::new(peer, &line, Step::Wait, cause);
                         return Err(RegistryError::connection(failure));
                     }
@@ -210,7 +261,7 @@ impl Transport {
                 from_registry: registry.is_some(),
                 author,
                 secrets: secrets.clone(),
-                timeouts: self.timeouts,
+                timeouts,
             };
             if !reply.asks_to_go_elsewhere(&method, streams) {
                 return Ok(reply);
@@ -233,25 +284,11 @@ impl Transport {
     }
 }
 
-fn read_authorities(path: &PathBuf) -> Result<Vec<Certificate>, SettingsError> {
-    let pem = std::fs::read(path).map_err(|source| SettingsError::ReadAuthorities {
-        path: path.clone(),
-        source,
-    })?;
-    let bad = |error: &reqwest::Error| SettingsError::BadAuthority {
-        path: path.clone(),
-        source: Cause::of(error),
-    };
-    let certificates = Certificate::from_pem_bundle(&pem).map_err(|error| bad(&error))?;
-    if certificates.is_empty() {
-        return Err(SettingsError::NoAuthorities { path: path.clone() });
+fn bad_settings(host: &str, source: SettingsError) -> RegistryError {
+    RegistryError::Settings {
+        host: host.to_owned(),
+        source: Box::new(source),
     }
-    // They are only looked into when a client is made of them.
-    reqwest::Client::builder()
-        .tls_certs_only(certificates.iter().cloned())
-        .build()
-        .map_err(|error| bad(&error))?;
-    Ok(certificates)
 }
 
 fn line(method: &Method, url: &Url, from_registry: bool) -> RequestLine {
@@ -300,19 +337,11 @@ impl Reply {
 
     /// Where `Location` leads, resolved against the request's URL.
     pub(crate) fn location(&self, endpoint: &Endpoint) -> Result<Url, RegistryError> {
-        let mut target = self
+        let target = self
             .header(LOCATION)
             .and_then(|text| self.response.url().join(text).ok())
             .ok_or_else(|| self.bad(Problem::NoLocation))?;
-        // Registries behind a proxy that ends TLS often name themselves with `http`.
-        if endpoint.scheme() == Scheme::Https
-            && target.scheme() == "http"
-            && host_and_port(&target) == endpoint.authority()
-        {
-            // Both schemes are special ones, between which the URL standard allows the change.
-            let _ = target.set_scheme("https");
-        }
-        Ok(target)
+        Ok(endpoint.place(target))
     }
 
     /// The next piece of the body.

@@ -23,6 +23,7 @@
 //! assert_clean(&Checker::new().registry(&registry, "bases/tiny", "1"));
 //! ```
 
+mod between;
 pub mod check;
 pub mod ecr;
 mod fault;
@@ -41,6 +42,7 @@ mod token;
 pub mod tree;
 
 pub use axum::http::{Method, StatusCode};
+pub use between::{Proxy, TlsEnd};
 pub use ecr::FakeEcr;
 pub use fault::{Fault, Gate, LocationStyle};
 pub use limit::RateLimit;

@@ -1,6 +1,7 @@
 //! Certificates made on the spot: an authority that clients can be told to trust, and keys that
 //! sign tokens.
 
+use std::fmt;
 use std::io;
 use std::path::{Path, PathBuf};
 use std::sync::Arc;
@@ -10,19 +11,32 @@ use rcgen::{
     KeyPair, KeyUsagePurpose, SigningKey,
 };
 use tempfile::TempDir;
-use tokio_rustls::rustls::ServerConfig;
 use tokio_rustls::rustls::crypto::aws_lc_rs;
 use tokio_rustls::rustls::pki_types::{CertificateDer, PrivateKeyDer, PrivatePkcs8KeyDer};
+use tokio_rustls::rustls::server::WebPkiClientVerifier;
+use tokio_rustls::rustls::server::danger::ClientCertVerifier;
+use tokio_rustls::rustls::{RootCertStore, ServerConfig};
+
+/// The name, besides those of this machine, that server certificates are for: tests reach it through
+/// proxies.
+const ELSEWHERE: &str = "registry.test";
 
 /// A certificate authority of one test, and the server certificate it issued.
-#[derive(Debug)]
 pub(crate) struct Authority {
     directory: TempDir,
+    issuer: CertifiedIssuer<'static, KeyPair>,
     pub(crate) server: Arc<ServerConfig>,
 }
 
+impl fmt::Debug for Authority {
+    fn fmt(&self, formatter: &mut fmt::Formatter<'_>) -> fmt::Result {
+        let path = self.path();
+        formatter.debug_tuple("Authority").field(&path).finish()
+    }
+}
+
 impl Authority {
-    /// Makes an authority and a certificate for `localhost` and `127.0.0.1`.
+    /// Makes an authority and a certificate for `localhost`, `127.0.0.1` and `registry.test`.
     pub(crate) fn new() -> io::Result<Self> {
         let mut parameters = CertificateParams::default();
         parameters.is_ca = IsCa::Ca(BasicConstraints::Unconstrained);
@@ -33,31 +47,13 @@ impl Authority {
         let key = KeyPair::generate().map_err(io::Error::other)?;
         let issuer = CertifiedIssuer::self_signed(parameters, key).map_err(io::Error::other)?;
 
-        let names = vec!["localhost".to_owned(), "127.0.0.1".to_owned()];
-        let mut parameters = CertificateParams::new(names).map_err(io::Error::other)?;
-        parameters
-            .distinguished_name
-            .push(DnType::CommonName, "localhost");
-        parameters.extended_key_usages = vec![ExtendedKeyUsagePurpose::ServerAuth];
-        parameters.use_authority_key_identifier_extension = true;
-        let key = KeyPair::generate().map_err(io::Error::other)?;
-        let certificate = parameters
-            .signed_by(&key, &issuer)
-            .map_err(io::Error::other)?;
-
-        let chain: Vec<CertificateDer<'static>> =
-            vec![certificate.der().clone(), issuer.der().clone()];
-        let key = PrivateKeyDer::Pkcs8(PrivatePkcs8KeyDer::from(key.serialize_der()));
-        let server = ServerConfig::builder_with_provider(Arc::new(aws_lc_rs::default_provider()))
-            .with_safe_default_protocol_versions()
-            .and_then(|builder| builder.with_no_client_auth().with_single_cert(chain, key))
-            .map_err(io::Error::other)?;
-
         let directory = tempfile::tempdir()?;
         std::fs::write(directory.path().join("ca.pem"), issuer.pem())?;
+        let server = server_config(&issuer, None)?;
         Ok(Self {
             directory,
-            server: Arc::new(server),
+            issuer,
+            server,
         })
     }
 
@@ -65,6 +61,72 @@ impl Authority {
     pub(crate) fn path(&self) -> PathBuf {
         self.directory.path().join("ca.pem")
     }
+
+    /// Makes a certificate for a client, and a server that lets in those alone who have one.
+    pub(crate) fn demanding(&self) -> io::Result<(ClientFiles, Arc<ServerConfig>)> {
+        let purpose = ExtendedKeyUsagePurpose::ClientAuth;
+        let (certificate, key) = issue(&self.issuer, &[], purpose)?;
+        let files = ClientFiles {
+            certificate: self.directory.path().join("client.cert"),
+            key: self.directory.path().join("client.key"),
+        };
+        std::fs::write(&files.certificate, certificate.pem())?;
+        std::fs::write(&files.key, key.serialize_pem())?;
+
+        let mut roots = RootCertStore::empty();
+        let root = self.issuer.der().clone();
+        roots.add(root).map_err(io::Error::other)?;
+        let provider = Arc::new(aws_lc_rs::default_provider());
+        let verifier = WebPkiClientVerifier::builder_with_provider(Arc::new(roots), provider)
+            .build()
+            .map_err(io::Error::other)?;
+        Ok((files, server_config(&self.issuer, Some(verifier))?))
+    }
+}
+
+/// A client's certificate and its key, as PEM files.
+#[derive(Debug, Clone)]
+pub(crate) struct ClientFiles {
+    pub(crate) certificate: PathBuf,
+    pub(crate) key: PathBuf,
+}
+
+fn issue(
+    issuer: &CertifiedIssuer<'static, KeyPair>,
+    names: &[&str],
+    purpose: ExtendedKeyUsagePurpose,
+) -> io::Result<(rcgen::Certificate, KeyPair)> {
+    let names: Vec<_> = names.iter().map(|name| (*name).to_owned()).collect();
+    let mut parameters = CertificateParams::new(names).map_err(io::Error::other)?;
+    parameters
+        .distinguished_name
+        .push(DnType::CommonName, "tierce testkit");
+    parameters.extended_key_usages = vec![purpose];
+    parameters.use_authority_key_identifier_extension = true;
+    let key = KeyPair::generate().map_err(io::Error::other)?;
+    let certificate = parameters
+        .signed_by(&key, issuer)
+        .map_err(io::Error::other)?;
+    Ok((certificate, key))
+}
+
+fn server_config(
+    issuer: &CertifiedIssuer<'static, KeyPair>,
+    clients: Option<Arc<dyn ClientCertVerifier>>,
+) -> io::Result<Arc<ServerConfig>> {
+    let names = ["localhost", "127.0.0.1", ELSEWHERE];
+    let (certificate, key) = issue(issuer, &names, ExtendedKeyUsagePurpose::ServerAuth)?;
+    let chain: Vec<CertificateDer<'static>> = vec![certificate.der().clone(), issuer.der().clone()];
+    let key = PrivateKeyDer::Pkcs8(PrivatePkcs8KeyDer::from(key.serialize_der()));
+    let builder = ServerConfig::builder_with_provider(Arc::new(aws_lc_rs::default_provider()))
+        .with_safe_default_protocol_versions()
+        .map_err(io::Error::other)?;
+    let builder = match clients {
+        Some(verifier) => builder.with_client_cert_verifier(verifier),
+        None => builder.with_no_client_auth(),
+    };
+    let config = builder.with_single_cert(chain, key);
+    Ok(Arc::new(config.map_err(io::Error::other)?))
 }
 
 /// A P-256 key with a self-signed certificate, as `docker-registry` wants it for tokens.

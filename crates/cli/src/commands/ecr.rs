@@ -33,24 +33,28 @@ pub(crate) async fn ecr(
     output: Output,
 ) -> Result<()> {
     match command {
-        EcrCommand::Create(arguments) => create(&arguments, output).await,
+        EcrCommand::Create(arguments) => create(&arguments, environment, output).await,
         EcrCommand::Login(arguments) => login(arguments, environment, output).await,
-        EcrCommand::Prune(arguments) => prune(&arguments, output).await,
-        EcrCommand::Describe(arguments) => describe(&arguments, output).await,
+        EcrCommand::Prune(arguments) => prune(&arguments, environment, output).await,
+        EcrCommand::Describe(arguments) => describe(&arguments, environment, output).await,
     }
 }
 
-fn open_aws(options: &EcrOptions) -> Result<Aws> {
+fn open_aws(options: &EcrOptions, environment: &Environment) -> Result<Aws> {
     // Made for the sake of what it says about authorities that cannot be used.
     drop(Client::new(ClientSettings {
         ca_files: options.ca_file.clone(),
         ..ClientSettings::default()
     })?);
-    Ok(registries::aws(&options.aws, &options.ca_file))
+    registries::aws(&options.aws, &options.ca_file, environment)
 }
 
-async fn open(name: &EcrRepositoryName, options: &EcrOptions) -> Result<Repositories> {
-    let aws = open_aws(options)?;
+async fn open(
+    name: &EcrRepositoryName,
+    options: &EcrOptions,
+    environment: &Environment,
+) -> Result<Repositories> {
+    let aws = open_aws(options, environment)?;
     Ok(match &name.host {
         Some(host) => {
             if let Some(region) = &options.region
@@ -66,10 +70,14 @@ async fn open(name: &EcrRepositoryName, options: &EcrOptions) -> Result<Reposito
     })
 }
 
-async fn create(arguments: &EcrCreateArguments, output: Output) -> Result<()> {
+async fn create(
+    arguments: &EcrCreateArguments,
+    environment: &Environment,
+    output: Output,
+) -> Result<()> {
     let wishes = wishes(arguments)?;
     let name = &arguments.repository;
-    let repositories = open(name, &arguments.options).await?;
+    let repositories = open(name, &arguments.options, environment).await?;
     let made = repositories
         .create(&name.path, &wishes)
         .await
@@ -144,7 +152,7 @@ async fn login(
         let text = "--print prints the password and nothing else: leave out --json".to_owned();
         return Err(UsageError(text).into());
     }
-    let aws = open_aws(&arguments.options)?;
+    let aws = open_aws(&arguments.options, environment)?;
     let region = arguments.options.region;
     let registry = match (arguments.registry, region) {
         (Some(name), None) => name.0,
@@ -196,13 +204,17 @@ async fn login(
     Ok(())
 }
 
-async fn prune(arguments: &EcrPruneArguments, output: Output) -> Result<()> {
+async fn prune(
+    arguments: &EcrPruneArguments,
+    environment: &Environment,
+    output: Output,
+) -> Result<()> {
     if arguments.keep.is_none() && arguments.older_than.is_none() {
         return Err(UsageError("what may go is not said".to_owned()))
             .hint("say it with --keep N, --older-than AGE, or both");
     }
     let name = &arguments.repository;
-    let repositories = open(name, &arguments.options).await?;
+    let repositories = open(name, &arguments.options, environment).await?;
     let description = repositories.describe(&name.path).await?;
     let rules = PruneRules {
         keep: arguments.keep,
@@ -406,9 +418,13 @@ fn describe_age(seconds: u64) -> String {
 /// How many images a description lists; all that there are would be a hundred thousand.
 const LISTED: usize = 10;
 
-async fn describe(arguments: &EcrDescribeArguments, output: Output) -> Result<()> {
+async fn describe(
+    arguments: &EcrDescribeArguments,
+    environment: &Environment,
+    output: Output,
+) -> Result<()> {
     let name = &arguments.repository;
-    let repositories = open(name, &arguments.options).await?;
+    let repositories = open(name, &arguments.options, environment).await?;
     let description = repositories.describe(&name.path).await?;
     let policy = told(repositories.lifecycle_policy(&name.path).await)?;
     let tags = told(repositories.resource_tags(&description.arn).await)?;

@@ -2,6 +2,8 @@
 
 mod auth;
 mod connection;
+mod hosts;
+mod mirrors;
 mod pull;
 mod push;
 mod secrets;
