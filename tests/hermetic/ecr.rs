@@ -8,7 +8,9 @@ use std::time::{Duration, SystemTime, UNIX_EPOCH};
 use serde_json::{Value, json};
 use tierce_oci::Digest;
 use tierce_testkit::FakeEcr;
+use tierce_testkit::check::{Checker, assert_clean};
 use tierce_testkit::ecr::Function;
+use tierce_testkit::images::{Format, lambda_base};
 use tierce_testkit::sandbox::{Command, DockerConfig, HelperBehaviour, Output};
 
 use crate::support::World;
@@ -364,7 +366,7 @@ fn who_has_no_credentials_is_told_how_to_get_some() {
     let arguments = ["ecr", "describe", "orders", "--aws-profile=absent"];
     let stderr = ecr.world.fails_as(1, without(&arguments));
     insta::assert_snapshot!(stderr, @r"
-    error: no AWS credentials were found: not in the environment, in the profile `absent`, or from a role of the container or the instance
+    error: no AWS credentials were found in the profile `absent`
     hint: name a profile with `--aws-profile` or AWS_PROFILE, log in with `aws sso login`, or set AWS_ACCESS_KEY_ID and AWS_SECRET_ACCESS_KEY; `docker login` does too
     ");
     let no_region = ecr
@@ -953,4 +955,168 @@ fn tokens_of_any_lifetime_do() {
         drop(ecr.ok(&["ecr", "login", "--print"]));
         assert_eq!(ecr.fake.calls_of("GetAuthorizationToken").len(), 1);
     }
+}
+
+/// A sandbox in which ECR's real names lead to the fake, with a function on a base of ECR Public.
+fn with_function() -> Ecr {
+    let fake = FakeEcr::builder()
+        .repository("orders")
+        .with_public()
+        .start();
+    let public = fake.public().unwrap();
+    lambda_base(Format::Docker, "amd64").put(public, "lambda/python", Some("3.12"));
+    let ecr = Ecr::with(fake);
+    ecr.world.app("public.ecr.aws/lambda/python:3.12", "");
+    ecr.settle("");
+    ecr
+}
+
+impl Ecr {
+    /// Writes `registries.toml`; `more` follows the table of the private registry.
+    fn settle(&self, more: &str) {
+        let directory = self.world.sandbox.config().join("tierce");
+        fs::create_dir_all(&directory).unwrap();
+        let mut text = String::new();
+        if let Some(public) = self.fake.public() {
+            text = format!("[\"public.ecr.aws\"]\nendpoint = \"{}\"\n", public.url());
+        }
+        let (name, url) = (self.fake.name(), self.fake.registry().url());
+        text += &format!("[\"{name}\"]\nendpoint = \"{url}\"\n{more}\n");
+        fs::write(directory.join("registries.toml"), text).unwrap();
+    }
+
+    /// A build that is pushed, with everything said.
+    fn push(&self) -> Command {
+        let name = format!("{}:1", self.orders());
+        self.tierce(&["build", "app", "-vv", "-t", &name, "--push"])
+    }
+}
+
+#[test]
+fn a_push_gets_its_token_from_aws() {
+    let ecr = with_function();
+    let output = ecr.push().run().assert_success();
+    assert_clean(&Checker::new().registry(ecr.fake.registry(), "orders", "1"));
+    // One token for all of a run, and one for the base, which then counts as somebody's.
+    assert_eq!(ecr.fake.calls_of("ecr:GetAuthorizationToken").len(), 1);
+    assert_eq!(
+        ecr.fake.calls_of("ecr-public:GetAuthorizationToken").len(),
+        1
+    );
+    ecr.assert_no_secret(&said(&output), &[]);
+}
+
+#[test]
+fn a_login_by_hand_comes_before_aws() {
+    let ecr = with_function();
+    let password = ecr.fake.registry().issue_password();
+    let config = DockerConfig::new().auth(ecr.fake.name(), "AWS", &password);
+    ecr.world.sandbox.docker_config(&config);
+    let output = ecr.push().run().assert_success();
+    assert!(ecr.fake.calls_of("ecr:GetAuthorizationToken").is_empty());
+    ecr.assert_no_secret(&said(&output), &["config.json"]);
+    // So does a helper.
+    let helper = HelperBehaviour::answer("AWS", &password);
+    ecr.world.sandbox.credential_helper("kept", &helper);
+    let config = DockerConfig::new().cred_helper(ecr.fake.name(), "kept");
+    ecr.world.sandbox.docker_config(&config);
+    drop(ecr.push().run().assert_success());
+    assert!(ecr.fake.calls_of("ecr:GetAuthorizationToken").is_empty());
+    assert!(!ecr.world.sandbox.helper_calls("kept").is_empty());
+}
+
+#[test]
+fn a_public_base_needs_no_credentials() {
+    let ecr = with_function();
+    let build = || {
+        let build = ecr.tierce(&["build", "app", "-v", "-o", "oci:out:1"]);
+        build.env("TIERCE_CACHE", ecr.world.path("a-cache"))
+    };
+    // Who has none is anonymous, and so is who may not have a token.
+    let without = build()
+        .env_remove("AWS_ACCESS_KEY_ID")
+        .env_remove("AWS_SECRET_ACCESS_KEY");
+    let output = without.run().assert_success();
+    let why = "public.ecr.aws is asked without credentials: ";
+    assert!(
+        output
+            .stderr()
+            .contains(&format!("{why}no AWS credentials")),
+        "{output:?}"
+    );
+    ecr.fake.deny("ecr-public:GetAuthorizationToken");
+    fs::remove_dir_all(ecr.world.path("a-cache")).unwrap();
+    let output = build().run().assert_success();
+    assert!(
+        output.stderr().contains(&format!("{why}AWS refused")),
+        "{output:?}"
+    );
+    assert_eq!(
+        ecr.fake.calls_of("ecr-public:GetAuthorizationToken").len(),
+        1
+    );
+}
+
+#[test]
+fn a_push_without_credentials_tells_the_ways_of_aws() {
+    let ecr = with_function();
+    let push = ecr.tierce(&[
+        "push",
+        "--jobs=1",
+        "store:app",
+        &format!("{}:1", ecr.orders()),
+    ]);
+    drop(ecr.ok(&["build", "app"]));
+    let push = push
+        .env_remove("AWS_ACCESS_KEY_ID")
+        .env_remove("AWS_SECRET_ACCESS_KEY");
+    insta::assert_snapshot!(ecr.world.fails_as(1, push), @"
+    error: could not write `123456789012.dkr.ecr.eu-west-1.amazonaws.com/orders:1`
+      caused by: could not ask the target for the manifest `1`
+      caused by: could not get the credentials for registry 123456789012.dkr.ecr.eu-west-1.amazonaws.com
+      caused by: no AWS credentials were found: not in the environment, in the shared config files, or from a role of the container or the instance
+    hint: name a profile with `--aws-profile` or AWS_PROFILE, log in with `aws sso login`, or set AWS_ACCESS_KEY_ID and AWS_SECRET_ACCESS_KEY; `docker login` does too
+    ");
+    assert!(ecr.fake.calls_of("ecr:GetAuthorizationToken").is_empty());
+}
+
+#[test]
+fn each_registry_may_have_its_own_profile() {
+    let ecr = with_function();
+    let (id, secret) = ecr.fake.add_access_key();
+    let config = ecr.world.sandbox.write(
+        "aws-config",
+        format!("[profile shop]\naws_access_key_id={id}\naws_secret_access_key={secret}\n"),
+    );
+    let role = "arn:aws:iam::123456789012:role/pusher";
+    ecr.settle(&format!("aws-profile = \"shop\"\naws-role = \"{role}\""));
+    let push = ecr.push().env("AWS_CONFIG_FILE", config);
+    drop(push.run().assert_success());
+    let assumed = ecr.fake.calls_of("AssumeRole");
+    assert_eq!(assumed.len(), 1);
+    assert_eq!(assumed[0].access_key.as_deref(), Some(id.as_str()));
+    let token = &ecr.fake.calls_of("ecr:GetAuthorizationToken")[0];
+    assert!(
+        token
+            .access_key
+            .as_ref()
+            .is_some_and(|key| key.starts_with("ASIA"))
+    );
+    // The other registry is asked as ever.
+    let public = &ecr.fake.calls_of("ecr-public:GetAuthorizationToken")[0];
+    assert_ne!(public.access_key.as_deref(), Some(id.as_str()));
+}
+
+#[test]
+fn a_missing_repository_can_be_made() {
+    let ecr = with_function();
+    drop(ecr.ok(&["build", "app"]));
+    let name = format!("{}/team/new:1", ecr.fake.name());
+    // Only layers' uploads meet it, all at once.
+    let stderr = ecr.fails(1, &["push", "--jobs=1", "store:app", &name]);
+    let hint = format!(
+        "hint: make it with `tierce ecr create {}/team/new`, or push with `--create-repository`",
+        ecr.fake.name()
+    );
+    assert!(stderr.ends_with(&hint), "{stderr}");
 }

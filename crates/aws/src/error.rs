@@ -16,11 +16,7 @@ use crate::session::Identity;
 #[derive(Debug, thiserror::Error)]
 pub enum AwsError {
     /// Nothing says who we are.
-    #[error(
-        "no AWS credentials were found: not in the environment, in {}, \
-         or from a role of the container or the instance",
-        ProfilePlace(identity)
-    )]
+    #[error("no AWS credentials were found{}", Places(identity))]
     NoCredentials {
         /// As whom we were to come.
         identity: Identity,
@@ -314,14 +310,17 @@ impl AwsError {
     }
 }
 
-/// Where credentials were looked for in files.
-struct ProfilePlace<'a>(&'a Identity);
+/// Where credentials were looked for.
+struct Places<'a>(&'a Identity);
 
-impl fmt::Display for ProfilePlace<'_> {
+impl fmt::Display for Places<'_> {
     fn fmt(&self, formatter: &mut fmt::Formatter<'_>) -> fmt::Result {
         match &self.0.profile {
-            Some(profile) => write!(formatter, "the profile `{profile}`"),
-            None => formatter.write_str("the shared config files"),
+            Some(profile) => write!(formatter, " in the profile `{profile}`"),
+            None => formatter.write_str(
+                ": not in the environment, in the shared config files, \
+                 or from a role of the container or the instance",
+            ),
         }
     }
 }
