@@ -6,11 +6,12 @@ use std::process::Command;
 use cargo_metadata::{DependencyKind, Metadata, MetadataCommand};
 
 /// Which of the workspace's crates each may use, apart from dev-dependencies.
-const ARROWS: [(&str, &[&str]); 9] = [
+const ARROWS: [(&str, &[&str]); 10] = [
     ("tierce", &["tierce-cli"]),
     (
         "tierce-cli",
         &[
+            "tierce-aws",
             "tierce-image",
             "tierce-layer",
             "tierce-oci",
@@ -20,6 +21,10 @@ const ARROWS: [(&str, &[&str]); 9] = [
     ),
     ("tierce-layer", &["tierce-deflate", "tierce-oci"]),
     ("tierce-store", &["tierce-image", "tierce-oci"]),
+    (
+        "tierce-aws",
+        &["tierce-image", "tierce-oci", "tierce-registry"],
+    ),
     ("tierce-registry", &["tierce-image", "tierce-oci"]),
     ("tierce-deflate", &[]),
     ("tierce-image", &["tierce-oci"]),
@@ -101,6 +106,42 @@ fn testkit_is_only_for_tests() {
         assert!(
             !dependencies.contains("tierce-testkit"),
             "{name} ships testkit"
+        );
+    }
+}
+
+/// With their default features the SDKs would bring an HTTP client and a TLS stack of years ago
+/// beside our own.
+#[test]
+fn there_is_one_tls_stack_and_one_http() {
+    // The lock file names more: what features that nobody asks for would bring.
+    let tree = Command::new(env!("CARGO"))
+        .args(["tree", "--offline", "--locked", "--workspace"])
+        .args(["--prefix", "none", "--format", "{p}"])
+        .current_dir(env!("CARGO_MANIFEST_DIR"))
+        .output()
+        .expect("cargo runs");
+    assert!(tree.status.success(), "{tree:?}");
+    let tree = String::from_utf8(tree.stdout).expect("crates are named in ASCII");
+    let crates: BTreeSet<(&str, &str)> = tree
+        .lines()
+        .filter_map(|line| {
+            let (name, rest) = line.split_once(" v")?;
+            Some((name, rest.split(' ').next()?))
+        })
+        .collect();
+    let versions = |name: &str| -> Vec<&str> {
+        let found = crates.iter().filter(|(found, _)| *found == name);
+        found.map(|(_, version)| *version).collect()
+    };
+    for absent in ["ring", "openssl", "native-tls"] {
+        assert!(versions(absent).is_empty(), "{absent} is in the tree");
+    }
+    for (name, line) in [("hyper", "1."), ("rustls", "0.23.")] {
+        let found = versions(name);
+        assert!(
+            found.len() == 1 && found[0].starts_with(line),
+            "{name}: {found:?}"
         );
     }
 }

@@ -17,6 +17,7 @@
 //! | `referrers` | artifacts that are attached to images |
 //! | `registries` | credentials, certificates, refusals |
 //! | `registry_settings` | endpoints, mirrors, trust and proxies, as a user settles them |
+//! | `ecr` | repositories of ECR, and logins for other tools |
 //! | `ecr_push` | pushes to ECR by its real names: tokens, repositories, immutable tags, secrets |
 //! | `resuming` | pushes that are killed, and go on |
 //! | `bad_input` | is what is wrong named, and nothing left half-done |
@@ -36,6 +37,7 @@ mod caching;
 mod compression;
 mod destinations;
 mod determinism;
+mod ecr;
 mod ecr_push;
 mod head_start;
 mod inspect;

@@ -7,6 +7,7 @@ use std::path::PathBuf;
 use aws_credential_types::provider::error::CredentialsError;
 use aws_sdk_ecr::config::http::HttpResponse;
 use aws_sdk_ecr::error::SdkError;
+use aws_smithy_types::error::ErrorMetadata;
 use aws_smithy_types::error::metadata::ProvideErrorMetadata;
 
 use crate::session::Identity;
@@ -15,11 +16,7 @@ use crate::session::Identity;
 #[derive(Debug, thiserror::Error)]
 pub enum AwsError {
     /// Nothing says who we are.
-    #[error(
-        "no AWS credentials were found: not in the environment, in {}, \
-         or from a role of the container or the instance",
-        ProfilePlace(identity)
-    )]
+    #[error("no AWS credentials were found{}", Places(identity))]
     NoCredentials {
         /// As whom we were to come.
         identity: Identity,
@@ -117,10 +114,9 @@ impl Told {
     /// The words of `error` and of its causes, each once.
     fn by(error: &(dyn Error + 'static)) -> Self {
         /// Layers of the SDK that say nothing by themselves.
-        const EMPTY: [&str; 7] = [
+        const EMPTY: [&str; 6] = [
             "dispatch failure",
             "service error",
-            "unhandled error",
             "other",
             "io error",
             "user error",
@@ -129,9 +125,21 @@ impl Told {
         let mut told: Vec<String> = Vec::new();
         let mut next = Some(error);
         while let Some(error) = next {
-            let text = error.to_string();
+            // Its own words are those of a debugger.
+            let text = match error.downcast_ref::<ErrorMetadata>() {
+                Some(meta) => {
+                    let (code, message) = (meta.code(), meta.message());
+                    [code, message]
+                        .into_iter()
+                        .flatten()
+                        .collect::<Vec<_>>()
+                        .join(": ")
+                }
+                None => error.to_string(),
+            };
             let repeats = told.last().is_some_and(|last| last.ends_with(&text));
-            if !EMPTY.contains(&text.as_str()) && !repeats {
+            let is_empty = EMPTY.contains(&text.as_str()) || text.starts_with("unhandled error");
+            if !is_empty && !repeats {
                 told.push(text);
             }
             next = error.source();
@@ -302,14 +310,17 @@ impl AwsError {
     }
 }
 
-/// Where credentials were looked for in files.
-struct ProfilePlace<'a>(&'a Identity);
+/// Where credentials were looked for.
+struct Places<'a>(&'a Identity);
 
-impl fmt::Display for ProfilePlace<'_> {
+impl fmt::Display for Places<'_> {
     fn fmt(&self, formatter: &mut fmt::Formatter<'_>) -> fmt::Result {
         match &self.0.profile {
-            Some(profile) => write!(formatter, "the profile `{profile}`"),
-            None => formatter.write_str("the shared config files"),
+            Some(profile) => write!(formatter, " in the profile `{profile}`"),
+            None => formatter.write_str(
+                ": not in the environment, in the shared config files, \
+                 or from a role of the container or the instance",
+            ),
         }
     }
 }

@@ -12,11 +12,13 @@ use std::time::Duration;
 use aws_config::default_provider::credentials::DefaultCredentialsChain;
 use aws_config::default_provider::region::DefaultRegionChain;
 use aws_config::imds;
+use aws_config::profile::ProfileFileCredentialsProvider;
 use aws_config::provider_config::ProviderConfig;
 use aws_config::retry::RetryConfig;
 use aws_config::sts::AssumeRoleProvider;
 use aws_config::timeout::TimeoutConfig;
 use aws_config::{BehaviorVersion, Region, SdkConfig};
+use aws_credential_types::provider::SharedCredentialsProvider;
 use aws_smithy_http_client::proxy::ProxyConfig;
 use aws_smithy_http_client::tls::rustls_provider::CryptoMode;
 use aws_smithy_http_client::tls::{Provider, TlsContext, TrustStore};
@@ -218,22 +220,11 @@ impl Aws {
         let http = self.shared.http.get_or_try_init(|| self.http_client());
         let http = http.await?.clone();
         let region = Region::new(region.to_owned());
-        // One attempt, and no way through a proxy: it is on this machine's own network or nowhere.
-        let metadata = imds::Client::builder()
-            .configure(&ProviderConfig::without_region())
-            .max_attempts(1)
-            .connect_timeout(METADATA_PATIENCE)
-            .read_timeout(METADATA_PATIENCE)
-            .build();
         let provider_config = ProviderConfig::without_region()
             .with_region(Some(region.clone()))
             .with_http_client(http.clone());
-        let mut chain = DefaultCredentialsChain::builder()
-            .configure(provider_config)
-            .region(region.clone())
-            .imds_client(metadata);
         let mut loader = aws_config::defaults(BehaviorVersion::latest())
-            .region(region)
+            .region(region.clone())
             .http_client(http)
             .retry_config(RetryConfig::standard().with_max_attempts(4))
             .timeout_config(
@@ -243,14 +234,19 @@ impl Aws {
                     .operation_timeout(Duration::from_mins(1))
                     .build(),
             );
-        if let Some(profile) = &identity.profile {
-            chain = chain.profile_name(profile);
-            loader = loader.profile_name(profile);
-        }
-        let session = loader
-            .credentials_provider(chain.build().await)
-            .load()
-            .await;
+        let provider = match &identity.profile {
+            // Whoever names a profile means it, and not what the environment has: so do AWS's tools.
+            Some(profile) => {
+                loader = loader.profile_name(profile);
+                let provider = ProfileFileCredentialsProvider::builder()
+                    .configure(&provider_config)
+                    .profile_name(profile)
+                    .build();
+                SharedCredentialsProvider::new(provider)
+            }
+            None => SharedCredentialsProvider::new(standard_chain(provider_config, region).await),
+        };
+        let session = loader.credentials_provider(provider).load().await;
         let Some(role) = &identity.role else {
             return Ok(session);
         };
@@ -260,7 +256,7 @@ impl Aws {
             .build()
             .await;
         // Built anew, so that no credentials of the base are left in a cache.
-        let provider = aws_sdk_ecr::config::SharedCredentialsProvider::new(assumed);
+        let provider = SharedCredentialsProvider::new(assumed);
         let cache = aws_config::identity::IdentityCache::lazy().build();
         Ok(session
             .into_builder()
@@ -301,6 +297,23 @@ impl Aws {
             }),
         )
     }
+}
+
+/// Environment, config files, web identity, container, instance.
+async fn standard_chain(config: ProviderConfig, region: Region) -> DefaultCredentialsChain {
+    // One attempt, and no way through a proxy: it is on this machine's own network or nowhere.
+    let metadata = imds::Client::builder()
+        .configure(&ProviderConfig::without_region())
+        .max_attempts(1)
+        .connect_timeout(METADATA_PATIENCE)
+        .read_timeout(METADATA_PATIENCE)
+        .build();
+    DefaultCredentialsChain::builder()
+        .configure(config)
+        .region(region)
+        .imds_client(metadata)
+        .build()
+        .await
 }
 
 /// The region that the environment, the profile or the instance names.

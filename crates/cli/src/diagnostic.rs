@@ -176,6 +176,9 @@ fn known(cause: &(dyn std::error::Error + 'static)) -> Option<String> {
     if let Some(error) = cause.downcast_ref::<AwsError>() {
         return known_of_aws(error);
     }
+    if let Some(CreateError::Aws(error)) = cause.downcast_ref() {
+        return known_of_aws(error);
+    }
     let fixed = if matches!(cause.downcast_ref(), Some(WriteError::ImmutableTag { .. })) {
         IMMUTABLE
     } else if let Some(error) = cause.downcast_ref::<AssembleError>() {
@@ -225,10 +228,6 @@ fn known(cause: &(dyn std::error::Error + 'static)) -> Option<String> {
     };
     Some(fixed.to_owned())
 }
-
-/// A proxy is only known by what it says no to.
-const PROXY: &str =
-    "the proxy that HTTPS_PROXY or HTTP_PROXY names refuses; NO_PROXY goes around it";
 
 /// Where AWS's own credentials come from.
 const AWS_WAYS: &str = "name a profile with `--aws-profile` or AWS_PROFILE, log in with \
@@ -293,7 +292,7 @@ fn told(answer: &Answer, word: &str) -> bool {
 
 /// The repository that a request was about.
 fn repository_in(answer: &Answer) -> Option<&str> {
-    let path = answer.request.path.strip_prefix("/v2/")?;
+    let (_, path) = answer.request.path.split_once("/v2/")?;
     ["/blobs/", "/manifests/", "/tags/", "/referrers/"]
         .iter()
         .find_map(|part| Some(path.rsplit_once(part)?.0))
@@ -326,6 +325,10 @@ fn known_of_aws(error: &AwsError) -> Option<String> {
 }
 
 const IMMUTABLE: &str = "push under another tag; one that is immutable stays with its first image";
+
+/// A proxy is only known by what it says no to.
+const PROXY: &str =
+    "the proxy that HTTPS_PROXY or HTTP_PROXY names refuses; NO_PROXY goes around it";
 
 fn known_of_registry(error: &RegistryError) -> Option<&'static str> {
     Some(match error {

@@ -95,10 +95,10 @@ impl Environment {
             cache: path("TIERCE_CACHE").unwrap_or_else(|| directories.cache_dir().join("tierce")),
             source_date_epoch,
             credentials: ConfigFiles::usual(|name| env::var_os(name)),
-            registries,
             docker_config: path("DOCKER_CONFIG")
                 .or_else(|| Some(path("HOME")?.join(".docker")))
                 .map(|directory| directory.join("config.json")),
+            registries,
         })
     }
 }

@@ -179,11 +179,12 @@ async fn run(command: Command, output: Output) -> anyhow::Result<()> {
 
 /// `-v` shows what tierce does, `-vv` what it says to registries.
 fn start_log(verbose: u8, coloured: bool) {
+    // What the AWS SDK warns of comes as an error too, or is no matter.
     let filter = match verbose {
-        0 => "warn",
+        0 => "warn,aws_config=off,aws_runtime=off,aws_smithy_runtime=off",
         1 => {
-            "warn,tierce_cli=info,tierce_registry=info,tierce_aws=info,tierce_store=info,\
-             tierce_layer=info"
+            "warn,aws_config=off,aws_runtime=off,aws_smithy_runtime=off,tierce_cli=info,\
+             tierce_registry=info,tierce_aws=info,tierce_store=info,tierce_layer=info"
         }
         _ => {
             "warn,tierce_cli=debug,tierce_registry=debug,tierce_aws=debug,tierce_store=debug,\

@@ -1,5 +1,6 @@
 //! The registry client, as the command line and the environment want it.
 
+use std::collections::BTreeMap;
 use std::path::PathBuf;
 use std::sync::Arc;
 
@@ -27,13 +28,13 @@ pub(crate) fn client(
     } else {
         PlainHttp::Hosts(arguments.plain_http.clone())
     };
-    let registries = Registries::load(&environment.registries)?;
-    let aws = aws(&arguments.aws, &arguments.ca_file, &registries);
     let create = if create_repository {
         CreateMissing::Yes
     } else {
         CreateMissing::No
     };
+    let registries = Registries::load(&environment.registries)?;
+    let aws = aws_of(&arguments.aws, &arguments.ca_file, registries.aws);
     Ok(Client::new(ClientSettings {
         hosts: registries.hosts,
         ca_files: arguments.ca_file.clone(),
@@ -53,14 +54,27 @@ pub(crate) fn client(
     })?)
 }
 
-/// The way to AWS. Nothing is asked yet.
-pub(crate) fn aws(arguments: &AwsArguments, ca_files: &[PathBuf], registries: &Registries) -> Aws {
+/// The way to AWS. Nothing is asked yet; the user's file of registries is read.
+pub(crate) fn aws(
+    arguments: &AwsArguments,
+    ca_files: &[PathBuf],
+    environment: &Environment,
+) -> Result<Aws> {
+    let registries = Registries::load(&environment.registries)?;
+    Ok(aws_of(arguments, ca_files, registries.aws))
+}
+
+fn aws_of(
+    arguments: &AwsArguments,
+    ca_files: &[PathBuf],
+    of_hosts: BTreeMap<String, Identity>,
+) -> Aws {
     Aws::new(AwsSettings {
         identity: Identity {
             profile: arguments.aws_profile.clone(),
             role: arguments.aws_role.clone(),
         },
-        of_hosts: registries.identities().clone(),
+        of_hosts,
         ca_files: ca_files.to_vec(),
     })
 }

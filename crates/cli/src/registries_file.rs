@@ -27,8 +27,8 @@ use crate::time_span::TimeSpan;
 pub(crate) struct Registries {
     /// For the client.
     pub(crate) hosts: Hosts,
-    /// For AWS, by the registry's name.
-    identities: BTreeMap<String, Identity>,
+    /// As whom AWS is asked, by the registry's name.
+    pub(crate) aws: BTreeMap<String, Identity>,
 }
 
 /// The table of one registry.
@@ -76,11 +76,6 @@ impl Registries {
         Ok(registries)
     }
 
-    /// As whom AWS is asked for single registries, by their names.
-    pub(crate) fn identities(&self) -> &BTreeMap<String, Identity> {
-        &self.identities
-    }
-
     fn parse(path: &Path, text: &str) -> Result<Self, ConfigFileError> {
         let complain = |span, message| config_file::complain(path, text, &span, message);
         // Names come first: a host without quotes is a table in a table, whose keys mean nothing.
@@ -106,7 +101,7 @@ impl Registries {
                     profile: table.aws_profile.clone(),
                     role: table.aws_role.clone(),
                 };
-                registries.identities.insert(host.clone(), identity);
+                registries.aws.insert(host.clone(), identity);
             }
             for written in table.endpoint.iter().chain(&table.mirror) {
                 addresses.push((host.clone(), written.clone()));
@@ -263,8 +258,8 @@ mod tests {
             profile: Some("prod".to_owned()),
             role: Some("arn:aws:iam::123456789012:role/push".to_owned()),
         };
-        let identities = [(ECR.to_owned(), identity)].into();
-        assert_eq!(*registries.identities(), identities);
+        assert_eq!(registries.aws.get(ECR), Some(&identity));
+        assert_eq!(registries.aws.get("docker.io"), None);
     }
 
     #[test]

@@ -25,7 +25,6 @@ use crate::ecr_name::EcrRepositoryName;
 use crate::environment::Environment;
 use crate::output::{Output, describe_size};
 use crate::registries;
-use crate::registries_file::Registries;
 
 /// Runs `tierce ecr`.
 pub(crate) async fn ecr(
@@ -47,8 +46,7 @@ fn open_aws(options: &EcrOptions, environment: &Environment) -> Result<Aws> {
         ca_files: options.ca_file.clone(),
         ..ClientSettings::default()
     })?);
-    let registries = Registries::load(&environment.registries)?;
-    Ok(registries::aws(&options.aws, &options.ca_file, &registries))
+    registries::aws(&options.aws, &options.ca_file, environment)
 }
 
 async fn open(

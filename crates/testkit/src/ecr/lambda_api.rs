@@ -49,6 +49,7 @@ impl Core {
     pub(super) fn lambda(&self, action: &str, query: &Value) -> Result<Value, Failure> {
         match action {
             "ListFunctions" => self.list_functions(query),
+            "ListVersionsByFunction" => self.list_versions(query),
             "GetFunction" => self.get_function(query),
             _ => Err(unknown_operation(action)),
         }
@@ -65,6 +66,29 @@ impl Core {
         let sizes = (LARGEST_PAGE, LARGEST_PAGE);
         let (page, next) = self.page(functions, &query["Marker"], &query["MaxItems"], sizes)?;
         let mut answer = json!({"Functions": page});
+        if let Some(next) = next {
+            answer["NextMarker"] = next.into();
+        }
+        Ok(answer)
+    }
+
+    fn list_versions(&self, query: &Value) -> Result<Value, Failure> {
+        let asked = query["FunctionName"].as_str().unwrap_or_default();
+        let name = asked.rsplit(':').next().unwrap_or_default();
+        let functions = self.settings().functions.clone();
+        let versions: Vec<Value> = functions
+            .iter()
+            .filter(|function| function.name == name)
+            .map(|function| self.configuration(function, true))
+            .collect();
+        if versions.is_empty() {
+            let arn = self.arn("lambda", &format!("function:{name}"));
+            let message = format!("Function not found: {arn}");
+            return Err(Failure::new("ResourceNotFoundException", &message));
+        }
+        let sizes = (LARGEST_PAGE, LARGEST_PAGE);
+        let (page, next) = self.page(versions, &query["Marker"], &query["MaxItems"], sizes)?;
+        let mut answer = json!({"Versions": page});
         if let Some(next) = next {
             answer["NextMarker"] = next.into();
         }

@@ -164,10 +164,14 @@ impl Call {
             let action = if name.is_empty() {
                 "ListFunctions"
             } else {
+                let (name, action) = match name.strip_suffix("/versions") {
+                    Some(name) => (name, "ListVersionsByFunction"),
+                    None => (name, "GetFunction"),
+                };
                 let name = format!("name={}", name.replace('+', "%2B"));
                 let decoded = front::pairs(name.as_bytes());
                 body["FunctionName"] = decoded.first()?.1.clone().into();
-                "GetFunction"
+                action
             };
             return Some(Self {
                 service: Service::Lambda,
