@@ -8,7 +8,8 @@ use std::time::Duration;
 use tierce_image::{ImageSink as _, ImageSource as _};
 use tierce_oci::MediaType;
 use tierce_registry::{
-    Client, ConfigFiles, CredentialKind, Distrust, Problem, RegistryError, Secret,
+    Client, ClientSettings, ConfigFiles, CredentialKind, Distrust, Manners, Problem, RegistryError,
+    Secret,
 };
 use tierce_testkit::{Endpoint, FakeRegistry, Fault, Method, TokenField, TokenSettings};
 
@@ -454,6 +455,46 @@ async fn token_servers_have_bad_days_too() {
         let error = read().await.unwrap_err();
         assert_eq!(error.problem(), Some(&Problem::NoToken), "{body}");
     }
+}
+
+/// A client that knows the ways of ECR Public.
+fn at_public_ecr() -> Client {
+    Client::new(ClientSettings {
+        manners: |_| Manners {
+            answers_400_to_old_tokens: true,
+            ..Manners::default()
+        },
+        ..settings()
+    })
+    .unwrap()
+}
+
+#[tokio::test]
+async fn a_token_of_ecr_public_that_has_ended_is_replaced_though_nobody_says_so() {
+    let registry = FakeRegistry::builder().like_public_ecr().start();
+    let image = image();
+    image.put(&registry, "lambda/python", Some("1"));
+    let client = at_public_ecr();
+    let place = place(&client, &registry, "lambda/python");
+    place.manifest(&by_tag("1")).await.unwrap();
+    registry.expire_tokens();
+    place.manifest(&by_tag("1")).await.unwrap();
+    registry.expire_tokens();
+    let layer = &image.layers[0].blob;
+    let repository = repository(&registry, "lambda/python");
+    let read = fetch(&client, &repository, &descriptor(layer)).await;
+    assert_eq!(&read.unwrap(), layer);
+    let log = registry.log();
+    let refused = log.filter(|record| record.status_code() == 400);
+    assert_eq!((refused.len(), token_requests(&registry)), (2, 3), "{log}");
+
+    // A 400 for another reason is told after one more try.
+    registry.clear_log();
+    registry.inject(Fault::status(400).on(Method::GET, "/manifests/").always());
+    let error = place.manifest(&by_tag("1")).await.unwrap_err();
+    assert_eq!(error.status(), Some(400));
+    let log = registry.log();
+    assert_eq!(log.count(Method::GET, "/manifests/1"), 2, "{log}");
 }
 
 /// Files of credentials, and a helper, for a registry.

@@ -264,7 +264,11 @@ impl fmt::Display for Cell {
 impl Cell {
     /// How many bytes the body in question has, at least.
     fn bytes(&self, scene: &Scene) -> usize {
-        match self.at {
+        Self::bytes_at(self.at, scene)
+    }
+
+    fn bytes_at(at: At, scene: &Scene) -> usize {
+        match at {
             At::Blob | At::Download => scene.image.layers[1].blob.len(),
             At::Chunk => usize::try_from(CHUNK).expect("it is small"),
             At::Manifest | At::ManifestRead => scene.image.manifest.len(),
@@ -518,36 +522,85 @@ async fn passwords_that_end_on_the_way_are_replaced() {
     }
 }
 
+fn impatient(settings: &mut ClientSettings) {
+    let patience = Duration::from_millis(250);
+    settings.timeouts.read = patience;
+    settings.timeouts.header = None;
+    settings.timeouts.document = patience;
+    settings.timeouts.upload_answer = patience;
+}
+
+/// The faults of a server that does not go on, at each kind of request.
+fn stalls(at: At, bytes: usize, gate: &Gate) -> Vec<(&'static str, Fault)> {
+    let mut stalls = vec![("no answer", Fault::hold(gate))];
+    match at {
+        At::Blob | At::Chunk | At::Manifest => {
+            let half = bytes as u64 / 2;
+            stalls.push(("no more is read", Fault::stall_after_receiving(half)));
+        }
+        At::Download | At::ManifestRead | At::Token => {
+            let half = Fault::stall_after_sending(bytes / 2);
+            stalls.push(("no more is sent", half));
+        }
+        At::LastRequest | At::Session => {}
+    }
+    stalls
+}
+
 #[tokio::test(flavor = "multi_thread")]
 async fn a_server_that_stalls_is_left_and_not_waited_for() {
-    let impatient = |settings: &mut ClientSettings| {
-        settings.timeouts.read = Duration::from_millis(150);
-        settings.timeouts.header = None;
-        settings.timeouts.document = Duration::from_millis(150);
-        settings.timeouts.upload_answer = Duration::from_millis(150);
-    };
+    let mut cells = 0;
     for keeper in Keeper::ALL {
         for at in At::ALL {
-            let cell = format!("stall at {at:?} ({keeper:?})");
             let gate = Gate::new();
-            let scene = Scene::new(keeper, impatient);
-            scene.plant(at, Fault::hold(&gate));
-            scene
-                .copy()
-                .await
-                .unwrap_or_else(|error| panic!("{cell}: {}", told(&*error)));
-            scene.assert_right(&cell);
-            let scene = Scene::new(keeper, impatient);
-            scene.plant(at, Fault::hold(&gate).always());
-            let error = scene.copy().await.unwrap_err();
-            let cause = registry_error(&*error);
-            let waited = match cause {
-                RegistryError::Source(_) => told(&*error).contains("in time"),
-                cause => cause.is_timeout(),
-            };
-            assert!(waited, "{cell}: {}", told(&*error));
-            scene.assert_nothing_false(&cell);
+            let bytes = Cell::bytes_at(at, &Scene::new(keeper, impatient));
+            for (name, fault) in stalls(at, bytes, &gate) {
+                let cell = format!("{name} at {at:?} ({keeper:?})");
+                let scene = Scene::new(keeper, impatient);
+                scene.plant(at, fault.clone());
+                scene
+                    .copy()
+                    .await
+                    .unwrap_or_else(|error| panic!("{cell}: {}", told(&*error)));
+                scene.assert_right(&cell);
+                let scene = Scene::new(keeper, impatient);
+                scene.plant(at, fault.always());
+                cells += 1;
+                // Some of each chunk comes, and is not sent again.
+                let progresses = (keeper, at, name);
+                if progresses == (Keeper::Truthful, At::Chunk, "no more is read") {
+                    scene.copy().await.expect(&cell);
+                    scene.assert_right(&cell);
+                    continue;
+                }
+                let error = scene.copy().await.expect_err(&cell);
+                let cause = registry_error(&*error);
+                let waited = match cause {
+                    RegistryError::Source(_) => told(&*error).contains("in time"),
+                    cause => cause.is_timeout(),
+                };
+                assert!(waited, "{cell}: {}", told(&*error));
+                scene.assert_nothing_false(&cell);
+            }
         }
+    }
+    assert_eq!(cells, 42);
+}
+
+#[tokio::test(flavor = "multi_thread")]
+async fn a_server_that_is_slow_is_waited_for() {
+    for at in [At::Download, At::ManifestRead, At::Token] {
+        let scene = Scene::new(Keeper::Truthful, |settings| {
+            settings.retry = tierce_registry::RetryPolicy::NEVER;
+        });
+        let slow = Fault::trickle(16, Duration::from_millis(1));
+        scene.plant(at, slow.always());
+        let cell = format!("slow at {at:?}");
+        scene
+            .copy()
+            .await
+            .unwrap_or_else(|error| panic!("{cell}: {}", told(&*error)));
+        scene.assert_right(&cell);
     }
 }
 
