@@ -976,12 +976,13 @@ impl Ecr {
     fn settle(&self, more: &str) {
         let directory = self.world.sandbox.config().join("tierce");
         fs::create_dir_all(&directory).unwrap();
-        let mut text = String::new();
-        if let Some(public) = self.fake.public() {
-            text = format!("[\"public.ecr.aws\"]\nendpoint = \"{}\"\n", public.url());
-        }
-        let (name, url) = (self.fake.name(), self.fake.registry().url());
-        text += &format!("[\"{name}\"]\nendpoint = \"{url}\"\n{more}\n");
+        let table = |name: &str, url: &str| format!("[\"{name}\"]\nendpoint = \"{url}\"\n");
+        let public = self
+            .fake
+            .public()
+            .map(|it| table("public.ecr.aws", &it.url()));
+        let private = table(self.fake.name(), &self.fake.registry().url());
+        let text = format!("{}{private}{more}\n", public.unwrap_or_default());
         fs::write(directory.join("registries.toml"), text).unwrap();
     }
 

@@ -297,7 +297,7 @@ impl Pruning<'_> {
             let found = found.context("could not see what functions run");
             uses.extend(found.hint(HINT)?);
         }
-        Ok(digests_in_use(&uses, self.uri).hint(HINT)?)
+        digests_in_use(&uses, self.uri).hint(HINT)
     }
 
     fn report(
@@ -460,7 +460,6 @@ async fn describe(
         return output.result_json(&shown);
     }
     let line = |name: &str, value: &str| output.result_line(&format!("{name:<17}{value}"));
-    const HIDDEN: &str = "not for these credentials to see";
     line("repository", &description.uri)?;
     if let Some(created) = description.created {
         line("created", &created.to_string())?;
@@ -512,6 +511,9 @@ async fn describe(
         older => output.result_line(&format!("and {} that are older", counted(older))),
     }
 }
+
+/// What stands for what could not be asked.
+const HIDDEN: &str = "not for these credentials to see";
 
 /// What may be asked by some and not by others.
 fn told<T>(answer: Result<T, AwsError>) -> Result<Option<T>> {
