@@ -7,13 +7,13 @@ use std::time::{Duration, SystemTime, UNIX_EPOCH};
 
 use serde_json::{Value, json};
 use tierce_oci::Digest;
-use tierce_testkit::FakeEcr;
 use tierce_testkit::check::{Checker, assert_clean};
 use tierce_testkit::ecr::Function;
 use tierce_testkit::images::{Format, lambda_base};
 use tierce_testkit::sandbox::{Command, DockerConfig, HelperBehaviour, Output};
+use tierce_testkit::{FakeEcr, Fault, Gate, Method};
 
-use crate::support::World;
+use crate::support::{World, ended};
 
 const DAY: u64 = 24 * 60 * 60;
 
@@ -769,17 +769,37 @@ fn no_image_that_a_function_runs_is_deleted() {
     assert_eq!(deleted[0]["reason"], "not among the newest 0");
 }
 
+/// Begins a prune that keeps no image, does something when it is about to read the functions for the
+/// second time, and lets it go on.
+fn prune_meanwhile(ecr: &Ecr, meanwhile: impl FnOnce()) -> (Option<i32>, String, String) {
+    let gate = Gate::new();
+    let second = Fault::hold(&gate)
+        .on(Method::GET, "/2015-03-31/functions")
+        .nth(2);
+    ecr.fake.inject_control(second);
+    let run = ecr.tierce(&["ecr", "prune", "orders", "--keep=0"]).spawn();
+    gate.wait_for(1);
+    meanwhile();
+    gate.open();
+    ended(run)
+}
+
 #[test]
 fn a_function_deployed_meanwhile_keeps_its_image() {
     let ecr = Ecr::new();
-    let digest = ecr.image("1.0", 50);
+    let (one, two) = (ecr.image("1.0", 50), ecr.image("1.1", 40));
     let uri = ecr.orders();
-    let function = Function::image("shop", &uri, &format!("{uri}@{digest}"));
-    let dry = ecr.json(&["ecr", "prune", "orders", "--keep=0", "--dry-run"]);
-    assert_eq!(dry["deleted"].as_array().unwrap().len(), 1);
-    ecr.fake.add_function(function);
-    drop(ecr.ok(&["ecr", "prune", "orders", "--keep=0"]));
-    assert_eq!(ecr.left(), BTreeSet::from([digest]));
+    let (code, stdout, stderr) = prune_meanwhile(&ecr, || {
+        let function = Function::image("shop", &uri, &format!("{uri}@{one}"));
+        ecr.fake.add_function(function);
+    });
+    assert_eq!(code, Some(0), "{stderr}");
+    assert_eq!(ecr.left(), BTreeSet::from([one]));
+    assert!(
+        stdout.contains(&two.to_string()) && !stdout.contains(&one.to_string()),
+        "{stdout}"
+    );
+    assert_eq!(stderr, "deleted 1 image of up to 2 B, kept 1 image\n");
 }
 
 #[test]
@@ -857,14 +877,22 @@ fn a_function_whose_image_nobody_tells_stops_it() {
 }
 
 #[test]
-fn the_functions_of_another_account_are_not_taken_for_all() {
-    let ecr = Ecr::new();
-    let digest = ecr.image("1.0", 50);
-    // Whoever asks belongs to 123456789012.
-    let other = ecr.orders().replace("123456789012", "210987654321");
-    let stderr = ecr.fails(1, &["ecr", "prune", &other, "--keep=0"]);
-    assert!(stderr.contains("does not exist"), "{stderr}");
-    assert_eq!(ecr.left(), BTreeSet::from([digest]));
+fn the_functions_of_one_account_are_not_taken_for_those_of_another() {
+    let mut ecr = Ecr::new();
+    ecr.image("1.0", 50);
+    let name = ecr.orders();
+    ecr.world.call(&name, "ORDERS");
+    // Whoever asks may delete there, and would see the functions of an account of their own.
+    let role = "--aws-role=arn:aws:iam::210987654321:role/tidier";
+    let arguments = ["ecr", "prune", &name, role, "--keep=0"];
+    insta::assert_snapshot!(ecr.fails(1, &arguments), @"
+    error: [ORDERS] belongs to another account, whose functions cannot be listed from here
+    hint: ask as a role of that account with `--aws-role`, or name its functions with `--function ARN` beside `--without-functions`
+    ");
+    assert_eq!(ecr.left().len(), 1);
+    assert!(ecr.fake.calls_of("ListFunctions").is_empty());
+    drop(ecr.ok(&[&arguments[..], &["--without-functions"]].concat()));
+    assert!(ecr.left().is_empty());
 }
 
 #[test]
@@ -906,13 +934,35 @@ fn what_ecr_does_not_delete_is_reported() {
     let ecr = Ecr::new();
     let child = ecr.put(None, IMAGE, &json!({"annotations": {"name": "child"}}), 60);
     let index = ecr.index("1.0", 60, &[child]);
+    let other = ecr.image("1.1", 50);
+    // An index of indexes comes when the images have been read.
+    let (code, stdout, stderr) = prune_meanwhile(&ecr, || {
+        ecr.index("all", 0, &[index]);
+    });
+    assert_eq!(code, Some(1));
+    assert!(stdout.contains(&other.to_string()), "{stdout}");
+    assert!(!stdout.contains(&index.to_string()) && !stdout.contains(&child.to_string()));
+    for (digest, why) in [
+        (index, "Requested image referenced by manifest list"),
+        (child, "an index that names it could not be deleted"),
+    ] {
+        let warning = format!("warning: {digest} stays: ImageReferencedByManifestList {why}");
+        assert!(stderr.contains(&warning), "{stderr}");
+    }
+    assert!(
+        stderr.ends_with("error: 2 images could not be deleted\n"),
+        "{stderr}"
+    );
+    let left = ecr.left();
+    assert!(left.len() == 3 && left.contains(&child) && left.contains(&index));
+    // And when nothing at all may be deleted:
     ecr.fake.deny("BatchDeleteImage");
     let stderr = ecr.fails(1, &["ecr", "prune", "orders", "--keep=0"]);
     assert!(
         stderr.contains("the caller needs ecr:BatchDeleteImage"),
         "{stderr}"
     );
-    assert_eq!(ecr.left(), BTreeSet::from([child, index]));
+    assert_eq!(ecr.left().len(), 3);
 }
 
 #[test]
@@ -976,12 +1026,13 @@ impl Ecr {
     fn settle(&self, more: &str) {
         let directory = self.world.sandbox.config().join("tierce");
         fs::create_dir_all(&directory).unwrap();
-        let mut text = String::new();
-        if let Some(public) = self.fake.public() {
-            text = format!("[\"public.ecr.aws\"]\nendpoint = \"{}\"\n", public.url());
-        }
-        let (name, url) = (self.fake.name(), self.fake.registry().url());
-        text += &format!("[\"{name}\"]\nendpoint = \"{url}\"\n{more}\n");
+        let table = |name: &str, url: &str| format!("[\"{name}\"]\nendpoint = \"{url}\"\n");
+        let public = self
+            .fake
+            .public()
+            .map(|it| table("public.ecr.aws", &it.url()));
+        let private = table(self.fake.name(), &self.fake.registry().url());
+        let text = format!("{}{private}{more}\n", public.unwrap_or_default());
         fs::write(directory.join("registries.toml"), text).unwrap();
     }
 
@@ -1108,11 +1159,10 @@ fn each_registry_may_have_its_own_profile() {
 }
 
 #[test]
-fn a_missing_repository_can_be_made() {
+fn how_to_make_a_missing_repository_is_told() {
     let ecr = with_function();
     drop(ecr.ok(&["build", "app"]));
     let name = format!("{}/team/new:1", ecr.fake.name());
-    // Only layers' uploads meet it, all at once.
     let stderr = ecr.fails(1, &["push", "--jobs=1", "store:app", &name]);
     let hint = format!(
         "hint: make it with `tierce ecr create {}/team/new`, or push with `--create-repository`",

@@ -36,8 +36,11 @@ pub enum CreateMissing {
 pub struct EcrControl {
     aws: Aws,
     create: CreateMissing,
-    known: Mutex<BTreeMap<Repository, Arc<Mutex<Option<Known>>>>>,
+    known: Mutex<BTreeMap<Repository, Slot>>,
 }
+
+/// Held by whoever asks about a repository.
+type Slot = Arc<Mutex<Option<Known>>>;
 
 /// What is remembered of a repository. That it is missing is not: somebody may make it.
 #[derive(Debug, Clone)]
@@ -58,9 +61,9 @@ impl EcrControl {
 
     /// Makes the repository if it is missing; `None` when that is not wanted, or not for us to do.
     pub async fn make(&self, repository: &Repository) -> Result<Option<Made>, CreateError> {
-        let host = match (self.create, EcrHost::parse(&repository.registry)) {
-            (CreateMissing::Yes, Some(host)) => host,
-            _ => return Ok(None),
+        let host = EcrHost::parse(&repository.registry);
+        let (CreateMissing::Yes, Some(host)) = (self.create, host) else {
+            return Ok(None);
         };
         let slot = self.slot(repository).await;
         let mut known = slot.lock().await;
@@ -72,7 +75,7 @@ impl EcrControl {
         Ok(Some(made))
     }
 
-    async fn slot(&self, repository: &Repository) -> Arc<Mutex<Option<Known>>> {
+    async fn slot(&self, repository: &Repository) -> Slot {
         let mut known = self.known.lock().await;
         Arc::clone(known.entry(repository.clone()).or_default())
     }

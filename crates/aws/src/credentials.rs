@@ -27,8 +27,11 @@ const MARGIN: Duration = Duration::from_mins(5);
 #[derive(Debug)]
 pub struct EcrCredentials {
     aws: Aws,
-    kept: Mutex<BTreeMap<String, Arc<Mutex<Option<Kept>>>>>,
+    kept: Mutex<BTreeMap<String, Slot>>,
 }
+
+/// Held by whoever asks for one registry.
+type Slot = Arc<Mutex<Option<Kept>>>;
 
 /// What is known for one registry.
 #[derive(Debug, Clone)]
@@ -332,7 +335,7 @@ mod tests {
         let hours = |hours: u64| Duration::from_secs(hours * 3600);
         assert_eq!(
             good_until(now.1 + hours(12), now),
-            Some(now.0 + hours(12) - MARGIN)
+            Some(now.0 + hours(12).saturating_sub(MARGIN))
         );
         let brief = Duration::from_secs(8);
         assert_eq!(

@@ -191,6 +191,10 @@ pub(crate) struct Call<'a> {
 
 impl Call<'_> {
     /// The error that the SDK's is.
+    #[expect(
+        clippy::needless_pass_by_value,
+        reason = "what `map_err` gives, which nobody needs afterwards"
+    )]
     pub(crate) fn explain<E>(self, error: SdkError<E, HttpResponse>) -> AwsError
     where
         E: ProvideErrorMetadata + Error + Send + Sync + 'static,

@@ -99,8 +99,12 @@ pub struct Aws {
 struct Shared {
     settings: AwsSettings,
     http: OnceCell<SharedHttpClient>,
-    sessions: Mutex<BTreeMap<(Identity, String), Arc<OnceCell<SdkConfig>>>>,
+    /// By identity and region.
+    sessions: Mutex<BTreeMap<(Identity, String), Session>>,
 }
+
+/// Set up by the first who needs it.
+type Session = Arc<OnceCell<SdkConfig>>;
 
 /// Where a request goes, and as whom.
 #[derive(Debug, Clone, PartialEq, Eq)]

@@ -571,7 +571,7 @@ pub(crate) enum EcrCommand {
 #[derive(Debug, Args)]
 #[command(next_help_heading = "AWS options")]
 pub(crate) struct EcrOptions {
-    /// The region of a REPOSITORY without host [default: AWS_REGION, or the profile's]
+    /// The region of a REPOSITORY without host [default: `AWS_REGION`, or the profile's]
     #[arg(long, value_name = "REGION")]
     pub(crate) region: Option<String>,
 
@@ -640,7 +640,7 @@ pub(crate) struct EcrLoginArguments {
     #[arg(long, conflicts_with = "auth_file")]
     pub(crate) print: bool,
 
-    /// Write this file [default: config.json in DOCKER_CONFIG or ~/.docker]
+    /// Write this file [default: config.json in `DOCKER_CONFIG` or ~/.docker]
     #[arg(long, value_name = "FILE")]
     pub(crate) auth_file: Option<PathBuf>,
 

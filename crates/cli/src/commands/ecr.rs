@@ -229,18 +229,17 @@ async fn prune(
         rules: &rules,
     };
     let plan = pruning.plan().await?;
-    let kept = plan.kept.clone();
     if arguments.dry_run || plan.deletions.is_empty() {
-        let planned = plan.deletions;
-        return pruning.report(&planned, &kept, &[], output);
+        return pruning.report(&plan.deletions, &plan.kept, &[], output);
     }
     // Read again, right before: a function may have been deployed in the meantime.
-    let deletions = plan.agreed(&pruning.plan().await?);
+    let again = pruning.plan().await?;
+    let deletions = plan.agreed(&again);
     let done = repositories.delete_in_order(&name.path, &deletions).await?;
     let (deleted, _): (Vec<Deletion>, Vec<Deletion>) = deletions
         .into_iter()
         .partition(|deletion| done.deleted.contains(&deletion.image.digest));
-    pruning.report(&deleted, &kept, &done.failures, output)?;
+    pruning.report(&deleted, &again.kept, &done.failures, output)?;
     match done.failures.len() {
         0 => Ok(()),
         1 => bail!("an image could not be deleted"),
@@ -288,16 +287,16 @@ impl Pruning<'_> {
                     "{} belongs to another account, whose functions cannot be listed from here",
                     self.uri
                 );
-                return Err(error).hint(format!(
-                    "ask as a role of that account with `--aws-role`, or name functions with \
-                     `--function ARN`; {HINT}"
-                ));
+                return Err(error).hint(
+                    "ask as a role of that account with `--aws-role`, or name its functions with \
+                     `--function ARN` beside `--without-functions`",
+                );
             }
             let found = functions.uses().await;
             let found = found.context("could not see what functions run");
             uses.extend(found.hint(HINT)?);
         }
-        Ok(digests_in_use(&uses, self.uri).hint(HINT)?)
+        digests_in_use(&uses, self.uri).hint(HINT)
     }
 
     fn report(
@@ -460,7 +459,6 @@ async fn describe(
         return output.result_json(&shown);
     }
     let line = |name: &str, value: &str| output.result_line(&format!("{name:<17}{value}"));
-    const HIDDEN: &str = "not for these credentials to see";
     line("repository", &description.uri)?;
     if let Some(created) = description.created {
         line("created", &created.to_string())?;
@@ -512,6 +510,9 @@ async fn describe(
         older => output.result_line(&format!("and {} that are older", counted(older))),
     }
 }
+
+/// What stands for what could not be asked.
+const HIDDEN: &str = "not for these credentials to see";
 
 /// What may be asked by some and not by others.
 fn told<T>(answer: Result<T, AwsError>) -> Result<Option<T>> {

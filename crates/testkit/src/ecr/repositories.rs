@@ -15,9 +15,14 @@ const POLICY_LENGTH: std::ops::RangeInclusive<usize> = 100..=30_720;
 pub(super) const PAGE: (usize, usize) = (100, 1000);
 
 impl Core {
-    pub(super) fn repositories(&self, action: &str, body: &Value) -> Result<Value, Failure> {
+    pub(super) fn repositories(
+        &self,
+        action: &str,
+        body: &Value,
+        key: &str,
+    ) -> Result<Value, Failure> {
         match action {
-            "GetAuthorizationToken" => Ok(self.get_authorization_token(body)),
+            "GetAuthorizationToken" => Ok(self.get_authorization_token(body, key)),
             "CreateRepository" => self.create_repository(body),
             "DescribeRepositories" => self.describe_repositories(body),
             "DeleteRepository" => self.delete_repository(body),
@@ -50,8 +55,10 @@ impl Core {
         since.map_or(0.0, |since| since.as_secs_f64())
     }
 
-    fn get_authorization_token(&self, body: &Value) -> Value {
-        let own = [self.account.as_str()];
+    fn get_authorization_token(&self, body: &Value, key: &str) -> Value {
+        // The registry of whoever asks, which need not be this one.
+        let arn = self.keys.arn(key);
+        let own = [arn.split(':').nth(4).unwrap_or(&self.account)];
         let asked: Vec<&str> = match body["registryIds"].as_array() {
             Some(ids) => ids.iter().filter_map(Value::as_str).collect(),
             None => own.into(),

@@ -287,7 +287,7 @@ impl Core {
                 "ListImages" | "DescribeImages" | "BatchGetImage" | "BatchDeleteImage" => {
                     self.images(&call.action, body)?
                 }
-                action => self.repositories(action, body)?,
+                action => self.repositories(action, body, key)?,
             },
         };
         Ok(document(StatusCode::OK, &answer))
