@@ -43,7 +43,7 @@ fn keeps_whole_chunks() -> FakeRegistryBuilder {
 fn kill_after(mut child: Child, registry: &FakeRegistry, bytes: u64, requests: usize) -> bool {
     let begin = registry.log();
     let (had, asked) = (begin.blob_bytes_received(), begin.len());
-    let patience = Instant::now() + Duration::from_secs(60);
+    let patience = Instant::now() + Duration::from_mins(1);
     loop {
         if let Some(status) = child.try_wait().expect("it is our child") {
             assert!(status.success(), "it ended by itself, with {status}");

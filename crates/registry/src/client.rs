@@ -417,7 +417,8 @@ impl Client {
         attempts: &mut Attempts,
     ) -> Result<Reply, RegistryError> {
         loop {
-            let error = match self.call_once(registry, call).await {
+            // It is large, and so is all that holds it.
+            let error = match Box::pin(self.call_once(registry, call)).await {
                 Ok(reply) if !is_transient(reply.status().as_u16()) => return Ok(reply),
                 Ok(reply) => reply.into_error().await,
                 Err(error) => error,

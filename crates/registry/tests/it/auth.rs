@@ -466,7 +466,7 @@ fn at_public_ecr() -> Client {
         },
         ..settings()
     })
-    .unwrap()
+    .expect("these settings are fine")
 }
 
 #[tokio::test]
