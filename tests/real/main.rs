@@ -10,6 +10,7 @@
 //! |---|---|
 //! | `determinism` | do places, journeys and build profiles leave every digest alone |
 //! | `files` | does every kind of file come out of a layer as it went in, or as the format says |
+//! | `killed` | does docker-registry get whole images from pushes that are killed |
 //! | `lambda` | does a function on a Lambda-like base run and answer |
 //! | `places` | does every pair of places carry an image unharmed, and do others read the result |
 //! | `referrers` | are attached artifacts found where the registry keeps no list, and by others |
@@ -21,6 +22,7 @@
 
 mod determinism;
 mod files;
+mod killed;
 mod lambda;
 mod places;
 mod referrers;

@@ -249,6 +249,11 @@ impl DockerRegistry {
         format!("http://{}", self.host())
     }
 
+    /// The directory with all that it stores, what is on its way up included.
+    pub fn data(&self) -> PathBuf {
+        self.directory.path().join("data")
+    }
+
     /// A reference to a tag or, when `reference` is a digest, to a manifest.
     pub fn reference(&self, repository: &str, reference: &str) -> String {
         let separator = if reference.contains(':') { '@' } else { ':' };
