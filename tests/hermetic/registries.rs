@@ -444,3 +444,21 @@ fn a_registry_that_only_reads_is_said() {
     ");
     assert!(registry.tags("team/app").is_empty());
 }
+
+#[test]
+fn what_a_registry_warns_of_is_shown_once() {
+    let registry = FakeRegistry::start();
+    let world = World::with_app("scratch");
+    let warning = "299 - \"this mirror\tends in May\"";
+    let fault = Fault::header("warning", warning).on_path("/v2/").always();
+    registry.inject(fault);
+    let odd = Fault::header("warning", "199 - \"nothing of ours\"").on(Method::PUT, "/manifests/");
+    registry.inject(odd);
+    let name = format!("{}/app:1", registry.host());
+    let output = world.ok(&["build", "app", "--platform=amd64", "-t", &name, "--push"]);
+    let stderr = output.stderr();
+    let host = registry.host();
+    let line = format!("registry {host} warns: this mirror ends in May");
+    assert_eq!(stderr.matches(&line).count(), 1, "{stderr}");
+    assert!(!stderr.contains("nothing of ours"), "{stderr}");
+}

@@ -4,7 +4,7 @@
 //! (storage behind it answers 400 when it sees them), TLS must not be left on the way, and a body
 //! that streams cannot be sent twice.
 
-use std::collections::BTreeMap;
+use std::collections::{BTreeMap, BTreeSet};
 use std::sync::{Arc, Mutex, PoisonError};
 use std::time::{Duration, SystemTime};
 
@@ -13,6 +13,7 @@ use jiff::Timestamp;
 use jiff::fmt::rfc2822;
 use reqwest::header::{
     AUTHORIZATION, CONTENT_LENGTH, HeaderMap, HeaderName, HeaderValue, LOCATION, RETRY_AFTER,
+    WARNING,
 };
 use reqwest::{Certificate, Method, StatusCode};
 use url::Url;
@@ -20,7 +21,7 @@ use url::Url;
 use crate::certificates::{read_authorities, read_identity};
 use crate::endpoint::{Endpoint, destination, host_and_port, is_loopback};
 use crate::error::{
-    Answer, Author, Cause, ConnectionFailure, Problem, RegistryError, RequestLine, Step,
+    Answer, Author, Cause, ConnectionFailure, Problem, RegistryError, RequestLine, Step, printable,
     read_error_body,
 };
 use crate::hosts::{Host, HostTable, Trust};
@@ -34,6 +35,12 @@ const MAX_REDIRECTS: usize = 10;
 /// How much of an error's body is read: what registries write fits many times over.
 const MAX_ERROR_BODY: usize = 64 * 1024;
 
+/// How much of a registry's warning is shown (distribution-spec, "Warnings": 4,096 bytes at most).
+const LONGEST_WARNING: usize = 4096;
+
+/// How many warnings are shown in a run; a registry must not be able to fill the screen.
+const MOST_WARNINGS: usize = 16;
+
 /// The HTTP clients, one for each way to connect. They are made when they are first needed: loading
 /// the system's certificates takes longer than a whole push that finds nothing to do on a registry of
 /// this machine.
@@ -43,6 +50,8 @@ pub(crate) struct Transport {
     user_agent: HeaderValue,
     hosts: HostTable,
     clients: Mutex<BTreeMap<Way, reqwest::Client>>,
+    /// What registries have warned of, by host.
+    warnings: Mutex<BTreeSet<(String, String)>>,
 }
 
 /// What is settled when a connection is made.
@@ -106,6 +115,7 @@ impl Transport {
             user_agent,
             hosts: HostTable::new(settings.hosts.clone(), settings.timeouts),
             clients: Mutex::default(),
+            warnings: Mutex::default(),
         })
     }
 
@@ -184,6 +194,18 @@ impl Transport {
             .map_err(|error| RegistryError::Setup(Cause::of(&error)))
     }
 
+    /// Shows what a registry wants its users to know, each text once. Nothing is done about it.
+    fn pass_on_warnings(&self, host: &str, headers: &HeaderMap, secrets: &KnownSecrets) {
+        let warnings = headers.get_all(WARNING).into_iter();
+        for text in warnings.filter_map(|value| warning_text(value.to_str().ok()?)) {
+            let text = printable(&secrets.hide(text), LONGEST_WARNING);
+            let mut shown = self.warnings.lock().unwrap_or_else(PoisonError::into_inner);
+            if shown.len() < MOST_WARNINGS && shown.insert((host.to_owned(), text.clone())) {
+                tracing::warn!("registry {host} warns: {text}");
+            }
+        }
+    }
+
     /// Sends a request and waits for the head of the answer.
     pub(crate) async fn send(&self, wire: Wire<'_>) -> Result<Reply, RegistryError> {
         let Wire {
@@ -256,6 +278,9 @@ impl Transport {
                 RegistryError::connection(ConnectionFailure::of(peer, &line, &error))
             })?;
             tracing::debug!(%host, request = %line, status = response.status().as_u16(), "answered");
+            if registry.is_some() {
+                self.pass_on_warnings(&host, response.headers(), &secrets);
+            }
             let reply = Reply {
                 response,
                 host,
@@ -477,6 +502,12 @@ fn read_retry_after(text: &str) -> Option<Duration> {
 
 fn until(date: Timestamp, now: Timestamp) -> Duration {
     Duration::try_from(date.duration_since(now)).unwrap_or_default()
+}
+
+/// The text of a `Warning` of the kind that registries may send (distribution-spec, "Warnings"):
+/// `299 - "text"`.
+fn warning_text(value: &str) -> Option<&str> {
+    value.strip_prefix("299 - \"")?.strip_suffix('"')
 }
 
 #[cfg(test)]

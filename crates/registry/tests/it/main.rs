@@ -6,6 +6,7 @@ mod control;
 mod hosts;
 mod matrix;
 mod mirrors;
+mod pace;
 mod pull;
 mod push;
 mod referrers;
