@@ -9,6 +9,7 @@
 //! | module | what it asks |
 //! |---|---|
 //! | `determinism` | do places, journeys and build profiles leave every digest alone |
+//! | `ecr` | do tokens of AWS lead to a push by the names that ECR has |
 //! | `files` | does every kind of file come out of a layer as it went in, or as the format says |
 //! | `killed` | does docker-registry get whole images from pushes that are killed |
 //! | `lambda` | does a function on a Lambda-like base run and answer |
@@ -21,6 +22,7 @@
 #![expect(clippy::unwrap_used, reason = "a test may fail where it stands")]
 
 mod determinism;
+mod ecr;
 mod files;
 mod killed;
 mod lambda;
