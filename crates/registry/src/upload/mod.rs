@@ -85,6 +85,7 @@ impl RepositoryClient {
             note: note.flatten(),
             is_large,
             in_chunks: registry.chunk_size().is_some(),
+            furthest: 0,
             settled: Settled::default(),
             registry,
         };
@@ -115,6 +116,9 @@ struct Upload<'a, 'b, S> {
     note: Option<Note>,
     is_large: bool,
     in_chunks: bool,
+    /// How far any session has come. What a new one takes again up to there is no progress, or a
+    /// registry that never takes the whole would be sent it for ever.
+    furthest: u64,
     /// What was done about who we are since the last answer that was about something else.
     settled: Settled,
 }
@@ -297,6 +301,7 @@ impl<S: BlobSource> Upload<'_, '_, S> {
             Ok(source) => source,
             Err(error) => return self.starve(&session, error).await,
         };
+        self.furthest = self.furthest.max(session.at);
         let mut pieces = Pieces::new(source);
         if let Err(error) = pieces.skip(session.at).await {
             return self.starve(&session, error).await;
@@ -312,7 +317,12 @@ impl<S: BlobSource> Upload<'_, '_, S> {
                 ChunkOutcome::Lost(error) => return self.lose(&session, error).await,
             }
             self.save(&session);
-            self.attempts.restart();
+            if session.at > self.furthest {
+                self.furthest = session.at;
+                self.attempts.restart();
+            } else {
+                self.attempts.keep_on();
+            }
         }
         self.complete(session).await
     }

@@ -287,6 +287,41 @@ async fn a_chunk_that_breaks_always_is_given_up_and_says_so() {
     assert_eq!(registry.blobs("app"), []);
 }
 
+/// A registry that takes every chunk and never the whole, or never the second one, is given up: what
+/// was sent before is no progress.
+#[tokio::test]
+async fn an_upload_that_is_refused_again_and_again_is_given_up() {
+    let bytes = bytes(LARGE);
+    // More often than anything is tried, and not for ever, so that this test ends in any case.
+    let put = vec![
+        Fault::status(400)
+            .on(Method::PUT, "/uploads/")
+            .nth(2)
+            .times(20),
+    ];
+    // One session has two of them.
+    let every_second = (1..20).map(|number| {
+        let refusal = Fault::status(400).on(Method::PATCH, "/uploads/");
+        refusal.nth(2 * number)
+    });
+    for refusals in [put, every_second.collect()] {
+        let registry = FakeRegistry::start();
+        registry.inject(Fault::disconnect().on(Method::PUT, "/uploads/"));
+        for refusal in refusals {
+            registry.inject(refusal);
+        }
+        let client = resuming(None);
+        let error = send(&place(&client, &registry, "app"), &bytes, &bytes).await;
+        let error = error.unwrap_err();
+        assert_eq!(error.status(), Some(400));
+        assert!(
+            error.to_string().contains(", after 4 attempts in "),
+            "{error}"
+        );
+        assert_eq!(registry.open_uploads(), 0, "they are cancelled");
+    }
+}
+
 /// So many bytes that are made when they are read.
 struct Made(u64);
 
