@@ -115,15 +115,19 @@ pub(crate) struct Attempts {
     pauses: ExponentialBackoff,
     made: u32,
     begun: Instant,
+    /// When something moved last.
+    moved: Instant,
 }
 
 impl Attempts {
     pub(crate) fn new(policy: &RetryPolicy) -> Self {
+        let now = Instant::now();
         Self {
             policy: *policy,
             pauses: policy.pauses(),
             made: 1,
-            begun: Instant::now(),
+            begun: now,
+            moved: now,
         }
     }
 
@@ -135,6 +139,11 @@ impl Attempts {
     /// Begins to count anew, after real progress.
     pub(crate) fn restart(&mut self) {
         *self = Self::new(&self.policy);
+    }
+
+    /// Begins to measure the time anew, but not to count: something moves that had moved before.
+    pub(crate) fn keep_on(&mut self) {
+        self.moved = Instant::now();
     }
 
     /// Waits until the operation may be tried again, or gives the error back with the tally.
@@ -149,7 +158,7 @@ impl Attempts {
     pub(crate) async fn again(&mut self, error: RegistryError) -> Result<(), RegistryError> {
         let pause = self.pauses.next().and_then(|backoff| {
             self.policy
-                .pause(backoff, error.retry_after(), self.begun.elapsed())
+                .pause(backoff, error.retry_after(), self.moved.elapsed())
         });
         let Some(pause) = pause else {
             return Err(self.give_up(error));
