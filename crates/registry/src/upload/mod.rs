@@ -61,6 +61,10 @@ impl Default for UploadSettings {
 /// ECR takes 4,200 parts of a layer; some are kept back for chunks that go in two halves.
 const MOST_CHUNKS: u64 = 4000;
 
+/// No chunk that others ask for is larger (a registry, a blob's descriptor, a note): each is held in
+/// memory until it was taken.
+const LARGEST_CHUNK: u64 = 128 << 20;
+
 /// How the registry tells the smallest chunk that it takes (distribution-spec, "Pushing a blob in
 /// chunks").
 const CHUNK_MIN_LENGTH: HeaderName = HeaderName::from_static("oci-chunk-min-length");
@@ -85,6 +89,7 @@ impl RepositoryClient {
             note: note.flatten(),
             is_large,
             in_chunks: registry.chunk_size().is_some(),
+            is_inherited: false,
             furthest: 0,
             settled: Settled::default(),
             registry,
@@ -116,6 +121,9 @@ struct Upload<'a, 'b, S> {
     note: Option<Note>,
     is_large: bool,
     in_chunks: bool,
+    /// Whether the session is one out of a note, of which the registry has taken nothing yet. It may
+    /// be another user's, or have ended, in words that no registry agrees on with the next.
+    is_inherited: bool,
     /// How far any session has come. What a new one takes again up to there is no progress, or a
     /// registry that never takes the whole would be sent it for ever.
     furthest: u64,
@@ -140,11 +148,22 @@ enum ChunkOutcome {
 
 impl<S: BlobSource> Upload<'_, '_, S> {
     async fn run(mut self) -> Result<(), RegistryError> {
+        let outcome = self.bring().await;
+        match &outcome {
+            Ok(()) => self.forget(),
+            // What the next run would only be refused again.
+            Err(error) if self.is_inherited && error.status().is_some() => self.forget(),
+            Err(_) => {}
+        }
+        outcome
+    }
+
+    async fn bring(&mut self) -> Result<(), RegistryError> {
         let mut session = self.take_up().await;
         loop {
             // An answer that was lost may have been a success.
             if self.attempts.is_retry() && self.is_there().await? {
-                break;
+                return Ok(());
             }
             let going = match session.take() {
                 Some(session) => session,
@@ -156,12 +175,10 @@ impl<S: BlobSource> Upload<'_, '_, S> {
                 self.send_whole(going).await
             };
             match outcome? {
-                Outcome::There => break,
+                Outcome::There => return Ok(()),
                 Outcome::GoOn(next) => session = next,
             }
         }
-        self.forget();
-        Ok(())
     }
 
     fn size(&self) -> u64 {
@@ -184,6 +201,7 @@ impl<S: BlobSource> Upload<'_, '_, S> {
         let saved = self.note.as_ref().and_then(Note::read)?;
         // It broke before, and may again.
         self.in_chunks = true;
+        self.is_inherited = true;
         let session = if self.is_trusted(&saved.url) {
             self.look_again(saved).await
         } else {
@@ -213,16 +231,16 @@ impl<S: BlobSource> Upload<'_, '_, S> {
 
     async fn cancel(&self, session: &Session) {
         self.forget();
+        if self.is_inherited {
+            // Nobody but the note says that it is an upload.
+            return;
+        }
         self.place.cancel_upload(&self.registry, &session.url).await;
     }
 
     async fn begin(&mut self) -> Result<Session, RegistryError> {
-        let settings = self.place.client.uploads();
-        let mut chunk = self
-            .registry
-            .chunk_size()
-            .unwrap_or(settings.chunk)
-            .max(self.size().div_ceil(MOST_CHUNKS));
+        self.is_inherited = false;
+        let mut least = self.size().div_ceil(MOST_CHUNKS);
         let digest = self.digest();
         let url = match self.place.take_upload(&digest) {
             Some(url) => url,
@@ -231,14 +249,16 @@ impl<S: BlobSource> Upload<'_, '_, S> {
                     .place
                     .begin_upload(&self.registry, &mut self.attempts)
                     .await?;
-                let least = reply.header(CHUNK_MIN_LENGTH).map(str::parse);
-                if let Some(Ok(least)) = least {
-                    chunk = chunk.max(least);
+                let wanted = reply.header(CHUNK_MIN_LENGTH).map(str::parse);
+                if let Some(Ok(wanted)) = wanted {
+                    least = least.max(wanted);
                 }
                 upload_location(&self.registry, &reply)?
             }
         };
-        let session = Session::new(url, chunk);
+        let settings = self.place.client.uploads();
+        let chunk = self.registry.chunk_size().unwrap_or(settings.chunk);
+        let session = Session::new(url, chunk.max(least.min(LARGEST_CHUNK)));
         self.save(&session);
         Ok(session)
     }
@@ -353,6 +373,7 @@ impl<S: BlobSource> Upload<'_, '_, S> {
                             session.url = url;
                         }
                         session.acknowledge(length);
+                        self.is_inherited = false;
                         return Ok(ChunkOutcome::Sent);
                     }
                     // The chunk whose answer was lost had come, all of it.
@@ -367,6 +388,9 @@ impl<S: BlobSource> Upload<'_, '_, S> {
                 },
                 Err(error) => error,
             };
+            if self.is_refused(&error) {
+                return Ok(ChunkOutcome::Lost(error));
+            }
             self.after_break(error).await?;
             session.is_unsure = true;
             match self.received(session).await {
@@ -407,6 +431,9 @@ impl<S: BlobSource> Upload<'_, '_, S> {
                 }
                 Err(error) => error,
             };
+            if self.is_refused(&error) {
+                return self.lose(&session, error).await;
+            }
             self.attempts.after(error).await?;
             if self.is_there().await? {
                 return Ok(Outcome::There);
@@ -488,9 +515,15 @@ impl<S: BlobSource> Upload<'_, '_, S> {
         }
     }
 
-    /// Whether a written address is one that the registry may name.
+    /// Whether a written address can be one of the registry, as it is reached now. It could have sent
+    /// us to other hosts as well, but notes are no registry: they do not say where bytes go.
     fn is_trusted(&self, url: &Url) -> bool {
-        self.registry.endpoint().check_named_url(url).is_ok()
+        self.registry.endpoint().owns(url)
+    }
+
+    /// Whether an error says that what another run has left is not for us.
+    fn is_refused(&self, error: &RegistryError) -> bool {
+        self.is_inherited && error.status().is_some() && !error.is_transient()
     }
 }
 
@@ -534,7 +567,8 @@ impl<T: Stream<Item = Result<Bytes, OpenBlobError>> + Unpin> Pieces<T> {
     /// The next `length` bytes; fewer only at the end.
     async fn take(&mut self, length: u64) -> Result<Bytes, OpenBlobError> {
         let length = usize::try_from(length).unwrap_or(usize::MAX);
-        let mut taken = BytesMut::with_capacity(length);
+        let most = usize::try_from(LARGEST_CHUNK).unwrap_or(usize::MAX);
+        let mut taken = BytesMut::with_capacity(length.min(most));
         while taken.len() < length && self.fill().await? {
             let piece = self.rest.len().min(length - taken.len());
             taken.extend_from_slice(&self.rest.split_to(piece));

@@ -14,6 +14,7 @@ use serde::{Deserialize, Serialize};
 use tierce_oci::{Descriptor, Digest, Repository};
 use url::Url;
 
+use super::LARGEST_CHUNK;
 use super::session::Session;
 
 /// No registry keeps an upload for longer.
@@ -124,7 +125,7 @@ impl Note {
         Some(Session {
             at: saved.at,
             is_unsure: true,
-            ..Session::new(Url::parse(&saved.url).ok()?, saved.chunk)
+            ..Session::new(Url::parse(&saved.url).ok()?, saved.chunk.min(LARGEST_CHUNK))
         })
     }
 
@@ -207,8 +208,10 @@ mod tests {
 
         let note = unfinished.claim(&repository, &blob).unwrap();
         let read = note.read().unwrap();
-        assert_eq!((read.url, read.at, read.chunk), (url, 5, 3));
+        assert_eq!((&read.url, read.at, read.chunk), (&url, 5, 3));
         assert!(read.is_unsure);
+        note.write(&Session::new(url, u64::MAX));
+        assert_eq!(note.read().unwrap().chunk, LARGEST_CHUNK);
         for entry in fs::read_dir(&root).unwrap() {
             let mode = entry.unwrap().metadata().unwrap().mode();
             assert_eq!(mode & 0o077, 0, "others must not read it");

@@ -1,6 +1,6 @@
 //! Blobs that go in chunks, and go on where they broke.
 
-use std::path::Path;
+use std::path::{Path, PathBuf};
 
 use bytes::Bytes;
 use futures_util::{StreamExt as _, stream};
@@ -181,12 +181,7 @@ async fn a_session_with_other_bytes_is_found_out_by_the_digest() {
     send(&place, &bytes, &bytes).await.unwrap_err();
     registry.clear_faults();
     // Somebody has put other bytes there, of a length that could be ours.
-    let mut files = std::fs::read_dir(notes.path())
-        .unwrap()
-        .map(|entry| entry.unwrap().path());
-    let note = files.find(|path| path.extension().is_some_and(|it| it == "json"));
-    let note = std::fs::read(note.unwrap()).unwrap();
-    let note: serde_json::Value = serde_json::from_slice(&note).unwrap();
+    let note = note(notes.path());
     let address = note["url"].as_str().unwrap();
     let address = address.strip_prefix(&registry.url()).unwrap();
     let answer = patch(&registry.host(), address, 200_000, &[0x55; 1000]);
@@ -322,6 +317,110 @@ async fn an_upload_that_is_refused_again_and_again_is_given_up() {
     }
 }
 
+/// Breaks an upload in its midst, with a note that says so.
+async fn break_off(
+    place: &tierce_registry::RepositoryClient,
+    registry: &FakeRegistry,
+    bytes: &Bytes,
+) {
+    let fault = Fault::disconnect_after_receiving(200_000).on(Method::PUT, "/uploads/");
+    registry.inject(fault.always());
+    registry.inject(Fault::status(403).on(Method::PATCH, "/uploads/").always());
+    send(place, bytes, bytes).await.expect_err("it is refused");
+    registry.clear_faults();
+    registry.clear_log();
+}
+
+/// The session may be of another user, or its address a signature that has ended.
+#[tokio::test]
+async fn a_left_session_that_the_registry_does_not_take_is_begun_anew() {
+    let bytes = bytes(LARGE);
+    for (status, on_put) in [(403, false), (405, false), (500, false), (403, true)] {
+        let notes = tempfile::tempdir().unwrap();
+        let registry = FakeRegistry::start();
+        let client = resuming(Some(notes.path()));
+        let place = place(&client, &registry, "app");
+        break_off(&place, &registry, &bytes).await;
+        let session = note(notes.path())["url"].as_str().unwrap().to_owned();
+        let session = session.rsplit_once("uploads/").unwrap().1;
+        let session = session.split('?').next().unwrap();
+        let refused = || Fault::status(status).on_path(session).always();
+        if on_put {
+            // All of it is there, says the note.
+            edit_note(notes.path(), |note| note["at"] = LARGE.into());
+        }
+        registry.inject(refused());
+        let outcome = send(&place, &bytes, &bytes).await;
+        if status == 500 {
+            // That might pass; when it does not, the next run is free of it.
+            assert_eq!(outcome.unwrap_err().status(), Some(500));
+            send(&place, &bytes, &bytes).await.unwrap();
+        } else {
+            outcome.unwrap();
+        }
+        assert_stored(&registry, &bytes);
+    }
+}
+
+fn note_path(notes: &Path) -> PathBuf {
+    std::fs::read_dir(notes)
+        .expect("notes are kept there")
+        .flatten()
+        .map(|entry| entry.path())
+        .find(|path| path.extension().is_some_and(|it| it == "json"))
+        .expect("an upload was written down")
+}
+
+/// What is written down of the one upload.
+fn note(notes: &Path) -> serde_json::Value {
+    let note = std::fs::read(note_path(notes)).expect("it can be read");
+    serde_json::from_slice(&note).expect("it is JSON")
+}
+
+fn edit_note(notes: &Path, edit: impl FnOnce(&mut serde_json::Value)) {
+    let mut saved = note(notes);
+    edit(&mut saved);
+    std::fs::write(note_path(notes), saved.to_string()).expect("it can be written");
+}
+
+/// A note is a hint: whoever wrote it, bytes go only where the registry says.
+#[tokio::test]
+async fn a_note_leads_nowhere_but_to_the_registry() {
+    let bytes = bytes(LARGE);
+    let notes = tempfile::tempdir().unwrap();
+    let (registry, other) = (FakeRegistry::start(), FakeRegistry::start());
+    let client = resuming(Some(notes.path()));
+    let place = place(&client, &registry, "app");
+    break_off(&place, &registry, &bytes).await;
+    edit_note(notes.path(), |note| {
+        let url = note["url"]
+            .as_str()
+            .unwrap()
+            .replace(&registry.host(), &other.host());
+        note["url"] = url.into();
+    });
+    send(&place, &bytes, &bytes).await.unwrap();
+    assert_stored(&registry, &bytes);
+    assert_eq!(other.log().records().len(), 0, "{}", other.log());
+}
+
+/// What a manifest says of a blob's size may be anything.
+#[tokio::test]
+async fn a_size_that_no_memory_holds_is_found_to_be_false() {
+    let registry = FakeRegistry::start();
+    registry.inject(Fault::status(413).on(Method::PUT, "/uploads/"));
+    let content = bytes(LARGE);
+    let descriptor = Descriptor {
+        size: u64::MAX / 2,
+        ..crate::support::descriptor(&content)
+    };
+    let (blobs, content) = (crate::support::Blobs(client()), Content::Memory(content));
+    let blob = Blob::new(&descriptor, &content, &blobs, &|_| ());
+    let error = place(&client(), &registry, "app").send(&blob).await;
+    let error = error.unwrap_err();
+    assert!(matches!(error, RegistryError::Source(_)), "{error:?}");
+}
+
 /// So many bytes that are made when they are read.
 struct Made(u64);
 
@@ -353,6 +452,24 @@ impl BlobSource for Made {
         let pieces = (0..self.0 / PIECE).map(|number| Ok(Self::piece(number)));
         Ok(stream::iter(pieces).boxed())
     }
+}
+
+/// A chunk is held in memory until it was taken.
+#[tokio::test]
+async fn a_registry_cannot_ask_for_chunks_that_no_memory_holds() {
+    let registry = FakeRegistry::start();
+    let blob = Made(130 << 20);
+    let wish = Fault::header("oci-chunk-min-length", &u64::MAX.to_string());
+    registry.inject(wish.on(Method::POST, "/uploads/").always());
+    registry.inject(Fault::status(413).on(Method::PUT, "/uploads/"));
+    let descriptor = blob.descriptor();
+    let (content, ignore) = (Content::Memory(Bytes::new()), |_| ());
+    let sent = Blob::new(&descriptor, &content, &blob, &ignore);
+    place(&client(), &registry, "app")
+        .send(&sent)
+        .await
+        .unwrap();
+    assert_eq!(ranges(&registry), ["0-134217727", "134217728-136314879"]);
 }
 
 /// How many bytes are sent twice when a blob of 500 MB breaks at nine tenths: in its first body, and
