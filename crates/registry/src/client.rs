@@ -497,11 +497,13 @@ impl Client {
             let answered = authenticator.answer(context, access, shown, reply).await?;
             return Ok(Judged::Again(answered));
         }
-        if !settled.renewed && has_ended(&registry.manners, shown, &mut reply).await {
-            settled.renewed = true;
-            let renewed = authenticator.renew(context, access, shown).await?;
-            if let Some(renewed) = renewed {
-                return Ok(Judged::Again(renewed));
+        if has_ended(&registry.manners, shown, &mut reply).await {
+            // What is new and gets the same answer is not proved by that.
+            if !std::mem::replace(&mut settled.renewed, true) {
+                let renewed = authenticator.renew(context, access, shown).await?;
+                if let Some(renewed) = renewed {
+                    return Ok(Judged::Again(renewed));
+                }
             }
         } else if reply.from_registry {
             authenticator.proved(shown);

@@ -3,12 +3,16 @@
 use std::ffi::{OsStr, OsString};
 use std::fs;
 use std::path::Path;
+use std::sync::Arc;
+use std::sync::atomic::{AtomicUsize, Ordering};
 use std::time::Duration;
 
-use tierce_image::{ImageSink as _, ImageSource as _};
-use tierce_oci::MediaType;
+use futures_util::future::BoxFuture;
+use tierce_image::{BoxError, ImageSink as _, ImageSource as _};
+use tierce_oci::{MediaType, Repository};
 use tierce_registry::{
-    Client, ConfigFiles, CredentialKind, Distrust, Problem, RegistryError, Secret,
+    Client, ClientSettings, ConfigFiles, CredentialKind, CredentialSource, Credentials, Distrust,
+    Manners, Problem, RegistryError, Secret,
 };
 use tierce_testkit::{Endpoint, FakeRegistry, Fault, Method, TokenField, TokenSettings};
 
@@ -538,4 +542,74 @@ async fn what_is_wrong_with_the_files_is_told() {
         document.descriptor().media_type,
         MediaType::Manifest(_)
     ));
+}
+
+/// Has another password whenever it is asked for a newer one, and counts.
+#[derive(Debug, Clone)]
+struct Issuing {
+    registry: Arc<FakeRegistry>,
+    renewals: Arc<AtomicUsize>,
+}
+
+impl CredentialSource for Issuing {
+    fn credentials<'a>(
+        &'a self,
+        _: &'a Repository,
+    ) -> BoxFuture<'a, Result<Option<Credentials>, BoxError>> {
+        let credentials = Credentials {
+            kind: CredentialKind::Password {
+                username: "AWS".to_owned(),
+                password: Secret::new(self.registry.issue_password()),
+            },
+            origin: "the test".to_owned(),
+            good_until: None,
+        };
+        Box::pin(async { Ok(Some(credentials)) })
+    }
+
+    fn renew<'a>(
+        &'a self,
+        repository: &'a Repository,
+        _: &'a Credentials,
+    ) -> BoxFuture<'a, Result<Option<Credentials>, BoxError>> {
+        self.renewals.fetch_add(1, Ordering::SeqCst);
+        self.credentials(repository)
+    }
+}
+
+/// Who may not ask for a manifest is refused by a HEAD without a word as well: that costs one
+/// renewal, and not one with each question.
+#[tokio::test]
+async fn a_new_password_that_is_refused_like_the_old_one_is_kept() {
+    let registry = Arc::new(FakeRegistry::builder().ecr_passwords().start());
+    let issuing = Issuing {
+        registry: Arc::clone(&registry),
+        renewals: Arc::default(),
+    };
+    let client = Client::new(ClientSettings {
+        credentials: Arc::new(issuing.clone()),
+        manners: |_| Manners {
+            answers_403_to_old_tokens: true,
+            ..Manners::default()
+        },
+        ..settings()
+    })
+    .unwrap();
+    let place = place(&client, &registry, "app");
+    let refused = Fault::status(403).on(Method::HEAD, "/manifests/");
+    // The first question is not answered for want of a password.
+    registry.inject(refused.nth(2).always());
+    for _ in 0..3 {
+        let error = place.current(&by_tag("1")).await.unwrap_err();
+        assert_eq!(error.status(), Some(403));
+    }
+    assert_eq!(issuing.renewals.load(Ordering::SeqCst), 1);
+    assert_eq!(registry.log().count(Method::HEAD, "/manifests/"), 5);
+
+    // One that was good meanwhile may have ended.
+    registry.clear_faults();
+    assert_eq!(place.current(&by_tag("1")).await.unwrap(), None);
+    registry.expire_tokens();
+    assert_eq!(place.current(&by_tag("1")).await.unwrap(), None);
+    assert_eq!(issuing.renewals.load(Ordering::SeqCst), 2);
 }
