@@ -11,7 +11,7 @@ use url::Url;
 
 use crate::challenge::Access;
 use crate::client::{Call, Made, Registry, RepositoryClient, Target, success};
-use crate::error::{Problem, RegistryError, Step};
+use crate::error::{Problem, RegistryError, Step, is_transient};
 use crate::pull::{blob_path, claimed_digest, manifest_call, manifest_path};
 use crate::retry::Attempts;
 use crate::transport::Reply;
@@ -190,13 +190,20 @@ impl RepositoryClient {
             ..self.access(true)
         };
         let call = Call::new(Method::POST, Target::Path(&path), access);
-        let reply = match self.client.call(registry, &call, attempts).await {
-            Ok(reply) => reply,
-            Err(RegistryError::Unauthorized(refusal)) => {
-                tracing::debug!("no mount from {from}: {refusal}");
-                return Ok(false);
+        let reply = loop {
+            let error = match self.client.call_once(registry, &call).await {
+                Ok(reply) if !is_transient(reply.status().as_u16()) => break reply,
+                Ok(reply) => reply.into_error().await,
+                Err(RegistryError::Unauthorized(refusal)) => {
+                    tracing::debug!("no mount from {from}: {refusal}");
+                    return Ok(false);
+                }
+                Err(error) => error,
+            };
+            // It may be the first that the registry hears of a repository that is not there.
+            if let Some(error) = self.settle_missing(registry, error).await? {
+                attempts.after(error).await?;
             }
-            Err(error) => return Err(error),
         };
         match reply.status() {
             StatusCode::CREATED => Ok(true),

@@ -16,17 +16,15 @@ use crate::client::{Judged, Settled, Stream as Outgoing};
 use crate::error::{Cause, ConnectionFailure, RegistryError, RequestLine, Step};
 use crate::transport::Reply;
 
-/// In such pieces a chunk is handed to the network, so that its progress can be seen.
+/// In such pieces a body is handed to the network, so that its progress can be seen: a source may have
+/// much larger ones, which a slow network does not take in the time that counts as a stall.
 const PIECE: usize = 64 * 1024;
 
 /// The bytes of a chunk as a stream.
 pub(super) fn pieces(
-    mut chunk: Bytes,
+    chunk: Bytes,
 ) -> impl Stream<Item = Result<Bytes, OpenBlobError>> + Send + Unpin {
-    stream::iter(std::iter::from_fn(move || {
-        let piece = chunk.split_to(PIECE.min(chunk.len()));
-        (!piece.is_empty()).then_some(Ok(piece))
-    }))
+    stream::iter([Ok(chunk)])
 }
 
 impl<S: BlobSource> Upload<'_, '_, S> {
@@ -120,13 +118,40 @@ async fn feed(
     patience: Duration,
 ) -> Result<(), Starved> {
     while let Some(piece) = source.next().await {
-        let piece = piece.map_err(Starved::Source)?;
-        match tokio::time::timeout(patience, pieces.send(piece)).await {
-            Ok(Ok(())) => {}
-            // The request is over, or has all the bytes that it announced: its answer tells.
-            Ok(Err(_)) => return Ok(()),
-            Err(_) => return Err(Starved::Stalled),
+        let mut rest = piece.map_err(Starved::Source)?;
+        while !rest.is_empty() {
+            let piece = rest.split_to(PIECE.min(rest.len()));
+            match tokio::time::timeout(patience, pieces.send(piece)).await {
+                Ok(Ok(())) => {}
+                // The request is over, or has all the bytes that it announced: its answer tells.
+                Ok(Err(_)) => return Ok(()),
+                Err(_) => return Err(Starved::Stalled),
+            }
         }
     }
     Ok(())
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+
+    #[tokio::test]
+    async fn large_pieces_are_handed_on_in_small_ones() {
+        let piece = Bytes::from(vec![7; 3 * PIECE + 1]);
+        let (sender, mut handed) = mpsc::channel(1);
+        let source = stream::iter([Ok(piece.clone()), Ok(Bytes::new()), Ok(piece)]);
+        let fed = feed(source, sender, Duration::from_mins(1));
+        let received = async {
+            let mut lengths = Vec::new();
+            while let Some(piece) = handed.recv().await {
+                lengths.push(piece.len());
+            }
+            lengths
+        };
+        let (outcome, lengths) = tokio::join!(fed, received);
+        assert!(outcome.is_ok());
+        let each = [PIECE, PIECE, PIECE, 1];
+        assert_eq!(lengths, [each, each].concat());
+    }
 }

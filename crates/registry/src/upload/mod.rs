@@ -144,6 +144,8 @@ enum ChunkOutcome {
     Sent,
     /// The session does not go on.
     Lost(RegistryError),
+    /// It broke, which is counted already, and is not there any more.
+    Gone,
 }
 
 impl<S: BlobSource> Upload<'_, '_, S> {
@@ -335,6 +337,10 @@ impl<S: BlobSource> Upload<'_, '_, S> {
             match self.send_chunk(&mut session, chunk).await? {
                 ChunkOutcome::Sent => {}
                 ChunkOutcome::Lost(error) => return self.lose(&session, error).await,
+                ChunkOutcome::Gone => {
+                    self.forget();
+                    return Ok(Outcome::GoOn(None));
+                }
             }
             self.save(&session);
             if session.at > self.furthest {
@@ -394,7 +400,7 @@ impl<S: BlobSource> Upload<'_, '_, S> {
             self.after_break(error).await?;
             session.is_unsure = true;
             match self.received(session).await {
-                Received::Gone(error) => return Ok(ChunkOutcome::Lost(error)),
+                Received::Gone => return Ok(ChunkOutcome::Gone),
                 Received::Bytes(bytes) => {
                     if let Some(more) = session.believe(bytes, length) {
                         chunk.advance(more);
@@ -485,7 +491,7 @@ impl<S: BlobSource> Upload<'_, '_, S> {
             self.save(&session);
             return Some(session);
         }
-        if !matches!(received, Received::Gone(_)) {
+        if !matches!(received, Received::Gone) {
             self.cancel(&session).await;
         }
         None
@@ -510,7 +516,7 @@ impl<S: BlobSource> Upload<'_, '_, S> {
                 let range = reply.header(RANGE).and_then(session::bytes_of_range);
                 range.map_or(Received::Unknown, Received::Bytes)
             }
-            404 | 410 => Received::Gone(reply.into_error().await),
+            404 | 410 => Received::Gone,
             _ => Received::Unknown,
         }
     }

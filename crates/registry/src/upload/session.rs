@@ -5,8 +5,6 @@ use std::fmt;
 use tierce_oci::Digest;
 use url::Url;
 
-use crate::error::RegistryError;
-
 /// An upload that a registry has begun.
 #[derive(Clone)]
 pub(super) struct Session {
@@ -33,10 +31,10 @@ impl fmt::Debug for Session {
 }
 
 /// What a registry says of how much it has.
-#[derive(Debug)]
+#[derive(Debug, Clone, Copy, PartialEq, Eq)]
 pub(super) enum Received {
     /// The upload is not there any more.
-    Gone(RegistryError),
+    Gone,
     /// So many bytes, it says.
     Bytes(u64),
     /// Nothing that could be understood.
@@ -90,7 +88,7 @@ impl Session {
     /// (apple/containerization#790).
     pub(super) fn resume(&mut self, received: &Received, size: u64) -> bool {
         match received {
-            Received::Gone(_) => false,
+            Received::Gone => false,
             Received::Bytes(received) if (self.at + 1..=size).contains(received) => {
                 self.at = *received;
                 self.is_unsure = false;

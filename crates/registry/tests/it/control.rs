@@ -7,7 +7,7 @@ use futures_util::future::BoxFuture;
 use tierce_image::BoxError;
 use tierce_oci::{Repository, Tag};
 use tierce_registry::{Client, ClientSettings, ControlPlane, Manners, RegistryError, Step};
-use tierce_testkit::{FakeRegistry, Fault, Method};
+use tierce_testkit::{FakeRegistry, Fault, Method, MissingRepository};
 
 use crate::support::{
     artifact, bytes, client, copy, image, place, push, registry_error, send, settings, told,
@@ -169,6 +169,35 @@ async fn a_connection_that_breaks_because_there_is_no_repository_says_so() {
             *management.asked.lock().unwrap(),
             ["is there app", "make app"]
         );
+    }
+}
+
+/// The first upload to a repository can be the mount of a base layer.
+#[tokio::test]
+async fn a_mount_that_breaks_because_there_is_no_repository_says_so_or_makes_it() {
+    for makes in [false, true] {
+        let registry = Arc::new(
+            FakeRegistry::builder()
+                .missing_repository(MissingRepository::DropsPost)
+                .start(),
+        );
+        let image = image();
+        image.put(&registry, "base", Some("1"));
+        let management = Arc::new(Management {
+            makes,
+            ..Management::of(&registry)
+        });
+        let client = managed(&management);
+        let from = place(&client, &registry, "base");
+        let to = place(&client, &registry, "app");
+        let outcome = copy(&from, &to, "1", &client).await;
+        if makes {
+            assert_eq!(outcome.unwrap().mounted.blobs, 3);
+            assert_eq!(registry.resolve("app", "1"), Some(image.digest()));
+        } else {
+            let error = outcome.unwrap_err();
+            assert!(registry_error(&error).is_missing_repository(), "{error:?}");
+        }
     }
 }
 

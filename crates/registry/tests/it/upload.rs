@@ -1,6 +1,6 @@
 //! Blobs that go in chunks, and go on where they broke.
 
-use std::path::Path;
+use std::path::{Path, PathBuf};
 
 use bytes::Bytes;
 use futures_util::{StreamExt as _, stream};
@@ -326,7 +326,7 @@ async fn break_off(
     let fault = Fault::disconnect_after_receiving(200_000).on(Method::PUT, "/uploads/");
     registry.inject(fault.always());
     registry.inject(Fault::status(403).on(Method::PATCH, "/uploads/").always());
-    send(place, bytes, bytes).await.unwrap_err();
+    send(place, bytes, bytes).await.expect_err("it is refused");
     registry.clear_faults();
     registry.clear_log();
 }
@@ -362,22 +362,25 @@ async fn a_left_session_that_the_registry_does_not_take_is_begun_anew() {
     }
 }
 
-fn note_path(notes: &Path) -> std::path::PathBuf {
-    let files = std::fs::read_dir(notes).unwrap();
-    let mut files = files.map(|entry| entry.unwrap().path());
-    let note = files.find(|path| path.extension().is_some_and(|it| it == "json"));
-    note.expect("an upload was written down")
+fn note_path(notes: &Path) -> PathBuf {
+    std::fs::read_dir(notes)
+        .expect("notes are kept there")
+        .flatten()
+        .map(|entry| entry.path())
+        .find(|path| path.extension().is_some_and(|it| it == "json"))
+        .expect("an upload was written down")
 }
 
 /// What is written down of the one upload.
 fn note(notes: &Path) -> serde_json::Value {
-    serde_json::from_slice(&std::fs::read(note_path(notes)).unwrap()).unwrap()
+    let note = std::fs::read(note_path(notes)).expect("it can be read");
+    serde_json::from_slice(&note).expect("it is JSON")
 }
 
 fn edit_note(notes: &Path, edit: impl FnOnce(&mut serde_json::Value)) {
     let mut saved = note(notes);
     edit(&mut saved);
-    std::fs::write(note_path(notes), saved.to_string()).unwrap();
+    std::fs::write(note_path(notes), saved.to_string()).expect("it can be written");
 }
 
 /// A note is a hint: whoever wrote it, bytes go only where the registry says.
