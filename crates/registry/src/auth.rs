@@ -564,6 +564,7 @@ async fn send(context: Context<'_>, request: TokenRequest) -> Result<Reply, Regi
             authorization: request.authorization,
             secrets: request.secrets,
             body: request.body,
+            fresh: false,
         })
         .await
 }

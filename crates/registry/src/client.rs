@@ -100,6 +100,8 @@ pub(crate) struct Stream<'a> {
     pub(crate) headers: HeaderMap,
     pub(crate) body: reqwest::Body,
     pub(crate) length: u64,
+    /// Whether it goes over a connection of its own.
+    pub(crate) fresh: bool,
 }
 
 /// What was done, for one request, about who we are.
@@ -418,7 +420,7 @@ impl Client {
     ) -> Result<Reply, RegistryError> {
         loop {
             // It is large, and so is all that holds it.
-            let error = match Box::pin(self.call_once(registry, call)).await {
+            let error = match Box::pin(self.call_once(registry, call, attempts.is_retry())).await {
                 Ok(reply) if !is_transient(reply.status().as_u16()) => return Ok(reply),
                 Ok(reply) => reply.into_error().await,
                 Err(error) => error,
@@ -437,16 +439,18 @@ impl Client {
         success(self.call(registry, call, attempts).await?).await
     }
 
-    /// Sends `call`, authenticated. A first 401 is answered; a second one is an error.
+    /// Sends `call`, authenticated, over a connection of its own if it is to be `fresh`. A first 401 is
+    /// answered; a second one is an error.
     pub(crate) async fn call_once(
         &self,
         registry: &Registry,
         call: &Call<'_>,
+        fresh: bool,
     ) -> Result<Reply, RegistryError> {
         let mut shown = self.authorize(registry, &call.access).await?;
         let mut settled = Settled::default();
         loop {
-            let reply = self.send(registry, call, &shown).await?;
+            let reply = self.send(registry, call, &shown, fresh).await?;
             let judged = self.judge(registry, &call.access, &shown, reply, &mut settled);
             match judged.await? {
                 Judged::Answer(reply) => return Ok(reply),
@@ -474,6 +478,7 @@ impl Client {
             authorization: shown.header.clone(),
             secrets: shown.secrets.clone(),
             body: WireBody::Stream(stream.body, stream.length),
+            fresh: stream.fresh,
         };
         Ok((self.inner.transport.send(wire).await?, shown))
     }
@@ -539,12 +544,13 @@ impl Client {
         registry: &Registry,
         call: &Call<'_>,
         shown: &Authorization,
+        fresh: bool,
     ) -> Result<Reply, RegistryError> {
         let endpoint = registry.endpoint();
         if let Target::Path(path) = call.target {
             registry.keep_pace(&call.method, path, shown).await;
         }
-        let first = self.send_to(registry, &endpoint, call, shown).await;
+        let first = self.send_to(registry, &endpoint, call, shown, fresh).await;
         if registry.answered.load(Ordering::Relaxed) {
             return first;
         }
@@ -552,7 +558,7 @@ impl Client {
             && matches!(call.target, Target::Path(_))
             && hints_at_other_scheme(&first, &endpoint)
         {
-            match self.send_to(registry, &other, call, shown).await {
+            match self.send_to(registry, &other, call, shown, fresh).await {
                 Ok(reply) => {
                     tracing::debug!(registry = registry.name, "reached at {other} instead");
                     registry.use_endpoint(other);
@@ -576,6 +582,7 @@ impl Client {
         endpoint: &Endpoint,
         call: &Call<'_>,
         shown: &Authorization,
+        fresh: bool,
     ) -> Result<Reply, RegistryError> {
         let url = match call.target {
             Target::Path(path) => endpoint.url(path),
@@ -591,6 +598,7 @@ impl Client {
             authorization: shown.header.clone(),
             secrets: shown.secrets.clone(),
             body: call.body.clone().map_or(WireBody::None, WireBody::Bytes),
+            fresh,
         };
         self.inner.transport.send(wire).await
     }

@@ -191,7 +191,11 @@ impl RepositoryClient {
         };
         let call = Call::new(Method::POST, Target::Path(&path), access);
         let reply = loop {
-            let error = match self.client.call_once(registry, &call).await {
+            let error = match self
+                .client
+                .call_once(registry, &call, attempts.is_retry())
+                .await
+            {
                 Ok(reply) if !is_transient(reply.status().as_u16()) => break reply,
                 Ok(reply) => reply.into_error().await,
                 Err(RegistryError::Unauthorized(refusal)) => {
@@ -235,7 +239,11 @@ impl RepositoryClient {
         let path = format!("/v2/{}/blobs/uploads/", self.repository.path);
         let call = Call::new(Method::POST, Target::Path(&path), self.access(true));
         loop {
-            let error = match self.client.call_once(registry, &call).await {
+            let error = match self
+                .client
+                .call_once(registry, &call, attempts.is_retry())
+                .await
+            {
                 Ok(reply) if reply.status().is_success() => return Ok(reply),
                 Ok(reply) => reply.into_error().await,
                 Err(error) => error,

@@ -61,6 +61,8 @@ struct Way {
     direct: bool,
     trust: Trust,
     connect_timeout: Duration,
+    /// Over a connection that was never used before.
+    fresh: bool,
 }
 
 /// One request, ready but for its connection.
@@ -78,6 +80,9 @@ pub(crate) struct Wire<'a> {
     /// What must not be repeated of an answer.
     pub(crate) secrets: KnownSecrets,
     pub(crate) body: WireBody,
+    /// Whether it goes over a connection of its own. One that was kept may be closed on the other
+    /// side by now, and a body that can be sent once is then lost.
+    pub(crate) fresh: bool,
 }
 
 pub(crate) enum WireBody {
@@ -136,12 +141,18 @@ impl Transport {
         host.map_err(|source| bad_settings(name, source))
     }
 
-    fn client(&self, url: &Url, host: &Host) -> Result<reqwest::Client, RegistryError> {
+    fn client(
+        &self,
+        url: &Url,
+        host: &Host,
+        fresh: bool,
+    ) -> Result<reqwest::Client, RegistryError> {
         host.warn_if_insecure();
         let way = Way {
             direct: is_loopback(url),
             trust: host.trust.clone(),
             connect_timeout: host.timeouts.connect,
+            fresh,
         };
         let mut clients = self.clients.lock().unwrap_or_else(PoisonError::into_inner);
         if let Some(client) = clients.get(&way) {
@@ -170,6 +181,7 @@ impl Transport {
                 .user_agent(self.user_agent.clone())
                 .redirect(reqwest::redirect::Policy::none())
                 .connect_timeout(way.connect_timeout)
+                .pool_max_idle_per_host(if way.fresh { 0 } else { usize::MAX })
                 .tls_danger_accept_invalid_certs(way.trust.insecure)
                 .tls_certs_merge(authorities.iter().cloned());
             if let Some(identity) = &identity {
@@ -218,6 +230,7 @@ impl Transport {
             authorization,
             secrets,
             body,
+            fresh,
         } = wire;
         let mut stream = None;
         let mut bytes = None;
@@ -245,7 +258,7 @@ impl Transport {
             };
             let line = line(&method, &url, registry.is_some());
             let mut request = self
-                .client(&url, &settled)?
+                .client(&url, &settled, fresh)?
                 .request(method.clone(), url.clone())
                 .headers(headers.clone());
             if is_meant && let Some(authorization) = &authorization {

@@ -57,6 +57,7 @@ impl<S: BlobSource> Upload<'_, '_, S> {
             headers,
             body: reqwest::Body::wrap_stream(body),
             length,
+            fresh: self.attempts.is_retry(),
         };
         let mut answer = pin!(client.send_stream(&self.registry, &access, outgoing));
         let timeouts = *self.registry.timeouts();

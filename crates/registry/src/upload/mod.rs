@@ -4,9 +4,10 @@
 //! registry takes. What breaks is begun anew in a new session, because registries disagree on where
 //! an old one would go on. Two kinds of blobs go in chunks instead, by PATCH:
 //!
-//! * a large one after its first break, in this run or in an earlier one, so that no later break costs
-//!   more than one chunk. Where it is, is written down ([`unfinished`]), so that another run can go
-//!   on with it;
+//! * a large one after its first break, in this run or in an earlier one, so that a later break costs
+//!   no more than one chunk where the registry keeps the session. (Debian's docker-registry 2.8 loses
+//!   one in the midst of whose chunk the connection broke.) Where it is, is written down
+//!   ([`unfinished`]), so that another run can go on with it;
 //! * any one whose whole body the registry refuses as too large.
 //!
 //! How far a chunked upload is, we know ourselves: the registry has what it has acknowledged. Its own
@@ -105,7 +106,7 @@ impl RepositoryClient {
     async fn cancel_upload(&self, registry: &Registry, upload: &Url) {
         let call = Call::new(Method::DELETE, Target::Url(upload), self.access(true));
         // It forgets the upload anyhow after a while.
-        if let Err(error) = self.client.call_once(registry, &call).await {
+        if let Err(error) = self.client.call_once(registry, &call, false).await {
             tracing::debug!("the upload was not cancelled: {error}");
         }
     }
@@ -501,7 +502,12 @@ impl<S: BlobSource> Upload<'_, '_, S> {
     async fn received(&self, session: &mut Session) -> Received {
         let url = session.url.clone();
         let call = Call::new(Method::GET, Target::Url(&url), self.place.access(true));
-        let reply = match self.place.client.call_once(&self.registry, &call).await {
+        let reply = match self
+            .place
+            .client
+            .call_once(&self.registry, &call, true)
+            .await
+        {
             Ok(reply) => reply,
             Err(error) => {
                 tracing::debug!("the upload's state is not known: {error}");

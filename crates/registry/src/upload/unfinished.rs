@@ -6,7 +6,7 @@
 
 use std::fs::{self, File, OpenOptions};
 use std::io::Write as _;
-use std::os::unix::fs::{DirBuilderExt as _, OpenOptionsExt as _};
+use std::os::unix::fs::{DirBuilderExt as _, MetadataExt as _, OpenOptionsExt as _};
 use std::path::{Path, PathBuf};
 use std::time::{Duration, SystemTime};
 
@@ -80,7 +80,8 @@ impl Unfinished {
         let name = key.to_string().replace(':', "-");
         let lock_path = self.directory.join(format!("{name}.lock"));
         let lock = private().create(true).open(&lock_path)?;
-        if lock.try_lock().is_err() {
+        // Its last owner may have removed it between the two: then it keeps nobody out.
+        if lock.try_lock().is_err() || lock.metadata()?.nlink() == 0 {
             return Ok(None);
         }
         Ok(Some(Note {
@@ -179,8 +180,6 @@ fn replace(path: &Path, saved: &Saved) -> std::io::Result<()> {
 
 #[cfg(test)]
 mod tests {
-    use std::os::unix::fs::MetadataExt as _;
-
     use tierce_oci::MediaType;
 
     use super::*;

@@ -327,3 +327,32 @@ async fn reads_from_a_registry_of_this_machine() {
         .await
         .unwrap();
 }
+
+#[tokio::test]
+async fn a_body_that_is_sent_again_does_not_go_over_a_connection_that_was_kept() {
+    // It answers once on each connection, keeps it, and is gone when the next request comes.
+    let server = RawServer::start(|mut stream| {
+        let Some(line) = request_line(&mut stream) else {
+            return;
+        };
+        let answer = if line.starts_with("POST") {
+            "HTTP/1.1 202 Accepted\r\nLocation: /v2/app/blobs/uploads/1\r\nContent-Length: 0\r\n\r\n"
+        } else if line.starts_with("PUT") {
+            let _ = stream.read_exact(&mut [0; 10]);
+            "HTTP/1.1 201 Created\r\nContent-Length: 0\r\n\r\n"
+        } else {
+            "HTTP/1.1 404 Not Found\r\nContent-Length: 0\r\n\r\n"
+        };
+        let _ = stream.write_all(answer.as_bytes());
+        // The next request is heard, and the connection closed.
+        let _ = request_line(&mut stream);
+    });
+    let mut settings = settings();
+    settings.retry = RetryPolicy::immediate(std::num::NonZeroU32::new(2).unwrap());
+    let client = Client::new(settings).unwrap();
+    let bytes = crate::support::bytes(10);
+    for _ in 0..20 {
+        let place = server.place(&client, "app");
+        crate::support::send(&place, &bytes, &bytes).await.unwrap();
+    }
+}
