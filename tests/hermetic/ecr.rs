@@ -966,6 +966,21 @@ fn what_ecr_does_not_delete_is_reported() {
 }
 
 #[test]
+fn what_is_on_this_machine_is_reached_without_a_proxy() {
+    let ecr = Ecr::new();
+    // Nobody listens at that port, and no authority is known.
+    let nowhere = "http://127.0.0.1:1";
+    let empty = tempfile::tempdir().unwrap();
+    let command = ecr
+        .tierce(&["ecr", "describe", "orders"])
+        .env("http_proxy", nowhere)
+        .env("HTTPS_PROXY", nowhere)
+        .env("SSL_CERT_FILE", "/dev/null")
+        .env("SSL_CERT_DIR", empty.path());
+    drop(command.run().assert_success());
+}
+
+#[test]
 fn many_images_go_in_batches() {
     let fake = FakeEcr::builder()
         .repository("orders")
