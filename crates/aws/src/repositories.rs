@@ -32,6 +32,9 @@ const MANIFEST_TYPES: [&str; 5] = [
     "application/vnd.docker.distribution.manifest.v1+prettyjws",
 ];
 
+/// Those of them that name other manifests.
+const INDEX_TYPES: [&str; 2] = [MANIFEST_TYPES[0], MANIFEST_TYPES[2]];
+
 /// The repositories of one registry.
 #[derive(Debug, Clone)]
 pub struct Repositories {
@@ -265,6 +268,14 @@ pub struct Image {
     pub children: Vec<Digest>,
     /// The manifest that it is about. Known after [`Repositories::read_relations`].
     pub subject: Option<Digest>,
+}
+
+impl Image {
+    /// Whether it is an index: by its media type, or because it names others.
+    pub(crate) fn is_index(&self) -> bool {
+        let is_index = |media_type: &str| INDEX_TYPES.contains(&media_type);
+        !self.children.is_empty() || self.media_type.as_deref().is_some_and(is_index)
+    }
 }
 
 /// What became of a wish to delete images.
