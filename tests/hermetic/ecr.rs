@@ -966,6 +966,46 @@ fn what_ecr_does_not_delete_is_reported() {
 }
 
 #[test]
+fn what_somebody_else_deletes_meanwhile_is_no_failure() {
+    let ecr = Ecr::new();
+    let child = ecr.put(None, IMAGE, &json!({"annotations": {"name": "child"}}), 60);
+    ecr.index("1.0", 60, &[child]);
+    ecr.image("1.1", 50);
+    let (code, stdout, stderr) = prune_meanwhile(&ecr, || {
+        drop(ecr.ok(&["ecr", "prune", "orders", "--keep=0"]));
+    });
+    assert_eq!(code, Some(0), "{stderr}");
+    assert!(ecr.left().is_empty());
+    assert_eq!(stdout, "");
+    assert_eq!(stderr, "deleted 0 images of up to 0 B, kept 0 images\n");
+}
+
+#[test]
+fn what_was_deleted_before_an_error_is_told() {
+    let ecr = Ecr::new();
+    for number in 0..130 {
+        ecr.image(&format!("1.{number}"), 400 - number);
+    }
+    // One question for the repository, three for what is in it, asked twice, and the first batch.
+    let second_batch = 1 + 2 * 3 + 2;
+    let fault = Fault::status(403).on(Method::POST, "/").nth(second_batch);
+    ecr.fake.inject_control(fault);
+    let output = ecr
+        .tierce(&["ecr", "prune", "orders", "--keep=0", "--json"])
+        .run();
+    assert_eq!(output.code(), Some(1));
+    assert_eq!(ecr.left().len(), 30);
+    let document: Value = serde_json::from_str(&output.stdout()).unwrap();
+    assert_eq!(document["deleted"].as_array().unwrap().len(), 100);
+    let stderr = output.stderr();
+    assert!(
+        stderr.starts_with("deleted 100 images of up to 200 B, kept 0 images\n")
+            && stderr.contains("error: 30 images could not be deleted\n  caused by: AWS refused"),
+        "{stderr}"
+    );
+}
+
+#[test]
 fn what_is_on_this_machine_is_reached_without_a_proxy() {
     let ecr = Ecr::new();
     // Nobody listens at that port, and no authority is known.
