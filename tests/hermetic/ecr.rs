@@ -557,6 +557,51 @@ fn a_file_that_cannot_be_understood_is_left_alone() {
 }
 
 #[test]
+fn two_logins_at_once_keep_both() {
+    let ecr = Ecr::new();
+    let file = ecr.world.sandbox.home().join(".docker/config.json");
+    let directory = file.parent().unwrap();
+    fs::create_dir_all(directory).unwrap();
+    // Another one is about to write.
+    let other = fs::File::open(directory).unwrap();
+    other.lock().unwrap();
+    let gate = Gate::new();
+    ecr.fake
+        .inject_control(Fault::hold(&gate).on(Method::POST, "/"));
+    let run = ecr.tierce(&["ecr", "login"]).spawn();
+    gate.wait_for(1);
+    gate.open();
+    let theirs = json!({"auths": {"other.example": {"auth": "eDp5"}}});
+    fs::write(&file, theirs.to_string()).unwrap();
+    other.unlock().unwrap();
+    let (code, _, stderr) = ended(run);
+    assert_eq!(code, Some(0), "{stderr}");
+    let config: Value = serde_json::from_slice(&fs::read(&file).unwrap()).unwrap();
+    let auths = config["auths"].as_object().unwrap();
+    assert_eq!(auths["other.example"], theirs["auths"]["other.example"]);
+    assert!(auths.contains_key(ecr.fake.name()), "{auths:?}");
+}
+
+#[test]
+fn a_link_to_nothing_yet_stays_a_link() {
+    let ecr = Ecr::new();
+    let file = ecr.world.sandbox.home().join(".docker/config.json");
+    fs::create_dir_all(file.parent().unwrap()).unwrap();
+    std::os::unix::fs::symlink("../elsewhere/docker.json", &file).unwrap();
+    drop(ecr.ok(&["ecr", "login"]));
+    assert!(fs::symlink_metadata(&file).unwrap().is_symlink());
+    let target = ecr.world.sandbox.home().join("elsewhere/docker.json");
+    assert!(
+        fs::read_to_string(&target)
+            .unwrap()
+            .contains(ecr.fake.name())
+    );
+    let mode = |path: &std::path::Path| fs::metadata(path).unwrap().permissions().mode() & 0o777;
+    assert_eq!(mode(&target), 0o600);
+    assert_eq!(mode(target.parent().unwrap()), 0o700);
+}
+
+#[test]
 fn a_helper_keeps_what_is_its_own() {
     let ecr = Ecr::new();
     for (config, helper) in [
