@@ -583,6 +583,20 @@ fn two_logins_at_once_keep_both() {
 }
 
 #[test]
+fn nothing_of_a_login_that_was_killed_stays() {
+    let ecr = Ecr::new();
+    let directory = ecr.world.sandbox.home().join(".docker");
+    fs::create_dir_all(&directory).unwrap();
+    fs::write(directory.join(".tierce-login-x1"), "a token").unwrap();
+    drop(ecr.ok(&["ecr", "login"]));
+    let names: Vec<_> = fs::read_dir(&directory)
+        .unwrap()
+        .map(|entry| entry.unwrap().file_name())
+        .collect();
+    assert_eq!(names, ["config.json"]);
+}
+
+#[test]
 fn a_link_to_nothing_yet_stays_a_link() {
     let ecr = Ecr::new();
     let file = ecr.world.sandbox.home().join(".docker/config.json");

@@ -19,6 +19,9 @@ use crate::diagnostic::Hinted as _;
 /// How long a credential helper may think; some ask a person to unlock a key ring.
 const HELPER_PATIENCE: Duration = Duration::from_mins(1);
 
+/// How the names of files begin that are not written to their end yet.
+const UNFINISHED: &str = ".tierce-login-";
+
 /// Where a login was put.
 #[derive(Debug, Clone, PartialEq, Eq)]
 pub(crate) enum Stored {
@@ -179,8 +182,23 @@ fn directory_of(path: &Path) -> io::Result<PathBuf> {
 fn alone_in(directory: &Path) -> io::Result<File> {
     let handle = File::open(directory)?;
     // Not every file system can; there it is as with other tools, which lock nothing.
-    let _ = handle.lock();
+    if handle.lock().is_ok() {
+        remove_leftovers(directory)?;
+    }
     Ok(handle)
+}
+
+/// Removes what logins have left that were killed while they wrote: there are secrets in it. Nobody
+/// else writes such files while the directory is locked.
+fn remove_leftovers(directory: &Path) -> io::Result<()> {
+    for entry in fs::read_dir(directory)? {
+        let entry = entry?;
+        if entry.file_name().to_string_lossy().starts_with(UNFINISHED) {
+            // One that cannot be removed is no reason to keep no login.
+            let _ = fs::remove_file(entry.path());
+        }
+    }
+    Ok(())
 }
 
 /// Writes the file anew, for its owner alone, in one step.
@@ -193,7 +211,9 @@ fn write(path: &Path, config: &Value) -> Result<()> {
         serde::Serialize::serialize(config, &mut serializer)?;
         text.push(b'\n');
         // Temporary files are their owner's alone from the beginning.
-        let mut file = tempfile::NamedTempFile::new_in(directory_of(path)?)?;
+        let mut file = tempfile::Builder::new()
+            .prefix(UNFINISHED)
+            .tempfile_in(directory_of(path)?)?;
         io::Write::write_all(&mut file, &text)?;
         file.as_file().sync_all()?;
         file.persist(path)?;
