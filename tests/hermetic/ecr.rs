@@ -557,6 +557,65 @@ fn a_file_that_cannot_be_understood_is_left_alone() {
 }
 
 #[test]
+fn two_logins_at_once_keep_both() {
+    let ecr = Ecr::new();
+    let file = ecr.world.sandbox.home().join(".docker/config.json");
+    let directory = file.parent().unwrap();
+    fs::create_dir_all(directory).unwrap();
+    // Another one is about to write.
+    let other = fs::File::open(directory).unwrap();
+    other.lock().unwrap();
+    let gate = Gate::new();
+    ecr.fake
+        .inject_control(Fault::hold(&gate).on(Method::POST, "/"));
+    let run = ecr.tierce(&["ecr", "login"]).spawn();
+    gate.wait_for(1);
+    gate.open();
+    let theirs = json!({"auths": {"other.example": {"auth": "eDp5"}}});
+    fs::write(&file, theirs.to_string()).unwrap();
+    other.unlock().unwrap();
+    let (code, _, stderr) = ended(run);
+    assert_eq!(code, Some(0), "{stderr}");
+    let config: Value = serde_json::from_slice(&fs::read(&file).unwrap()).unwrap();
+    let auths = config["auths"].as_object().unwrap();
+    assert_eq!(auths["other.example"], theirs["auths"]["other.example"]);
+    assert!(auths.contains_key(ecr.fake.name()), "{auths:?}");
+}
+
+#[test]
+fn nothing_of_a_login_that_was_killed_stays() {
+    let ecr = Ecr::new();
+    let directory = ecr.world.sandbox.home().join(".docker");
+    fs::create_dir_all(&directory).unwrap();
+    fs::write(directory.join(".tierce-login-x1"), "a token").unwrap();
+    drop(ecr.ok(&["ecr", "login"]));
+    let names: Vec<_> = fs::read_dir(&directory)
+        .unwrap()
+        .map(|entry| entry.unwrap().file_name())
+        .collect();
+    assert_eq!(names, ["config.json"]);
+}
+
+#[test]
+fn a_link_to_nothing_yet_stays_a_link() {
+    let ecr = Ecr::new();
+    let file = ecr.world.sandbox.home().join(".docker/config.json");
+    fs::create_dir_all(file.parent().unwrap()).unwrap();
+    std::os::unix::fs::symlink("../elsewhere/docker.json", &file).unwrap();
+    drop(ecr.ok(&["ecr", "login"]));
+    assert!(fs::symlink_metadata(&file).unwrap().is_symlink());
+    let target = ecr.world.sandbox.home().join("elsewhere/docker.json");
+    assert!(
+        fs::read_to_string(&target)
+            .unwrap()
+            .contains(ecr.fake.name())
+    );
+    let mode = |path: &std::path::Path| fs::metadata(path).unwrap().permissions().mode() & 0o777;
+    assert_eq!(mode(&target), 0o600);
+    assert_eq!(mode(target.parent().unwrap()), 0o700);
+}
+
+#[test]
 fn a_helper_keeps_what_is_its_own() {
     let ecr = Ecr::new();
     for (config, helper) in [
@@ -963,6 +1022,61 @@ fn what_ecr_does_not_delete_is_reported() {
         "{stderr}"
     );
     assert_eq!(ecr.left().len(), 3);
+}
+
+#[test]
+fn what_somebody_else_deletes_meanwhile_is_no_failure() {
+    let ecr = Ecr::new();
+    let child = ecr.put(None, IMAGE, &json!({"annotations": {"name": "child"}}), 60);
+    ecr.index("1.0", 60, &[child]);
+    ecr.image("1.1", 50);
+    let (code, stdout, stderr) = prune_meanwhile(&ecr, || {
+        drop(ecr.ok(&["ecr", "prune", "orders", "--keep=0"]));
+    });
+    assert_eq!(code, Some(0), "{stderr}");
+    assert!(ecr.left().is_empty());
+    assert_eq!(stdout, "");
+    assert_eq!(stderr, "deleted 0 images of up to 0 B, kept 0 images\n");
+}
+
+#[test]
+fn what_was_deleted_before_an_error_is_told() {
+    let ecr = Ecr::new();
+    for number in 0..130 {
+        ecr.image(&format!("1.{number}"), 400 - number);
+    }
+    // One question for the repository, three for what is in it, asked twice, and the first batch.
+    let second_batch = 1 + 2 * 3 + 2;
+    let fault = Fault::status(403).on(Method::POST, "/").nth(second_batch);
+    ecr.fake.inject_control(fault);
+    let output = ecr
+        .tierce(&["ecr", "prune", "orders", "--keep=0", "--json"])
+        .run();
+    assert_eq!(output.code(), Some(1));
+    assert_eq!(ecr.left().len(), 30);
+    let document: Value = serde_json::from_str(&output.stdout()).unwrap();
+    assert_eq!(document["deleted"].as_array().unwrap().len(), 100);
+    let stderr = output.stderr();
+    assert!(
+        stderr.starts_with("deleted 100 images of up to 200 B, kept 0 images\n")
+            && stderr.contains("error: 30 images could not be deleted\n  caused by: AWS refused"),
+        "{stderr}"
+    );
+}
+
+#[test]
+fn what_is_on_this_machine_is_reached_without_a_proxy() {
+    let ecr = Ecr::new();
+    // Nobody listens at that port, and no authority is known.
+    let nowhere = "http://127.0.0.1:1";
+    let empty = tempfile::tempdir().unwrap();
+    let command = ecr
+        .tierce(&["ecr", "describe", "orders"])
+        .env("http_proxy", nowhere)
+        .env("HTTPS_PROXY", nowhere)
+        .env("SSL_CERT_FILE", "/dev/null")
+        .env("SSL_CERT_DIR", empty.path());
+    drop(command.run().assert_success());
 }
 
 #[test]

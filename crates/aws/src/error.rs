@@ -53,8 +53,11 @@ pub enum AwsError {
         lacks: &'static str,
     },
     /// No region is named, and none is configured.
-    #[error("no AWS region is configured")]
-    NoRegion,
+    #[error("no AWS region is configured{}", in_profile(profile.as_deref()))]
+    NoRegion {
+        /// The profile that was to name one.
+        profile: Option<String>,
+    },
     /// A file of certificate authorities cannot be read.
     #[error("could not read the certificate authorities in {}", path.display())]
     ReadAuthorities {
@@ -312,6 +315,12 @@ impl AwsError {
     pub fn is_no_credentials(&self) -> bool {
         matches!(self, Self::NoCredentials { .. })
     }
+}
+
+fn in_profile(profile: Option<&str>) -> String {
+    profile.map_or_else(String::new, |profile| {
+        format!(": neither in the environment nor in the profile `{profile}`, if there is one")
+    })
 }
 
 /// Where credentials were looked for.

@@ -15,6 +15,7 @@ mod credentials;
 mod error;
 mod functions;
 mod host;
+mod http;
 mod manners;
 mod prune;
 mod repositories;

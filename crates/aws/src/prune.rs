@@ -89,24 +89,32 @@ pub enum KeepReason {
 struct Relations {
     parents: BTreeMap<Digest, BTreeSet<Digest>>,
     subjects: BTreeMap<Digest, Digest>,
+    /// Those that are about something that is not there.
+    orphans: BTreeSet<Digest>,
 }
 
 impl Relations {
     fn of(images: &[Image]) -> Self {
-        let present: BTreeSet<Digest> = images.iter().map(|image| image.digest).collect();
+        let present: BTreeMap<Digest, &Image> =
+            images.iter().map(|image| (image.digest, image)).collect();
         let mut relations = Self::default();
         for image in images {
             for child in image
                 .children
                 .iter()
-                .filter(|child| present.contains(child))
+                .filter(|child| present.contains_key(child))
             {
                 let parents = relations.parents.entry(*child).or_default();
                 parents.insert(image.digest);
             }
-            let subject = image.subject.or_else(|| subject_in_tags(&image.tags));
-            if let Some(subject) = subject.filter(|subject| present.contains(subject)) {
-                relations.subjects.insert(image.digest, subject);
+            match image.subject.or_else(|| subject_in_tags(image, &present)) {
+                Some(subject) if present.contains_key(&subject) => {
+                    relations.subjects.insert(image.digest, subject);
+                }
+                Some(_) => {
+                    relations.orphans.insert(image.digest);
+                }
+                None => {}
             }
         }
         relations
@@ -118,19 +126,47 @@ impl Relations {
 
     /// Whether an image is there for itself, and not as a part or a companion of another.
     fn stands_alone(&self, digest: &Digest) -> bool {
-        !self.parents.contains_key(digest) && !self.subjects.contains_key(digest)
+        !self.parents.contains_key(digest)
+            && !self.subjects.contains_key(digest)
+            && !self.orphans.contains(digest)
     }
 }
 
 /// What an image is about by its tag: `sha256-HEX`, the referrers of an image where the registry has
 /// no API for them (distribution-spec, "Referrers Tag Schema"), and cosign's `sha256-HEX.sig`.
-fn subject_in_tags(tags: &[String]) -> Option<Digest> {
-    tags.iter().find_map(|tag| {
-        let hex = tag.strip_prefix("sha256-")?;
-        let hex = hex.split('.').next()?;
-        format!("sha256:{hex}").parse().ok()
-    })
+///
+/// People tag images by hashes of their sources as well. Such an image must not be taken for the
+/// companion of one that is gone: where there is no image of that digest the ending must be cosign's,
+/// or the image an index of what is about that digest, as far as it is there. An image with another
+/// tag besides is one that somebody runs.
+fn subject_in_tags(image: &Image, present: &BTreeMap<Digest, &Image>) -> Option<Digest> {
+    let mut subject = None;
+    for tag in &image.tags {
+        let rest = tag.strip_prefix("sha256-")?;
+        let (hex, ending) = match rest.split_once('.') {
+            Some((hex, ending)) => (hex, Some(ending)),
+            None => (rest, None),
+        };
+        let found: Digest = format!("sha256:{hex}").parse().ok()?;
+        let fits = present.contains_key(&found)
+            || match ending {
+                Some(ending) => COSIGN_ENDINGS.contains(&ending),
+                None => {
+                    let children = image.children.iter();
+                    let mut present = children.filter_map(|child| present.get(child));
+                    image.is_index() && present.all(|child| child.subject == Some(found))
+                }
+            };
+        if !fits || subject.is_some_and(|subject| subject != found) {
+            return None;
+        }
+        subject = Some(found);
+    }
+    subject
 }
+
+/// What cosign puts behind the digest of an image for what is about it.
+const COSIGN_ENDINGS: [&str; 3] = ["sig", "att", "sbom"];
 
 impl PrunePlan {
     /// Chooses among `images`, of which `used` are run by functions.
@@ -233,15 +269,9 @@ fn newest(images: &[Image], relations: &Relations, rules: &PruneRules) -> Vec<Di
     let Some(keep) = rules.keep else {
         return Vec::new();
     };
-    let is_orphan = |image: &Image| {
-        image
-            .subject
-            .or_else(|| subject_in_tags(&image.tags))
-            .is_some()
-    };
     let mut ranked: Vec<&Image> = images
         .iter()
-        .filter(|image| relations.stands_alone(&image.digest) && !is_orphan(image))
+        .filter(|image| relations.stands_alone(&image.digest))
         .collect();
     ranked.sort_by_key(|image| order(image));
     ranked.iter().take(keep).map(|image| image.digest).collect()
@@ -557,6 +587,44 @@ mod tests {
         let names = ["new", "old", "signature", "referrers", "sbom"];
         let gone = going(&images, &[], &rules(Some(1), None), &names);
         assert_eq!(gone, ["old", "signature"]);
+    }
+
+    #[test]
+    fn images_that_are_tagged_by_hashes_are_images() {
+        let tag = |name: &str| format!("sha256-{}", digest(name).hex());
+        let tagged = |image: Image, tags: &[String]| Image {
+            tags: tags.to_vec(),
+            ..image
+        };
+        let images = [
+            tagged(image("a", 1), &[tag("source of a")]),
+            tagged(image("b", 2), &[tag("source of b"), "1.0".to_owned()]),
+            tagged(index("c", 3, &["c-arm"]), &[tag("source of c")]),
+            image("c-arm", 3),
+            tagged(
+                image("d", 4),
+                &[format!("{}.sig", tag("gone")), "2.0".to_owned()],
+            ),
+            // And these are what their tags say.
+            tagged(index("list", 1, &["note"]), &[tag("long gone")]),
+            about("note", 1, "long gone"),
+            tagged(image("signature", 1), &[format!("{}.sig", tag("gone"))]),
+            image("old", 9),
+        ];
+        let names = [
+            "a",
+            "b",
+            "c",
+            "c-arm",
+            "d",
+            "list",
+            "note",
+            "signature",
+            "old",
+        ];
+        let mut gone = going(&images, &[], &rules(Some(4), None), &names);
+        gone.sort();
+        assert_eq!(gone, ["list", "note", "old", "signature"]);
     }
 
     #[test]

@@ -5,8 +5,8 @@ use std::fmt;
 
 use aws_sdk_ecr::Client;
 use aws_sdk_ecr::types::{
-    EncryptionConfiguration, EncryptionType, ImageIdentifier, ImageScanningConfiguration,
-    ImageTagMutability, Repository as SdkRepository, Tag as SdkTag,
+    EncryptionConfiguration, EncryptionType, ImageFailure, ImageFailureCode, ImageIdentifier,
+    ImageScanningConfiguration, ImageTagMutability, Repository as SdkRepository, Tag as SdkTag,
 };
 use tierce_oci::{Digest, Timestamp};
 
@@ -31,6 +31,9 @@ const MANIFEST_TYPES: [&str; 5] = [
     "application/vnd.docker.distribution.manifest.v2+json",
     "application/vnd.docker.distribution.manifest.v1+prettyjws",
 ];
+
+/// Those of them that name other manifests.
+const INDEX_TYPES: [&str; 2] = [MANIFEST_TYPES[0], MANIFEST_TYPES[2]];
 
 /// The repositories of one registry.
 #[derive(Debug, Clone)]
@@ -267,12 +270,22 @@ pub struct Image {
     pub subject: Option<Digest>,
 }
 
+impl Image {
+    /// Whether it is an index: by its media type, or because it names others.
+    pub(crate) fn is_index(&self) -> bool {
+        let is_index = |media_type: &str| INDEX_TYPES.contains(&media_type);
+        !self.children.is_empty() || self.media_type.as_deref().is_some_and(is_index)
+    }
+}
+
 /// What became of a wish to delete images.
 #[derive(Debug, Clone, PartialEq, Eq, Default)]
 pub struct DeleteReport {
-    /// What is gone.
+    /// What was deleted.
     pub deleted: Vec<Digest>,
-    /// What is not, and why.
+    /// What was not there any more: somebody else was faster.
+    pub absent: Vec<Digest>,
+    /// What could not be deleted, and why.
     pub failures: Vec<Failure>,
 }
 
@@ -281,7 +294,7 @@ pub struct DeleteReport {
 pub struct Failure {
     /// Which.
     pub digest: Digest,
-    /// ECR's name for what is wrong.
+    /// ECR's name for what is wrong, or `unknown`.
     pub code: String,
     /// What ECR says of it.
     pub reason: String,
@@ -633,11 +646,13 @@ impl Repositories {
 
     /// Deletes images in the order that they need. What belongs to an index that stays, against all
     /// plans, stays too.
+    ///
+    /// What was done until an error is told beside it.
     pub async fn delete_in_order(
         &self,
         path: &str,
         deletions: &[Deletion],
-    ) -> Result<DeleteReport, AwsError> {
+    ) -> (DeleteReport, Result<(), AwsError>) {
         let mut rest: Vec<&Deletion> = deletions.iter().collect();
         let mut report = DeleteReport::default();
         while !rest.is_empty() {
@@ -648,11 +663,13 @@ impl Repositories {
             if ready.is_empty() {
                 break;
             }
-            let digests: Vec<Digest> = ready.iter().map(|it| it.image.digest).collect();
-            let done = self.delete(path, &digests).await?;
-            let stays: BTreeSet<Digest> = done.failures.iter().map(|it| it.digest).collect();
-            report.deleted.extend(done.deleted);
-            report.failures.extend(done.failures);
+            for batch in ready.chunks(BATCH) {
+                let digests: Vec<Digest> = batch.iter().map(|it| it.image.digest).collect();
+                if let Err(error) = self.delete(path, &digests, &mut report).await {
+                    return (report, Err(error));
+                }
+            }
+            let stays: BTreeSet<Digest> = report.failures.iter().map(|it| it.digest).collect();
             rest = later;
             // With the index they name each other: one that stays is never left without its parts.
             let held = |deletion: &&Deletion| !deletion.after.is_disjoint(&stays);
@@ -664,45 +681,61 @@ impl Repositories {
                 });
             }
         }
-        Ok(report)
+        (report, Ok(()))
     }
 
-    /// Deletes images with all their tags. What ECR does not delete is reported, one by one.
-    pub async fn delete(&self, path: &str, digests: &[Digest]) -> Result<DeleteReport, AwsError> {
-        let mut report = DeleteReport::default();
-        for batch in digests.chunks(BATCH) {
-            let answer = self
-                .client
-                .batch_delete_image()
-                .set_registry_id(self.registry_id.clone())
-                .repository_name(path)
-                .set_image_ids(Some(batch.iter().map(id_of).collect()))
-                .send()
-                .await
-                .map_err(|error| self.place.call("ecr:BatchDeleteImage").explain(error))?;
-            let digest_of = |id: Option<&ImageIdentifier>| -> Option<Digest> {
-                id?.image_digest()?.parse().ok()
-            };
-            // An image comes once for each of its tags.
-            let deleted: BTreeSet<Digest> = answer
-                .image_ids()
-                .iter()
-                .filter_map(|id| digest_of(Some(id)))
-                .collect();
-            for failure in answer.failures() {
-                if let Some(digest) = digest_of(failure.image_id()) {
-                    let code = failure.failure_code().map(|code| code.as_str().to_owned());
+    /// Deletes images with all their tags, a batch of them. What becomes of each is put down.
+    async fn delete(
+        &self,
+        path: &str,
+        digests: &[Digest],
+        report: &mut DeleteReport,
+    ) -> Result<(), AwsError> {
+        let answer = self
+            .client
+            .batch_delete_image()
+            .set_registry_id(self.registry_id.clone())
+            .repository_name(path)
+            .set_image_ids(Some(digests.iter().map(id_of).collect()))
+            .send()
+            .await
+            .map_err(|error| self.place.call("ecr:BatchDeleteImage").explain(error))?;
+        let digest_of =
+            |id: Option<&ImageIdentifier>| -> Option<Digest> { id?.image_digest()?.parse().ok() };
+        // An image comes once for each of its tags.
+        let deleted: BTreeSet<Digest> = answer
+            .image_ids()
+            .iter()
+            .filter_map(|id| digest_of(Some(id)))
+            .collect();
+        let failures = answer.failures().iter();
+        let mut failures: BTreeMap<Digest, &ImageFailure> = failures
+            .filter_map(|failure| Some((digest_of(failure.image_id())?, failure)))
+            .collect();
+        for digest in digests {
+            match failures.remove(digest) {
+                None if deleted.contains(digest) => report.deleted.push(*digest),
+                Some(failure)
+                    if failure.failure_code() == Some(&ImageFailureCode::ImageNotFound) =>
+                {
+                    report.absent.push(*digest);
+                }
+                Some(failure) => {
+                    let code = failure.failure_code().map(ImageFailureCode::as_str);
                     report.failures.push(Failure {
-                        digest,
-                        code: code.unwrap_or_default(),
+                        digest: *digest,
+                        code: code.unwrap_or("unknown").to_owned(),
                         reason: failure.failure_reason().unwrap_or_default().to_owned(),
                     });
                 }
+                None => report.failures.push(Failure {
+                    digest: *digest,
+                    code: "unknown".to_owned(),
+                    reason: "ECR does not tell what became of it".to_owned(),
+                }),
             }
-            let gone = batch.iter().filter(|digest| deleted.contains(digest));
-            report.deleted.extend(gone);
         }
-        Ok(report)
+        Ok(())
     }
 }
 

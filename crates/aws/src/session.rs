@@ -10,25 +10,21 @@ use std::sync::{Arc, Mutex, PoisonError};
 use std::time::Duration;
 
 use aws_config::default_provider::credentials::DefaultCredentialsChain;
-use aws_config::default_provider::region::DefaultRegionChain;
-use aws_config::imds;
+use aws_config::environment::EnvironmentVariableRegionProvider;
+use aws_config::meta::region::RegionProviderChain;
 use aws_config::profile::ProfileFileCredentialsProvider;
 use aws_config::provider_config::ProviderConfig;
 use aws_config::retry::RetryConfig;
 use aws_config::sts::AssumeRoleProvider;
 use aws_config::timeout::TimeoutConfig;
-use aws_config::{BehaviorVersion, Region, SdkConfig};
+use aws_config::{BehaviorVersion, Region, SdkConfig, imds, profile};
 use aws_credential_types::provider::SharedCredentialsProvider;
-use aws_smithy_http_client::proxy::ProxyConfig;
-use aws_smithy_http_client::tls::rustls_provider::CryptoMode;
-use aws_smithy_http_client::tls::{Provider, TlsContext, TrustStore};
-use aws_smithy_http_client::{Builder, Connector};
-use aws_smithy_runtime_api::client::http::SharedHttpClient;
 use aws_types::service_config::ServiceConfigKey;
 use tokio::sync::OnceCell;
 
-use crate::error::{AwsError, Call, Told};
+use crate::error::{AwsError, Call};
 use crate::host::EcrHost;
+use crate::http::Http;
 
 /// Under which name sessions of assumed roles appear in logs of the account.
 const ROLE_SESSION: &str = "tierce";
@@ -98,7 +94,7 @@ pub struct Aws {
 #[derive(Debug)]
 struct Shared {
     settings: AwsSettings,
-    http: OnceCell<SharedHttpClient>,
+    http: OnceCell<Http>,
     /// By identity and region.
     sessions: Mutex<BTreeMap<(Identity, String), Session>>,
 }
@@ -165,9 +161,11 @@ impl Aws {
         let identity = self.shared.settings.identity.clone();
         let region = match region {
             Some(region) => region.to_owned(),
-            None => configured_region(&identity)
+            None => configured_region(&identity, self.http().await?)
                 .await
-                .ok_or(AwsError::NoRegion)?,
+                .ok_or_else(|| AwsError::NoRegion {
+                    profile: identity.profile.clone(),
+                })?,
         };
         Ok(Place {
             identity,
@@ -221,15 +219,14 @@ impl Aws {
     }
 
     async fn begin(&self, identity: &Identity, region: &str) -> Result<SdkConfig, AwsError> {
-        let http = self.shared.http.get_or_try_init(|| self.http_client());
-        let http = http.await?.clone();
+        let http = self.http().await?;
         let region = Region::new(region.to_owned());
         let provider_config = ProviderConfig::without_region()
             .with_region(Some(region.clone()))
-            .with_http_client(http.clone());
+            .with_http_client(http.by_place.clone());
         let mut loader = aws_config::defaults(BehaviorVersion::latest())
             .region(region.clone())
-            .http_client(http)
+            .http_client(http.by_place.clone())
             .retry_config(RetryConfig::standard().with_max_attempts(4))
             .timeout_config(
                 TimeoutConfig::builder()
@@ -248,7 +245,10 @@ impl Aws {
                     .build();
                 SharedCredentialsProvider::new(provider)
             }
-            None => SharedCredentialsProvider::new(standard_chain(provider_config, region).await),
+            None => {
+                let chain = standard_chain(provider_config, http, region).await;
+                SharedCredentialsProvider::new(chain)
+            }
         };
         let session = loader.credentials_provider(provider).load().await;
         let Some(role) = &identity.role else {
@@ -269,68 +269,48 @@ impl Aws {
             .build())
     }
 
-    /// The client of the SDK's own making knows neither proxies nor further authorities.
-    async fn http_client(&self) -> Result<SharedHttpClient, AwsError> {
-        let mut trusted = TrustStore::default();
-        for path in &self.shared.settings.ca_files {
-            let pem = tokio::fs::read(path)
-                .await
-                .map_err(|source| AwsError::ReadAuthorities {
-                    path: path.clone(),
-                    source,
-                })?;
-            trusted.add_pem_certificate(pem);
-        }
-        let tls = TlsContext::builder()
-            .with_trust_store(trusted)
-            .build()
-            .map_err(|error| AwsError::Setup(Told::text(error.to_string())))?;
-        Ok(
-            Builder::new().build_with_connector_fn(move |settings, components| {
-                let mut connector = Connector::builder().proxy_config(ProxyConfig::from_env());
-                if let Some(settings) = settings {
-                    connector = connector.connector_settings(settings.clone());
-                }
-                if let Some(components) = components {
-                    connector.set_sleep_impl(components.sleep_impl());
-                }
-                connector
-                    .tls_provider(Provider::Rustls(CryptoMode::AwsLc))
-                    .tls_context(tls.clone())
-                    .build()
-            }),
-        )
+    async fn http(&self) -> Result<&Http, AwsError> {
+        let read = || Http::new(&self.shared.settings.ca_files);
+        self.shared.http.get_or_try_init(read).await
     }
 }
 
 /// Environment, config files, web identity, container, instance.
-async fn standard_chain(config: ProviderConfig, region: Region) -> DefaultCredentialsChain {
-    // One attempt, and no way through a proxy: it is on this machine's own network or nowhere.
-    let metadata = imds::Client::builder()
-        .configure(&ProviderConfig::without_region())
-        .max_attempts(1)
-        .connect_timeout(METADATA_PATIENCE)
-        .read_timeout(METADATA_PATIENCE)
-        .build();
+async fn standard_chain(
+    config: ProviderConfig,
+    http: &Http,
+    region: Region,
+) -> DefaultCredentialsChain {
     DefaultCredentialsChain::builder()
         .configure(config)
         .region(region)
-        .imds_client(metadata)
+        .imds_client(metadata(http))
         .build()
         .await
 }
 
 /// The region that the environment, the profile or the instance names.
-async fn configured_region(identity: &Identity) -> Option<String> {
-    let mut chain = DefaultRegionChain::builder();
-    if let Some(profile) = &identity.profile {
-        chain = chain.profile_name(profile);
+async fn configured_region(identity: &Identity, http: &Http) -> Option<String> {
+    let mut profile = profile::region::Builder::default();
+    if let Some(name) = &identity.profile {
+        profile = profile.profile_name(name);
     }
-    // The instance is asked last, and it is not given longer than when it is asked for credentials.
-    let region = tokio::time::timeout(3 * METADATA_PATIENCE, async {
-        chain.build().region().await
-    });
-    Some(region.await.ok()??.to_string())
+    let instance = imds::region::Builder::default().imds_client(metadata(http));
+    let chain = RegionProviderChain::first_try(EnvironmentVariableRegionProvider::new())
+        .or_else(profile.build())
+        .or_else(instance.build());
+    Some(chain.region().await?.to_string())
+}
+
+/// The instance metadata service, asked once: it is on this machine's own network or nowhere.
+fn metadata(http: &Http) -> imds::Client {
+    let config = ProviderConfig::without_region().with_http_client(http.direct.clone());
+    imds::Client::builder()
+        .configure(&config)
+        .max_attempts(1)
+        .connect_timeout(METADATA_PATIENCE)
+        .read_timeout(METADATA_PATIENCE)
+        .build()
 }
 
 /// Whether the user names the endpoint of that service: `AWS_ENDPOINT_URL`, its variant for the

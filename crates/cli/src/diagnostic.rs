@@ -301,7 +301,7 @@ fn repository_in(answer: &Answer) -> Option<&str> {
 fn known_of_aws(error: &AwsError) -> Option<String> {
     Some(match error {
         AwsError::NoCredentials { .. } => AWS_WAYS.to_owned(),
-        AwsError::NoRegion => {
+        AwsError::NoRegion { .. } => {
             "name one with `--region` or AWS_REGION, or name the repository with its host"
                 .to_owned()
         }

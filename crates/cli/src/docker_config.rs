@@ -1,8 +1,9 @@
 //! Logins for other tools, kept where `docker login` keeps them.
 
 use std::ffi::OsStr;
-use std::fs;
+use std::fs::{self, File};
 use std::io;
+use std::os::unix::fs::DirBuilderExt as _;
 use std::path::{Path, PathBuf};
 use std::process::Stdio;
 use std::time::Duration;
@@ -18,6 +19,9 @@ use crate::diagnostic::Hinted as _;
 /// How long a credential helper may think; some ask a person to unlock a key ring.
 const HELPER_PATIENCE: Duration = Duration::from_mins(1);
 
+/// How the names of files begin that are not written to their end yet.
+const UNFINISHED: &str = ".tierce-login-";
+
 /// Where a login was put.
 #[derive(Debug, Clone, PartialEq, Eq)]
 pub(crate) enum Stored {
@@ -31,12 +35,18 @@ pub(crate) enum Stored {
 ///
 /// All else that the file says stays. Nothing is written when it cannot be understood.
 pub(crate) async fn store(path: &Path, login: &Login, helper_path: &OsStr) -> Result<Stored> {
-    let mut config = read(path)?;
-    if let Some(helper) = helper_for(&config, &login.registry) {
+    if let Some(helper) = helper_for(&read(path)?, &login.registry) {
         let helper = helper.to_owned();
         give_to_helper(&helper, login, helper_path).await?;
         return Ok(Stored::Helper(helper));
     }
+    // A link stays one: people keep such files elsewhere.
+    let target = followed(path);
+    let directory = directory_of(&target);
+    let _alone = directory
+        .and_then(|directory| alone_in(&directory))
+        .with_context(|| format!("could not write {}", path.display()))?;
+    let mut config = read(&target)?;
     let auths = config
         .entry("auths")
         .and_modify(|auths| {
@@ -52,7 +62,7 @@ pub(crate) async fn store(path: &Path, login: &Login, helper_path: &OsStr) -> Re
         login.registry.clone(),
         json!({"auth": login.basic().expose()}),
     );
-    write(path, &Value::Object(config))?;
+    write(&target, &Value::Object(config))?;
     Ok(Stored::File(path.to_owned()))
 }
 
@@ -138,16 +148,62 @@ async fn give_to_helper(name: &str, login: &Login, helper_path: &OsStr) -> Resul
         .hint("`--auth-file FILE` writes another file, `--print` prints the password")
 }
 
+/// Where the links at `path` end, also when nothing is there yet.
+fn followed(path: &Path) -> PathBuf {
+    /// As many as Linux follows.
+    const MOST_LINKS: usize = 40;
+    let mut path = path.to_owned();
+    for _ in 0..MOST_LINKS {
+        let Ok(next) = fs::read_link(&path) else {
+            break;
+        };
+        path = match path.parent() {
+            Some(directory) => directory.join(next),
+            None => next,
+        };
+    }
+    path
+}
+
+/// The directory that a file is to be in, made if it is missing.
+fn directory_of(path: &Path) -> io::Result<PathBuf> {
+    let directory = match path.parent() {
+        Some(directory) if !directory.as_os_str().is_empty() => directory,
+        _ => Path::new("."),
+    };
+    // As Docker makes it.
+    let mut builder = fs::DirBuilder::new();
+    builder.recursive(true).mode(0o700).create(directory)?;
+    Ok(directory.to_owned())
+}
+
+/// Lets no other login of ours write there until it is dropped: of two that read the same file, the
+/// second would undo the first. The directory itself is locked, so that nothing is left in it.
+fn alone_in(directory: &Path) -> io::Result<File> {
+    let handle = File::open(directory)?;
+    // Not every file system can; there it is as with other tools, which lock nothing.
+    if handle.lock().is_ok() {
+        remove_leftovers(directory)?;
+    }
+    Ok(handle)
+}
+
+/// Removes what logins have left that were killed while they wrote: there are secrets in it. Nobody
+/// else writes such files while the directory is locked.
+fn remove_leftovers(directory: &Path) -> io::Result<()> {
+    for entry in fs::read_dir(directory)? {
+        let entry = entry?;
+        if entry.file_name().to_string_lossy().starts_with(UNFINISHED) {
+            // One that cannot be removed is no reason to keep no login.
+            let _ = fs::remove_file(entry.path());
+        }
+    }
+    Ok(())
+}
+
 /// Writes the file anew, for its owner alone, in one step.
 fn write(path: &Path, config: &Value) -> Result<()> {
-    // A link stays one: people keep such files elsewhere.
-    let path = fs::canonicalize(path).unwrap_or_else(|_| path.to_owned());
     let write = || -> io::Result<()> {
-        let directory = match path.parent() {
-            Some(directory) if !directory.as_os_str().is_empty() => directory,
-            _ => Path::new("."),
-        };
-        fs::create_dir_all(directory)?;
         let mut text = Vec::new();
         // As Docker indents it.
         let formatter = serde_json::ser::PrettyFormatter::with_indent(b"\t");
@@ -155,10 +211,12 @@ fn write(path: &Path, config: &Value) -> Result<()> {
         serde::Serialize::serialize(config, &mut serializer)?;
         text.push(b'\n');
         // Temporary files are their owner's alone from the beginning.
-        let mut file = tempfile::NamedTempFile::new_in(directory)?;
+        let mut file = tempfile::Builder::new()
+            .prefix(UNFINISHED)
+            .tempfile_in(directory_of(path)?)?;
         io::Write::write_all(&mut file, &text)?;
         file.as_file().sync_all()?;
-        file.persist(&path)?;
+        file.persist(path)?;
         Ok(())
     };
     write().with_context(|| format!("could not write {}", path.display()))

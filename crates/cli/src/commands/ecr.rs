@@ -235,10 +235,19 @@ async fn prune(
     // Read again, right before: a function may have been deployed in the meantime.
     let again = pruning.plan().await?;
     let deletions = plan.agreed(&again);
-    let done = repositories.delete_in_order(&name.path, &deletions).await?;
-    let (deleted, _): (Vec<Deletion>, Vec<Deletion>) = deletions
+    let (done, end) = repositories.delete_in_order(&name.path, &deletions).await;
+    let (deleted, rest): (Vec<Deletion>, Vec<Deletion>) = deletions
         .into_iter()
         .partition(|deletion| done.deleted.contains(&deletion.image.digest));
+    if let Err(error) = end {
+        if deleted.is_empty() && done.failures.is_empty() {
+            return Err(error.into());
+        }
+        // What is gone is gone, and must be told.
+        pruning.report(&deleted, &again.kept, &done.failures, output)?;
+        let left = rest.len() - done.absent.len();
+        return Err(error).with_context(|| format!("{} could not be deleted", counted(left)));
+    }
     pruning.report(&deleted, &again.kept, &done.failures, output)?;
     match done.failures.len() {
         0 => Ok(()),
