@@ -74,7 +74,7 @@ impl Functions {
         while let Some(page) = pages.next().await {
             let page = page.map_err(|error| self.place.call(LIST).explain(error))?;
             for function in page.functions() {
-                if function.package_type() != Some(&PackageType::Image) {
+                if function.package_type() == Some(&PackageType::Zip) {
                     continue;
                 }
                 versions.push(Version {
