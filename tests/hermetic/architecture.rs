@@ -6,19 +6,21 @@ use std::process::Command;
 use cargo_metadata::{DependencyKind, Metadata, MetadataCommand};
 
 /// Which of the workspace's crates each may use, apart from dev-dependencies.
-const ARROWS: [(&str, &[&str]); 10] = [
+const ARROWS: [(&str, &[&str]); 11] = [
     ("tierce", &["tierce-cli"]),
     (
         "tierce-cli",
         &[
             "tierce-aws",
             "tierce-image",
+            "tierce-lambda",
             "tierce-layer",
             "tierce-oci",
             "tierce-registry",
             "tierce-store",
         ],
     ),
+    ("tierce-lambda", &["tierce-image", "tierce-oci"]),
     ("tierce-layer", &["tierce-deflate", "tierce-oci"]),
     ("tierce-store", &["tierce-image", "tierce-oci"]),
     (
@@ -33,7 +35,7 @@ const ARROWS: [(&str, &[&str]); 10] = [
 ];
 
 /// What the pure crates must not even be able to reach: files, sockets, runtimes, logs.
-const PURE: [&str; 2] = ["tierce-oci", "tierce-image"];
+const PURE: [&str; 3] = ["tierce-oci", "tierce-image", "tierce-lambda"];
 const IMPURE: [&str; 9] = [
     "tokio", "reqwest", "tempfile", "walkdir", "rustix", "tracing", "tar", "flate2", "etcetera",
 ];

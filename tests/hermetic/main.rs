@@ -14,6 +14,7 @@
 //! | `caching` | does a later build do less, with the same result, whatever became of the cache |
 //! | `head_start` | do layers go to a registry while others are made, and nothing more than that |
 //! | `inspect` | what is shown of an image |
+//! | `lint` | is what Lambda refuses found, and nothing else |
 //! | `referrers` | artifacts that are attached to images |
 //! | `registries` | credentials, certificates, refusals |
 //! | `registry_settings` | endpoints, mirrors, trust and proxies, as a user settles them |
@@ -42,6 +43,7 @@ mod ecr_push;
 mod head_start;
 mod inspect;
 mod interruptions;
+mod lint;
 mod lock;
 mod platforms;
 mod referrers;

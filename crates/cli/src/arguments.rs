@@ -27,7 +27,7 @@ use crate::transport::{BaseName, ImagePlace, PushSource};
     after_help = "Images are named as elsewhere: HOST/REPO:TAG or docker://HOST/REPO:TAG (a registry), \
 oci:DIR:TAG, oci-archive:FILE:TAG, docker-archive:FILE:REF, and store:NAME:TAG (the local store).
 
-Exit codes: 0 done, 1 failed, 2 bad usage."
+Exit codes: 0 done, 1 failed, 2 bad usage, 3 refused by lint."
 )]
 pub(crate) struct Arguments {
     #[command(subcommand)]
@@ -74,6 +74,7 @@ pub(crate) enum Command {
     Pull(PullArguments),
     Copy(CopyArguments),
     Inspect(InspectArguments),
+    Lint(LintArguments),
     Attach(AttachArguments),
     Referrers(ReferrersArguments),
     Lock(LockArguments),
@@ -399,6 +400,50 @@ pub(crate) struct InspectArguments {
 
     #[command(flatten)]
     pub(crate) registry: RegistryArguments,
+}
+
+/// Judge an image by what Lambda accepts, before it is deployed
+///
+/// Reports everything at once: what Lambda refuses, what cannot start, libraries that are missing or
+/// too old, packages for another machine. Layers are read as streams, each once: what was learnt of
+/// it is kept. An index is judged with all its images; --platform picks one.
+#[derive(Debug, Args)]
+#[command(after_help = "Examples:
+  tierce lint store:orders
+  tierce lint --for lambda --platform arm64 localhost:5000/orders:1.4
+  tierce lint --allow hardlink --sarif lint.sarif oci:out:latest
+
+Errors end with exit code 3, warnings and notes with 0. docs/lint.md lists the rules.")]
+pub(crate) struct LintArguments {
+    /// The image, in any place
+    pub(crate) image: ImagePlace,
+
+    /// Out of an index judge the image for this platform alone
+    #[arg(long, value_name = "PLATFORM")]
+    pub(crate) platform: Option<Platform>,
+
+    /// What the image is for [default: what its label, base or entrypoint say]
+    #[arg(long = "for", value_name = "lambda|generic", value_enum)]
+    pub(crate) purpose: Option<LintPurpose>,
+
+    /// Do not count what this rule finds; repeat for several rules
+    #[arg(long, value_name = "RULE")]
+    pub(crate) allow: Vec<String>,
+
+    /// Write the findings to this file too, as SARIF 2.1.0
+    #[arg(long, value_name = "FILE")]
+    pub(crate) sarif: Option<PathBuf>,
+
+    #[command(flatten)]
+    pub(crate) registry: RegistryArguments,
+}
+
+#[derive(Debug, Clone, Copy, PartialEq, Eq, ValueEnum)]
+pub(crate) enum LintPurpose {
+    /// A Lambda function
+    Lambda,
+    /// Anything that runs containers
+    Generic,
 }
 
 /// Attach files to an image in a registry

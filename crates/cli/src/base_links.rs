@@ -8,6 +8,7 @@ use tierce_oci::MediaType;
 
 use crate::background::in_background;
 use crate::output::Output;
+use crate::pieces_reader::PiecesReader;
 use crate::places::Places;
 
 /// Learns the symlinks of a base from its layers, which are read once: the links are kept.
@@ -53,13 +54,8 @@ async fn read_layer_links(
     let ignore = |_| ();
     let blob = Blob::new(descriptor, &layer.content, places.blobs(), &ignore);
     let mut stream = blob.open().await?;
-    // A bridge from the stream to a thread that reads: a few pieces are on it at a time.
-    let (sender, receiver) = tokio::sync::mpsc::channel(4);
+    let (sender, pieces) = PiecesReader::new();
     let reader = in_background(move |_| {
-        let pieces = Pieces {
-            receiver,
-            current: bytes::Bytes::new(),
-        };
         read_links(pieces, compression, Limits::default(), |record| {
             links.apply(&record)
         })?;
@@ -78,24 +74,4 @@ async fn read_layer_links(
     // A layer that is not what it claims is the first cause of whatever was read out of it.
     fed?;
     links
-}
-
-/// Reads what a channel brings.
-struct Pieces {
-    receiver: tokio::sync::mpsc::Receiver<bytes::Bytes>,
-    current: bytes::Bytes,
-}
-
-impl std::io::Read for Pieces {
-    fn read(&mut self, buffer: &mut [u8]) -> std::io::Result<usize> {
-        while self.current.is_empty() {
-            match self.receiver.blocking_recv() {
-                Some(piece) => self.current = piece,
-                None => return Ok(0),
-            }
-        }
-        let length = buffer.len().min(self.current.len());
-        buffer[..length].copy_from_slice(&self.current.split_to(length));
-        Ok(length)
-    }
 }

@@ -19,6 +19,14 @@ use crate::source::SourceError;
 #[error("{0}")]
 pub(crate) struct UsageError(pub(crate) String);
 
+/// An image has errors; exit code 3.
+#[derive(Debug, thiserror::Error)]
+#[error("`{image}` has {}", match errors { 1 => "an error".to_owned(), count => format!("{count} errors") })]
+pub(crate) struct LintRefusal {
+    pub(crate) image: String,
+    pub(crate) errors: usize,
+}
+
 /// Advice that goes with an error.
 #[derive(Debug)]
 struct Hint(String);
@@ -116,6 +124,8 @@ impl Diagnostic {
 fn exit_code(error: &Error) -> u8 {
     if find::<UsageError>(error).is_some() {
         2
+    } else if find::<LintRefusal>(error).is_some() {
+        3
     } else {
         1
     }
@@ -179,7 +189,9 @@ fn known(cause: &(dyn std::error::Error + 'static)) -> Option<String> {
     if let Some(CreateError::Aws(error)) = cause.downcast_ref() {
         return known_of_aws(error);
     }
-    let fixed = if matches!(cause.downcast_ref(), Some(WriteError::ImmutableTag { .. })) {
+    let fixed = if cause.is::<LintRefusal>() {
+        "what is meant to be so can be allowed by name: `--allow RULE`"
+    } else if matches!(cause.downcast_ref(), Some(WriteError::ImmutableTag { .. })) {
         IMMUTABLE
     } else if let Some(error) = cause.downcast_ref::<AssembleError>() {
         match error {

@@ -17,17 +17,20 @@ mod documents;
 mod ecr_name;
 mod environment;
 mod head_start;
+mod layer_facts;
 mod layers;
 mod lock;
 mod memory;
 mod notices;
 mod output;
+mod pieces_reader;
 mod places;
 mod plan;
 mod profile;
 mod progress;
 mod registries;
 mod registries_file;
+mod sarif;
 mod sealed;
 mod source;
 mod sources;
@@ -163,6 +166,7 @@ async fn run(command: Command, output: Output) -> anyhow::Result<()> {
         Command::Inspect(arguments) => {
             commands::inspect::inspect(arguments, &environment, output).await
         }
+        Command::Lint(arguments) => commands::lint::lint(arguments, &environment, output).await,
         Command::Attach(arguments) => {
             commands::referrers::attach(arguments, &environment, output).await
         }

@@ -25,6 +25,7 @@ use crate::arguments::RegistryArguments;
 use crate::diagnostic::{Hinted as _, UsageError, find};
 use crate::documents::{CachedConfigs, Documents, LinkCache};
 use crate::environment::Environment;
+use crate::layer_facts::FactsCache;
 use crate::output::Output;
 use crate::progress::{Bars, TransferProgress};
 use crate::sealed::seal_plain;
@@ -61,6 +62,7 @@ pub(crate) struct Places {
     blobs: Blobs,
     documents: Documents,
     links: LinkCache,
+    facts: FactsCache,
     store: PathBuf,
     /// Sealed blobs of this run, made when the first blob has to be sealed; goes away with the run.
     scratch: OnceLock<Scratch>,
@@ -134,6 +136,7 @@ impl Places {
             },
             documents: Documents::new(&environment.cache),
             links: LinkCache::new(&environment.cache),
+            facts: FactsCache::new(&environment.cache),
             store: environment.store.clone(),
             scratch: OnceLock::new(),
             layers: OnceLock::new(),
@@ -149,6 +152,11 @@ impl Places {
     /// What is known of the symlinks of bases.
     pub(crate) fn link_cache(&self) -> &LinkCache {
         &self.links
+    }
+
+    /// What is known of layers that were read before.
+    pub(crate) fn facts_cache(&self) -> &FactsCache {
+        &self.facts
     }
 
     /// Whether registries must not be asked.

@@ -3,7 +3,7 @@
 //! [`FakeRegistry`] is a registry in the test's own process that does everything right until a
 //! [`Fault`] tells it otherwise or a switch of its builder lends it the quirks of another registry,
 //! and whose [`RequestLog`] shows what travelled. [`FakeEcr`] is one with the APIs of AWS beside it.
-//! [`images`] makes bases to build on, [`check`] judges what came out, [`tree`] shows the files,
+//! [`images`] makes bases to build on and [`elf`] programs to put there, [`check`] judges what came out, [`tree`] shows the files,
 //! [`sandbox`] runs the program away from the machine's own settings, and [`process`] starts the
 //! real programs that the tests with real parts need. Nothing shares code with the crates under test
 //! but the digest type.
@@ -26,6 +26,7 @@
 mod between;
 pub mod check;
 pub mod ecr;
+pub mod elf;
 mod fault;
 mod front;
 pub mod images;

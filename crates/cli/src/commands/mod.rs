@@ -5,5 +5,6 @@ pub(crate) mod cache;
 pub(crate) mod copy;
 pub(crate) mod ecr;
 pub(crate) mod inspect;
+pub(crate) mod lint;
 pub(crate) mod lock;
 pub(crate) mod referrers;

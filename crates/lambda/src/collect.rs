@@ -1,0 +1,281 @@
+//! Entries of a layer in, facts out.
+//!
+//! Whoever reads an archive, or writes one, tells a [`Collector`] of every entry in order. Contents
+//! are looked at once, as a stream; of a large one only some parts are held, and only for as long as
+//! it is looked at.
+
+use std::io::{self, Read};
+
+use crate::bytecode::BytecodeFacts;
+use crate::elf::{self, Kept};
+use crate::facts::{ContentFacts, EntryFacts, EntryKind, LayerFacts, Packing, RawPath};
+use crate::wheel;
+
+/// The variable that names the Runtime API, as every client of it has to.
+const RUNTIME_API: &[u8] = b"AWS_LAMBDA_RUNTIME_API";
+/// As much of a file as is read to tell what it is. Scripts are looked through so far.
+const START: u64 = 64 << 10;
+/// As long as the `#!` line of a script may be (`BINPRM_BUF_SIZE` of Linux).
+const SHEBANG: usize = 256;
+/// Bytes of names that are kept of all the contents of one layer.
+const MOST_TEXT: usize = 64 << 20;
+
+/// An entry as it stands in an archive.
+#[derive(Debug, Clone, PartialEq, Eq)]
+pub struct RawEntry {
+    /// Its clean path, from the root on.
+    pub path: RawPath,
+    /// What it is; deletions are files with their marker's name.
+    pub kind: EntryKind,
+    /// Permissions.
+    pub mode: u32,
+    /// The owner.
+    pub uid: u32,
+    /// The group.
+    pub gid: u32,
+    /// Bytes of its content.
+    pub size: u64,
+    /// When it was changed, in seconds of Unix time.
+    pub modified: i64,
+}
+
+/// Gathers the facts of one layer.
+#[derive(Debug)]
+pub struct Collector {
+    entries: Vec<EntryFacts>,
+    text_left: usize,
+}
+
+impl Default for Collector {
+    fn default() -> Self {
+        Self {
+            entries: Vec::new(),
+            text_left: MOST_TEXT,
+        }
+    }
+}
+
+impl Collector {
+    /// Takes the next entry of the layer. Its content need not be read to the end.
+    pub fn add(&mut self, entry: RawEntry, content: &mut dyn Read) -> io::Result<()> {
+        let (path, kind) = match marker(&entry.path) {
+            // Names that a storage driver kept for itself mean nothing.
+            Some(Marker::Nothing) => return Ok(()),
+            Some(Marker::Whiteout(path)) => (path, EntryKind::Whiteout),
+            Some(Marker::Opaque(path)) => (path, EntryKind::Opaque),
+            None => (entry.path, entry.kind),
+        };
+        let mut facts = EntryFacts {
+            path,
+            kind,
+            mode: entry.mode,
+            uid: entry.uid,
+            gid: entry.gid,
+            size: entry.size,
+            modified: entry.modified,
+            content: None,
+            speaks_runtime_api: false,
+        };
+        if facts.kind == EntryKind::File && facts.size > 0 {
+            inspect(&mut facts, content)?;
+            let text = facts.content.as_ref().map_or(0, text_of);
+            match self.text_left.checked_sub(text) {
+                Some(left) => self.text_left = left,
+                // No image that was made to be run comes to this.
+                None => facts.content = None,
+            }
+        }
+        self.entries.push(facts);
+        Ok(())
+    }
+
+    /// The facts of all entries.
+    pub fn finish(self, uncompressed_size: u64, packing: Packing) -> LayerFacts {
+        LayerFacts::new(uncompressed_size, packing, self.entries)
+    }
+}
+
+enum Marker {
+    Whiteout(RawPath),
+    Opaque(RawPath),
+    Nothing,
+}
+
+/// What a name with the prefix of deletions means (image-spec, `layer.md`, "Whiteouts").
+fn marker(path: &RawPath) -> Option<Marker> {
+    const PREFIX: &[u8] = b".wh.";
+    let mut above = path.as_bytes().split(|&byte| byte == b'/').rev().skip(1);
+    if above.any(|component| component.starts_with(PREFIX)) {
+        return Some(Marker::Nothing);
+    }
+    let removed = path.name().strip_prefix(PREFIX)?;
+    if removed == b".wh..opq" {
+        return Some(Marker::Opaque(RawPath::new(
+            path.parent().unwrap_or_default(),
+        )));
+    }
+    if removed.starts_with(PREFIX) || matches!(removed, b"" | b"." | b"..") {
+        return Some(Marker::Nothing);
+    }
+    Some(Marker::Whiteout(match path.parent() {
+        Some(parent) => RawPath::new([parent, removed].join(&b'/')),
+        None => RawPath::new(removed),
+    }))
+}
+
+fn inspect(facts: &mut EntryFacts, content: &mut dyn Read) -> io::Result<()> {
+    let mut start = Vec::new();
+    (&mut *content).take(START).read_to_end(&mut start)?;
+    let path = facts.path.as_bytes();
+    if start.starts_with(elf::MAGIC) {
+        let kept = Kept::read(start, content)?;
+        facts.speaks_runtime_api = kept.contains(RUNTIME_API);
+        facts.content = elf::inspect(&kept).map(|elf| ContentFacts::Elf(Box::new(elf)));
+    } else if let Some(format) = foreign(&start) {
+        facts.content = Some(ContentFacts::Foreign(format.to_owned()));
+    } else if start.starts_with(b"#!") {
+        facts.speaks_runtime_api = elf::contains(&start, RUNTIME_API);
+        facts.content = Some(ContentFacts::Script(shebang(&start)));
+    } else if path.ends_with(b".pyc") {
+        facts.content = BytecodeFacts::read(&start).map(ContentFacts::Bytecode);
+    } else if facts.path.name() == b"WHEEL" && in_dist_info(path) {
+        facts.content = Some(ContentFacts::Wheel(wheel::tags(&start)));
+    } else if path == b"etc/ld.so.conf" || path.starts_with(b"etc/ld.so.conf.d/") {
+        let text = String::from_utf8_lossy(&start).into_owned();
+        facts.content = Some(ContentFacts::Text(text));
+    }
+    Ok(())
+}
+
+fn in_dist_info(path: &[u8]) -> bool {
+    crate::facts::parent_of(path).is_some_and(|parent| parent.ends_with(b".dist-info"))
+}
+
+/// The words of a `#!` line as the kernel splits it: an interpreter and at most one argument.
+fn shebang(start: &[u8]) -> Vec<String> {
+    let line = &start[2..start.len().min(SHEBANG)];
+    let end = line.iter().position(|&byte| byte == b'\n' || byte == 0);
+    let line = String::from_utf8_lossy(&line[..end.unwrap_or(line.len())]).into_owned();
+    // A carriage return at the end is a part of the name, to the kernel.
+    let line = line.trim_matches([' ', '\t']);
+    match line.split_once([' ', '\t']) {
+        None if line.is_empty() => Vec::new(),
+        None => vec![line.to_owned()],
+        Some((interpreter, argument)) => {
+            vec![interpreter.to_owned(), argument.trim_start().to_owned()]
+        }
+    }
+}
+
+/// The format of a program of another system.
+fn foreign(start: &[u8]) -> Option<&'static str> {
+    match start.get(..4)? {
+        [0xcf | 0xce, 0xfa, 0xed, 0xfe] | [0xfe, 0xed, 0xfa, 0xcf | 0xce] => Some("macOS"),
+        // Java's classes begin so too; after it comes their version, or the number of programs.
+        [0xca, 0xfe, 0xba, 0xbe] if matches!(start.get(4..8), Some([0, 0, 0, 1..=16])) => {
+            Some("macOS")
+        }
+        [b'M', b'Z', ..] => {
+            let at = u32::from_le_bytes(start.get(0x3c..0x40)?.try_into().ok()?);
+            let at = usize::try_from(at).ok()?;
+            (start.get(at..at.checked_add(4)?)? == b"PE\0\0").then_some("Windows")
+        }
+        _ => None,
+    }
+}
+
+fn text_of(content: &ContentFacts) -> usize {
+    match content {
+        ContentFacts::Elf(elf) => {
+            let names = [&elf.interpreter, &elf.soname, &elf.rpath, &elf.runpath];
+            let needs = elf.needs.iter().map(|need| {
+                64 + need.library.len()
+                    + need.version.len()
+                    + need.symbol.as_ref().map_or(0, String::len)
+            });
+            let names = names.into_iter().flatten();
+            names
+                .chain(&elf.needed)
+                .chain(&elf.defines)
+                .map(|name| 24 + name.len())
+                .sum::<usize>()
+                + needs.sum::<usize>()
+        }
+        ContentFacts::Script(words) | ContentFacts::Wheel(words) => {
+            words.iter().map(|word| 24 + word.len()).sum()
+        }
+        ContentFacts::Text(text) => text.len(),
+        ContentFacts::Foreign(_) | ContentFacts::Bytecode(_) => 0,
+    }
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+
+    fn collected(path: &str, content: &[u8]) -> Option<EntryFacts> {
+        let mut collector = Collector::default();
+        let entry = RawEntry {
+            path: RawPath::from(path),
+            kind: EntryKind::File,
+            mode: 0o755,
+            uid: 0,
+            gid: 0,
+            size: content.len() as u64,
+            modified: 1,
+        };
+        collector.add(entry, &mut &*content).unwrap();
+        collector.finish(0, Packing::None).entries.pop()
+    }
+
+    fn script(content: &[u8]) -> Vec<String> {
+        match collected("a", content).unwrap().content {
+            Some(ContentFacts::Script(words)) => words,
+            other => panic!("{other:?}"),
+        }
+    }
+
+    #[test]
+    fn scripts_have_an_interpreter_and_one_argument() {
+        assert_eq!(script(b"#!/bin/sh\n"), ["/bin/sh"]);
+        assert_eq!(
+            script(b"#! /usr/bin/env  python3 -u \nx"),
+            ["/usr/bin/env", "python3 -u"]
+        );
+        assert_eq!(script(b"#!/bin/sh\r\n"), ["/bin/sh\r"]);
+        assert!(script(b"#!").is_empty());
+    }
+
+    #[test]
+    fn deletions_are_told_by_their_names() {
+        let kind = |path: &str| collected(path, b"").map(|entry| (entry.path, entry.kind));
+        let whiteout = |path: &str| Some((RawPath::from(path), EntryKind::Whiteout));
+        assert_eq!(kind("a/.wh.b"), whiteout("a/b"));
+        assert_eq!(kind(".wh.b"), whiteout("b"));
+        assert_eq!(
+            kind(".wh..wh..opq"),
+            Some((RawPath::from(""), EntryKind::Opaque))
+        );
+        assert_eq!(
+            kind("a/.wh..wh..opq"),
+            Some((RawPath::from("a"), EntryKind::Opaque))
+        );
+        assert_eq!(kind(".wh..wh.plnk/1"), None);
+        assert_eq!(kind("a/.wh.."), None);
+    }
+
+    #[test]
+    fn programs_of_other_systems_are_known() {
+        let content = |bytes: &[u8]| collected("x.so", bytes).unwrap().content;
+        let foreign = |name: &str| Some(ContentFacts::Foreign(name.to_owned()));
+        assert_eq!(content(b"\xcf\xfa\xed\xfe\x0c\0\0\x01"), foreign("macOS"));
+        assert_eq!(content(b"\xca\xfe\xba\xbe\0\0\0\x02"), foreign("macOS"));
+        assert_eq!(content(b"\xca\xfe\xba\xbe\0\0\0\x41"), None);
+        let mut windows = vec![0; 0x48];
+        windows[..2].copy_from_slice(b"MZ");
+        windows[0x3c] = 0x40;
+        windows[0x40..0x42].copy_from_slice(b"PE");
+        assert_eq!(content(&windows), foreign("Windows"));
+        assert_eq!(content(b"MZ"), None);
+    }
+}

@@ -1,0 +1,227 @@
+//! Whether the function can be started.
+
+use super::archive::permissions;
+use crate::facts::{ContentFacts, EntryKind};
+use crate::finding::{Evidence, Report, Rule, Scope, Severity};
+use crate::subject::{Purpose, Subject};
+
+pub(super) static NO_ENTRYPOINT: Rule = Rule {
+    name: "no-entrypoint",
+    severity: Severity::Warning,
+    evidence: Evidence::Documented,
+    scope: Scope::Lambda,
+    why: "nothing says what is to be started",
+    fix: "set ENTRYPOINT, or have the function's image configuration set it",
+    check: |subject, report| {
+        if subject.programs.command.is_none() {
+            report.image("neither ENTRYPOINT nor CMD is set");
+        }
+    },
+};
+
+pub(super) static ENTRYPOINT_NOT_FOUND: Rule = Rule {
+    name: "entrypoint-not-found",
+    severity: Severity::Error,
+    evidence: Evidence::Documented,
+    scope: Scope::Every,
+    why: "what is to be started must be in the image (`Runtime.InvalidEntrypoint`)",
+    fix: "put it there, or correct ENTRYPOINT",
+    check: |subject, report| {
+        for (role, words, on_behalf) in &subject.programs.missing {
+            if on_behalf.is_none() {
+                report.image(format!(
+                    "{role} is `{words}`, and the image has no such file"
+                ));
+            }
+        }
+    },
+};
+
+pub(super) static ENTRYPOINT_NOT_EXECUTABLE: Rule = Rule {
+    name: "entrypoint-not-executable",
+    severity: Severity::Error,
+    evidence: Evidence::Documented,
+    scope: Scope::Every,
+    why: "the system starts only what its user may execute (`permission denied`)",
+    fix: "give others the right to execute it: `chmod o+rx`",
+    check: |subject, report| {
+        for program in &subject.programs.programs {
+            let Some(node) = subject.tree.at(&program.path) else {
+                continue;
+            };
+            let allowed = match subject.purpose {
+                Purpose::Lambda => permissions(node.entry) & 0o1 != 0,
+                Purpose::Generic => node.entry.mode & 0o111 != 0,
+            };
+            if node.entry.kind == EntryKind::File && !allowed {
+                let mode = node.entry.mode & 0o7777;
+                let what = format!("{} has the mode {mode:04o}", program.role);
+                report.path(node.layer, &program.path, what);
+            }
+        }
+    },
+};
+
+pub(super) static ENTRYPOINT_FORMAT: Rule = Rule {
+    name: "entrypoint-format",
+    severity: Severity::Error,
+    evidence: Evidence::Specified,
+    scope: Scope::Every,
+    why: "the kernel runs programs of Linux and scripts that begin with `#!` (`exec format error`)",
+    fix: "begin the script with `#!/bin/sh` or another interpreter",
+    check: |subject, report| {
+        for program in &subject.programs.programs {
+            let Some(node) = subject.tree.at(&program.path) else {
+                continue;
+            };
+            let what = match &node.entry.content {
+                Some(ContentFacts::Elf(elf)) if elf.is_loadable => continue,
+                Some(ContentFacts::Script(words)) if !words.is_empty() => continue,
+                _ if node.entry.kind != EntryKind::File => continue,
+                Some(ContentFacts::Foreign(system)) => format!("is a program of {system}"),
+                _ if node.entry.size == 0 => "is empty".to_owned(),
+                _ => "is no program of Linux, and no script with a `#!` line".to_owned(),
+            };
+            report.path(
+                node.layer,
+                &program.path,
+                format!("{} {what}", program.role),
+            );
+        }
+    },
+};
+
+pub(super) static ENTRYPOINT_NOT_ABSOLUTE: Rule = Rule {
+    name: "entrypoint-not-absolute",
+    severity: Severity::Warning,
+    evidence: Evidence::Documented,
+    scope: Scope::Lambda,
+    why: "AWS wants an absolute path; many images that leave it to PATH work nevertheless",
+    fix: "write the whole path",
+    check: |subject, report| {
+        if let (Some(command), Some(file)) = (&subject.programs.command, &subject.programs.file)
+            && !command.starts_with('/')
+        {
+            let file = String::from_utf8_lossy(file);
+            report.image(format!("the entrypoint is `{command}`, found as /{file}"));
+        }
+    },
+};
+
+pub(super) static ENTRYPOINT_SYMLINK: Rule = Rule {
+    name: "entrypoint-symlink",
+    severity: Severity::Note,
+    evidence: Evidence::Documented,
+    scope: Scope::Lambda,
+    why: "AWS wants no symlink; `python` and `npx` are ones in most images, and work nevertheless",
+    fix: "nothing, as long as it works; else name the file that the link leads to",
+    check: |subject, report| {
+        if let Some(file) = &subject.programs.file
+            && let Some(node) = subject.tree.at(file)
+            && let EntryKind::Symlink(target) = &node.entry.kind
+        {
+            let what = format!("the entrypoint is a symlink to {target}");
+            report.path(node.layer, file, what);
+        }
+    },
+};
+
+pub(super) static MISSING_INTERPRETER: Rule = Rule {
+    name: "missing-interpreter",
+    severity: Severity::Error,
+    evidence: Evidence::Specified,
+    scope: Scope::Every,
+    why: "a program without its loader, or a script without its interpreter, does not start; the \
+          error says only `no such file or directory`",
+    fix: "a program for another C library must be built for that of the base; correct the `#!` line \
+          of a script, whose lines must not end as on Windows",
+    check: missing_interpreter,
+};
+
+fn missing_interpreter(subject: &Subject<'_>, report: &mut Report<'_>) {
+    for (role, words, on_behalf) in &subject.programs.missing {
+        let Some(path) = on_behalf else { continue };
+        let layer = subject.tree.at(path).map_or(0, |node| node.layer);
+        let shown = words.replace('\r', "\\r");
+        let what = format!("{role} is run by `{shown}`, and the image has no such file");
+        report.path(layer, path, what);
+    }
+}
+
+pub(super) static MISSING_BOOTSTRAP: Rule = Rule {
+    name: "missing-bootstrap",
+    severity: Severity::Error,
+    evidence: Evidence::Documented,
+    scope: Scope::Lambda,
+    why: "the entrypoint of AWS's bases starts /var/runtime/bootstrap, which `provided` bases leave \
+          to the function",
+    fix: "put the program there, or name it as ENTRYPOINT",
+    check: |subject, report| {
+        let has_one = subject
+            .programs
+            .programs
+            .iter()
+            .any(|program| program.role == "the bootstrap");
+        // A base by itself is no function yet.
+        if subject.programs.is_aws && !has_one && !subject.config().cmd.is_empty() {
+            report
+                .image("there is no /var/runtime/bootstrap, /var/task/bootstrap or /opt/bootstrap");
+        }
+    },
+};
+
+pub(super) static NO_RUNTIME_CLIENT: Rule = Rule {
+    name: "no-runtime-client",
+    severity: Severity::Warning,
+    evidence: Evidence::Documented,
+    scope: Scope::Lambda,
+    why: "a function must speak Lambda's Runtime API, and nothing in the image seems to",
+    fix: "add the Runtime Interface Client of the language: `awslambdaric` (Python), \
+          `aws-lambda-ric` (Node, Ruby), `aws-lambda-java-runtime-interface-client`, or a program \
+          that is built with one",
+    check: no_runtime_client,
+};
+
+/// How the directories and files of the clients begin.
+const PACKAGES: [&[u8]; 4] = [
+    b"awslambdaric",
+    b"aws-lambda-ric",
+    b"aws_lambda_ric",
+    b"aws-lambda-java-runtime-interface-client",
+];
+
+fn no_runtime_client(subject: &Subject<'_>, report: &mut Report<'_>) {
+    let start = &subject.programs;
+    let is_language = |path: &[u8]| {
+        let name = String::from_utf8_lossy(crate::facts::name_of(path)).into_owned();
+        // What they run may be packed into one file, where nobody looks.
+        name == "java" || name == "dotnet"
+    };
+    if start.is_aws
+        || start.command.is_none()
+        || !start.missing.is_empty()
+        || start
+            .programs
+            .iter()
+            .any(|program| is_language(&program.path))
+    {
+        return;
+    }
+    let functions = subject.function_directories();
+    let is_client = |path: &[u8], speaks: bool| {
+        let is_package = path.split(|&byte| byte == b'/').any(|component| {
+            PACKAGES
+                .iter()
+                .any(|package| component.starts_with(package))
+        });
+        let is_started = start.programs.iter().any(|program| program.path == path);
+        let is_ours = functions
+            .iter()
+            .any(|directory| path.starts_with(directory));
+        is_package || (speaks && (is_started || is_ours))
+    };
+    let mut files = subject.tree.all();
+    if !files.any(|(path, node)| is_client(path, node.entry.speaks_runtime_api)) {
+        report.image("no Runtime Interface Client was found");
+    }
+}
