@@ -13,6 +13,7 @@
 //! | `files` | does every kind of file come out of a layer as it went in, or as the format says |
 //! | `killed` | does docker-registry get whole images from pushes that are killed |
 //! | `lambda` | does a function on a Lambda-like base run and answer |
+//! | `lint` | is what compilers and package managers make judged rightly |
 //! | `places` | does every pair of places carry an image unharmed, and do others read the result |
 //! | `referrers` | are attached artifacts found where the registry keeps no list, and by others |
 //! | `registries` | do real registries take pushes, with each kind of authentication, and only once |
@@ -26,6 +27,7 @@ mod ecr;
 mod files;
 mod killed;
 mod lambda;
+mod lint;
 mod places;
 mod referrers;
 mod registries;
