@@ -63,9 +63,12 @@ const NOTES_OF_MANAGERS: [&str; 8] = [
 
 /// Removes from a `node_modules` what the manager noted for itself.
 pub(crate) fn tidy_node(node_modules: &Path) -> Result<(), Untidy> {
-    NOTES_OF_MANAGERS
-        .iter()
-        .try_for_each(|note| remove(&node_modules.join(note)))
+    for note in NOTES_OF_MANAGERS {
+        remove(&node_modules.join(note))?;
+    }
+    // pnpm's, which has nothing in it where packages lie side by side.
+    let _ = fs::remove_dir(node_modules.join(".pnpm"));
+    Ok(())
 }
 
 fn remove(path: &Path) -> Result<(), Untidy> {

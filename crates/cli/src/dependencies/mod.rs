@@ -341,6 +341,9 @@ impl<'a> Resolver<'a> {
         let tree = work.path().join("made/tree");
         std::fs::create_dir_all(&tree)
             .with_context(|| format!("could not make {}", tree.display()))?;
+        let target = &job.target;
+        let resolving =
+            |tool: &Tool| format!("resolving `{shown}` for {target} with {}", tool.name);
         match &job.work {
             Work::Python {
                 manifest,
@@ -354,6 +357,7 @@ impl<'a> Resolver<'a> {
                 } else {
                     let (tool, arguments, environment) =
                         python::exporter(*manifest, lock, &exported, &self.variables).await?;
+                    self.say(&format!("exporting `{shown}` with {}", tool.name));
                     let directory = lock.parent().unwrap_or(&self.context);
                     self.run(job, shown, &tool, directory, arguments, environment)
                         .await?;
@@ -363,6 +367,7 @@ impl<'a> Resolver<'a> {
                 let arguments = installer.arguments(requirements, read.has_hashes, *target, &tree);
                 let environment = installer.environment(&self.variables);
                 let tool = installer.tool();
+                self.say(&resolving(tool));
                 self.run(job, shown, tool, &self.context, arguments, environment)
                     .await
             }
@@ -375,6 +380,7 @@ impl<'a> Resolver<'a> {
                 project.set_up(&folder)?;
                 let arguments = project.arguments(*target);
                 let environment = node::environment(&self.variables);
+                self.say(&resolving(manager));
                 self.run(job, shown, manager, &folder, arguments, environment)
                     .await?;
                 let modules = folder.join("node_modules");
@@ -387,6 +393,10 @@ impl<'a> Resolver<'a> {
         }
     }
 
+    fn say(&self, line: &str) {
+        self.places.bars().suspend(|| self.output.note(line));
+    }
+
     async fn run(
         &self,
         job: &Job,
@@ -396,20 +406,13 @@ impl<'a> Resolver<'a> {
         arguments: Vec<OsString>,
         environment: Vec<(OsString, OsString)>,
     ) -> Result<()> {
-        let say = |line: &str| {
-            self.places.bars().suspend(|| self.output.note(line));
-        };
-        say(&format!(
-            "resolving `{shown}` for {} with {}",
-            job.target, tool.name
-        ));
         let run = Run {
             tool,
             arguments,
             directory,
             environment,
         };
-        let ended = run.run(&job.secrets, say).await?;
+        let ended = run.run(&job.secrets, |line| self.say(line)).await?;
         if ended.status.success() {
             return Ok(());
         }
