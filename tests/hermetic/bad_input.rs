@@ -111,7 +111,7 @@ fn layers_that_make_no_sense_are_pointed_at() {
         )
     };
     insta::assert_snapshot!(layer("name = \"empty\""), @"
-    error: app/tierce.toml:3:1: the layer `empty` has neither `add` nor `tar`
+    error: app/tierce.toml:3:1: the layer `empty` has nothing in it: no `add`, no `tar`, no dependencies
       |
     3 | [[layer]]
       | ^^^^^^^^^

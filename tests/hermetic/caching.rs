@@ -981,6 +981,11 @@ fn the_cache_tells_what_it_takes() {
           "recipes": {
             "bytes": [BYTES],
             "files": 1
+          },
+          "resolved": {
+            "bytes": 0,
+            "files": 0,
+            "trees": 0
           }
         }
         "#);

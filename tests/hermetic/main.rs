@@ -4,6 +4,7 @@
 //! |---|---|
 //! | `architecture` | do the crates depend on each other as the design says |
 //! | `build` | does the image hold what files, flags and base say |
+//! | `dependencies` | lock files to layers, by stand-ins for the tools: what they are told, and how often |
 //! | `compression` | which codecs there are, and where they cannot be used |
 //! | `destinations` | do added files go where COPY would put them |
 //! | `base_links` | are files put where the symlinks of the base lead |
@@ -36,6 +37,7 @@ mod base_links;
 mod build;
 mod caching;
 mod compression;
+mod dependencies;
 mod destinations;
 mod determinism;
 mod ecr;

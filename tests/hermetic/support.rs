@@ -158,6 +158,8 @@ impl World {
                 || relative.starts_with("data/tierce/store/damage")
                 // What was sealed is sealed, whatever became of the build.
                 || relative.starts_with("cache/tierce/layers-1")
+                // What was resolved is resolved, and who made it had a lock.
+                || relative.starts_with("cache/tierce/resolved-1")
                 // What was learnt of a base is true whatever became of the build.
                 || relative.starts_with("cache/tierce/links-1")
                 || relative.starts_with("cache/tierce/facts-1");

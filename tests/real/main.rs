@@ -8,6 +8,7 @@
 //!
 //! | module | what it asks |
 //! |---|---|
+//! | `dependencies` | do pip, uv and npm bring packages for either processor, and no credentials |
 //! | `determinism` | do places, journeys and build profiles leave every digest alone |
 //! | `ecr` | do tokens of AWS lead to a push by the names that ECR has |
 //! | `files` | does every kind of file come out of a layer as it went in, or as the format says |
@@ -22,6 +23,7 @@
 
 #![expect(clippy::unwrap_used, reason = "a test may fail where it stands")]
 
+mod dependencies;
 mod determinism;
 mod ecr;
 mod files;

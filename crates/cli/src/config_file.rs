@@ -15,6 +15,7 @@ use tierce_oci::{ImageFormat, Platform, Reference};
 use toml::Spanned;
 
 use crate::byte_size::ByteSize;
+use crate::dependencies::target::{Glibc, PythonVersion};
 use crate::profile::Profile;
 use crate::transport::BaseName;
 
@@ -87,13 +88,25 @@ pub(crate) struct LayerTable {
     #[serde(default)]
     pub(crate) add: Vec<AddTable>,
     pub(crate) tar: Option<Spanned<PathBuf>>,
-    /// Where the tar's root goes; `/` when absent.
+    /// Requirements or a lock file of Python, whose packages the layer gets.
+    pub(crate) python: Option<Spanned<PathBuf>>,
+    /// Which Python the base has, when it does not say so.
+    #[serde(default, deserialize_with = "optional_text")]
+    pub(crate) python_version: Option<PythonVersion>,
+    /// Which glibc the base has, when it is not known.
+    #[serde(default, deserialize_with = "optional_text")]
+    pub(crate) glibc: Option<Glibc>,
+    /// A lock file of Node, whose packages the layer gets.
+    pub(crate) node: Option<Spanned<PathBuf>>,
+    /// Whether packages of Node may run what they bring for the time of their installation.
+    pub(crate) scripts: Option<bool>,
+    /// Where the tar's root goes, `/` when absent; or where dependencies go.
     #[serde(default, deserialize_with = "optional_destination")]
     pub(crate) to: Option<String>,
-    /// Members of the tar that are taken; all when empty.
+    /// Members of the tar, or files of dependencies, that are taken; all when empty.
     #[serde(default, deserialize_with = "patterns")]
     pub(crate) include: Vec<String>,
-    /// Members of the tar that are left out.
+    /// Members of the tar, or files of dependencies, that are left out.
     #[serde(default, deserialize_with = "patterns")]
     pub(crate) exclude: Vec<String>,
     /// Take the tar's own bytes as the layer.

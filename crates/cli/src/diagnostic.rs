@@ -12,6 +12,7 @@ use tierce_registry::{Answer, ReferrersError, RegistryError};
 use tierce_store::{ArchiveError, PieceError};
 
 use crate::config_file::ConfigFileError;
+use crate::dependencies::tool::ToolFailed;
 use crate::source::SourceError;
 
 /// The command line asks for something that makes no sense; exit code 2.
@@ -189,6 +190,9 @@ fn known(cause: &(dyn std::error::Error + 'static)) -> Option<String> {
     if let Some(CreateError::Aws(error)) = cause.downcast_ref() {
         return known_of_aws(error);
     }
+    if let Some(error) = cause.downcast_ref::<ToolFailed>() {
+        return known_of_tool(error).map(str::to_owned);
+    }
     let fixed = if cause.is::<LintRefusal>() {
         "what is meant to be so can be allowed by name: `--allow RULE`"
     } else if matches!(cause.downcast_ref(), Some(WriteError::ImmutableTag { .. })) {
@@ -239,6 +243,60 @@ fn known(cause: &(dyn std::error::Error + 'static)) -> Option<String> {
         return None;
     };
     Some(fixed.to_owned())
+}
+
+/// What pip, uv, npm and their like mean.
+fn known_of_tool(error: &ToolFailed) -> Option<&'static str> {
+    let says = |words: &[&str]| {
+        let mut lines = error.last_lines.iter();
+        lines.any(|line| words.iter().any(|word| line.contains(word)))
+    };
+    Some(
+        if says(&["error: externally-managed", "No module named pip"]) {
+            "uv does without the system's pip: `pip install uv`"
+        } else if says(&[
+            "--require-hashes",
+            "DO NOT MATCH THE HASHES",
+            "hash mismatch",
+            "Hash mismatch",
+        ]) {
+            "with one hash in the file every package needs one: `uv pip compile --generate-hashes` or \
+         `pip-compile --generate-hashes` writes them all"
+        } else if says(&[
+            "401",
+            "403",
+            "E401",
+            "E403",
+            "Unauthorized",
+            "Forbidden",
+            "ENEEDAUTH",
+        ]) {
+            "the index wants credentials: the tool takes them from PIP_INDEX_URL or UV_INDEX_URL, \
+         ~/.netrc, a keyring, or .npmrc; none of them gets into the image"
+        } else if says(&[
+            "Temporary failure in name",
+            "ENOTFOUND",
+            "EAI_AGAIN",
+            "ECONNREFUSED",
+            "dns error",
+            "Connection refused",
+        ]) {
+            "the index cannot be reached: check the network and HTTPS_PROXY; with what is in the cache \
+         `--offline` builds without it"
+        } else if says(&[
+            "No matching distribution",
+            "no wheels",
+            "No solution found",
+            "from versions:",
+        ]) {
+            "there is no wheel for that Python, processor and glibc, and source packages are not built: \
+         another version may have one; what the base has can be said with `python-version` and `glibc`"
+        } else if says(&["in sync", "EUSAGE"]) {
+            "package.json and its lock say different things: `npm install` brings them together"
+        } else {
+            return None;
+        },
+    )
 }
 
 /// Where AWS's own credentials come from.

@@ -2,7 +2,10 @@
 //!
 //! Everything that a run takes from outside its arguments enters here, once, as a value.
 
+use std::collections::BTreeMap;
 use std::env;
+use std::ffi::{OsStr, OsString};
+use std::fmt;
 use std::io::IsTerminal as _;
 use std::path::PathBuf;
 
@@ -39,6 +42,43 @@ pub(crate) struct Environment {
     pub(crate) docker_config: Option<PathBuf>,
     /// Where it is written what is settled about registries.
     pub(crate) registries: RegistriesPlaces,
+    /// All of it, for the tools that tierce runs.
+    pub(crate) variables: Variables,
+}
+
+/// The variables of the environment. What they hold is never shown: much of it is secret.
+#[derive(Clone, Default)]
+pub(crate) struct Variables(BTreeMap<OsString, OsString>);
+
+impl fmt::Debug for Variables {
+    fn fmt(&self, formatter: &mut fmt::Formatter<'_>) -> fmt::Result {
+        formatter.write_str("Variables(…)")
+    }
+}
+
+impl Variables {
+    /// The value of a variable that is set and not empty.
+    pub(crate) fn get(&self, name: &str) -> Option<&OsStr> {
+        let value = self.0.get(OsStr::new(name))?;
+        Some(value.as_os_str()).filter(|value| !value.is_empty())
+    }
+
+    /// All names and values, by name.
+    pub(crate) fn iter(&self) -> impl Iterator<Item = (&OsStr, &OsStr)> {
+        let pairs = self.0.iter();
+        pairs.map(|(name, value)| (name.as_os_str(), value.as_os_str()))
+    }
+
+    /// Of plain texts.
+    #[cfg(test)]
+    pub(crate) fn of<const N: usize>(pairs: [(&str, &str); N]) -> Self {
+        let pairs = pairs.into_iter();
+        Self(
+            pairs
+                .map(|(name, value)| (name.into(), value.into()))
+                .collect(),
+        )
+    }
 }
 
 /// Where it is written what is settled about registries.
@@ -99,6 +139,7 @@ impl Environment {
                 .or_else(|| Some(path("HOME")?.join(".docker")))
                 .map(|directory| directory.join("config.json")),
             registries,
+            variables: Variables(env::vars_os().collect()),
         })
     }
 }

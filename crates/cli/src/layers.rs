@@ -15,10 +15,13 @@ use tierce_layer::{
     BaseLinks, Codec, Compression, FileTime, LastTime, LayerCache, Limits, Part, SealSettings,
     SealedLayer, SplitSettings, TarCheck, Tree, seal, seal_tar,
 };
+use tierce_oci::Platform;
 
 use crate::background::in_background;
 use crate::base_links::read_base_links;
 use crate::config_file::Split;
+use crate::dependencies::Resolver;
+use crate::environment::Variables;
 use crate::head_start::Offers;
 use crate::memory::{Memory, RememberedLayer, digest_of};
 use crate::notices::Remark;
@@ -38,19 +41,30 @@ pub(crate) struct Sealer<'a> {
     jobs: Jobs,
     compression: Profile,
     sources: Arc<Sources>,
+    resolver: Resolver<'a>,
     /// WORKDIR and ENTRYPOINT, when the build sets them.
     working_dir: Option<String>,
     entrypoint: Option<String>,
     /// Whether a layer may be known without its bytes being in the cache.
     identity_suffices: bool,
     /// What was found for the last platform; most often that of the next is the same.
-    looked: Option<(Ground, Arc<Vec<LookedAt>>)>,
-    /// What the sealed layers depended on of their base, and the layers.
-    sealed: Vec<(Ground, BaseLinks, Vec<Layer>)>,
+    looked: Option<(Ground, Vec<LayerPlan>, Arc<Vec<LookedAt>>)>,
+    /// What the sealed layers depended on, and the layers.
+    sealed: Vec<Sealed>,
+}
+
+/// What was sealed for one platform, which is often what the next one needs too.
+struct Sealed {
+    ground: Ground,
+    plans: Vec<LayerPlan>,
+    links: BaseLinks,
+    layers: Vec<Layer>,
 }
 
 /// A planned layer whose sources have been looked at.
 struct LookedAt {
+    /// With dependencies as trees.
+    plan: LayerPlan,
     /// What the sources are, and when the last of them was changed.
     fingerprint: String,
     latest: FileTime,
@@ -90,7 +104,12 @@ impl LookedAt {
 
 impl<'a> Sealer<'a> {
     /// Reads `.dockerignore`; the other sources are looked at when the first layer is made.
-    pub(crate) fn new(plan: &BuildPlan, places: &'a Places, output: Output) -> Result<Self> {
+    pub(crate) fn new(
+        plan: &BuildPlan,
+        places: &'a Places,
+        variables: &Variables,
+        output: Output,
+    ) -> Result<Self> {
         if let Some(to) = &plan.whole_context_to {
             let context = plan.context.display();
             output.note(&format!(
@@ -104,6 +123,7 @@ impl<'a> Sealer<'a> {
             jobs: plan.compress_jobs,
             compression: plan.compression,
             sources: Arc::new(Sources::new(plan, places.scratch()?)?),
+            resolver: Resolver::new(places, variables, &plan.context, output),
             working_dir: plan.edits.working_dir.clone(),
             entrypoint: plan.edits.entrypoint.iter().flatten().next().cloned(),
             identity_suffices: true,
@@ -118,10 +138,11 @@ impl<'a> Sealer<'a> {
         self.sealed.clear();
     }
 
-    /// The layers to put on `base`, each offered as soon as it is there.
+    /// The layers to put on `base`, for `platform`, each offered as soon as it is there.
     pub(crate) async fn seal(
         &mut self,
         base: Option<&BaseImage>,
+        platform: &Platform,
         offers: &Offers,
     ) -> Result<Vec<Layer>> {
         let ground = Ground::of(
@@ -129,11 +150,13 @@ impl<'a> Sealer<'a> {
             self.working_dir.as_deref(),
             self.entrypoint.as_deref(),
         );
+        let planned = &self.sources.layers;
+        let plans = self.resolver.resolve(planned, base, platform).await?;
         let looked = match &self.looked {
-            Some((known, looked)) if *known == ground => Arc::clone(looked),
+            Some((known, of, looked)) if *known == ground && *of == plans => Arc::clone(looked),
             _ => {
-                let looked = Arc::new(self.look(&ground).await?);
-                self.looked = Some((ground.clone(), Arc::clone(&looked)));
+                let looked = Arc::new(self.look(&ground, plans.clone()).await?);
+                self.looked = Some((ground.clone(), plans.clone(), Arc::clone(&looked)));
                 looked
             }
         };
@@ -143,10 +166,10 @@ impl<'a> Sealer<'a> {
             }
             _ => BaseLinks::none(),
         };
-        let known = self.sealed.iter().find(|(known_ground, known_links, _)| {
-            *known_ground == ground && *known_links == links
+        let known = self.sealed.iter().find(|sealed| {
+            sealed.ground == ground && sealed.links == links && sealed.plans == plans
         });
-        if let Some((_, _, layers)) = known {
+        if let Some(Sealed { layers, .. }) = known {
             return Ok(layers.clone());
         }
         let mut above = links.clone();
@@ -180,12 +203,17 @@ impl<'a> Sealer<'a> {
             above = made.links;
             layers.extend(made.layers);
         }
-        self.sealed.push((ground, links, layers.clone()));
+        self.sealed.push(Sealed {
+            ground,
+            plans,
+            links,
+            layers: layers.clone(),
+        });
         Ok(layers)
     }
 
     /// Looks at the sources, and makes trees of those that are not what they were the last time.
-    async fn look(&self, ground: &Ground) -> Result<Vec<LookedAt>> {
+    async fn look(&self, ground: &Ground, plans: Vec<LayerPlan>) -> Result<Vec<LookedAt>> {
         let (sources, cache, ground) = (
             Arc::clone(&self.sources),
             Arc::clone(&self.cache),
@@ -193,13 +221,11 @@ impl<'a> Sealer<'a> {
         );
         let codec = self.compression.codec().id().to_owned();
         in_background(move |_| {
-            let look = |plan| look_at(&sources, plan, &ground, &cache, &codec);
-            let layers = sources.layers.iter();
-            layers
-                .map(|plan| {
-                    look(plan).with_context(|| format!("could not make the layer `{}`", plan.name))
-                })
-                .collect()
+            let look = |plan: LayerPlan| {
+                let context = format!("could not make the layer `{}`", plan.name);
+                look_at(&sources, plan, &ground, &cache, &codec).context(context)
+            };
+            plans.into_iter().map(look).collect()
         })
         .await
     }
@@ -207,15 +233,16 @@ impl<'a> Sealer<'a> {
 
 fn look_at(
     sources: &Sources,
-    plan: &LayerPlan,
+    plan: LayerPlan,
     ground: &Ground,
     cache: &LayerCache,
     codec: &str,
 ) -> Result<LookedAt> {
     let began = now();
-    let question = sources.question(plan, ground, codec);
-    let found = sources.look(plan)?;
+    let question = sources.question(&plan, ground, codec);
+    let found = sources.look(&plan)?;
     let mut looked = LookedAt {
+        plan,
         fingerprint: found.fingerprint.clone(),
         latest: found.latest,
         memories: Memory::read(cache, &question),
@@ -230,7 +257,7 @@ fn look_at(
         return Ok(looked);
     }
     let mut notices = Vec::new();
-    if let Some(tree) = sources.tree(plan, &found, ground, &mut notices)? {
+    if let Some(tree) = sources.tree(&looked.plan, &found, ground, &mut notices)? {
         looked.needs_base_links = tree.needs_base_links().is_some();
         looked.tree = Mutex::new(Some((tree, Remark::on(&notices))));
     }
@@ -287,7 +314,7 @@ impl SealJob {
     }
 
     fn plan(&self) -> &LayerPlan {
-        &self.sources.layers[self.position]
+        &self.looked().plan
     }
 
     fn looked(&self) -> &LookedAt {

@@ -11,6 +11,7 @@ mod base_links;
 mod byte_size;
 mod commands;
 mod config_file;
+mod dependencies;
 mod diagnostic;
 mod docker_config;
 mod documents;

@@ -22,6 +22,7 @@ use tierce_store::{
 };
 
 use crate::arguments::RegistryArguments;
+use crate::dependencies::kept::{Kept, resolved_in};
 use crate::diagnostic::{Hinted as _, UsageError, find};
 use crate::documents::{CachedConfigs, Documents, LinkCache};
 use crate::environment::Environment;
@@ -69,6 +70,8 @@ pub(crate) struct Places {
     cache: PathBuf,
     /// Opened when the first layer is made.
     layers: OnceLock<Arc<LayerCache>>,
+    /// Opened when the first dependencies are resolved.
+    resolved: OnceLock<Arc<Kept>>,
     /// Whether layers are remembered from one run to the next.
     remembers: bool,
     offline: bool,
@@ -140,6 +143,7 @@ impl Places {
             store: environment.store.clone(),
             scratch: OnceLock::new(),
             layers: OnceLock::new(),
+            resolved: OnceLock::new(),
             remembers: settings.remembers,
             cache: environment.cache.clone(),
             offline: settings.offline,
@@ -206,6 +210,20 @@ impl Places {
         Ok(Arc::clone(self.layers.get_or_init(|| opened)))
     }
 
+    /// The dependencies that were resolved before. With `--no-cache` they are this run's own.
+    pub(crate) fn resolved(&self) -> Result<Arc<Kept>> {
+        if let Some(opened) = self.resolved.get() {
+            return Ok(Arc::clone(opened));
+        }
+        let root = resolved_in(if self.remembers {
+            &self.cache
+        } else {
+            self.scratch()?
+        });
+        let opened = Arc::new(Kept::open(root)?);
+        Ok(Arc::clone(self.resolved.get_or_init(|| opened)))
+    }
+
     /// Whether `error` comes of a pack of the layer cache that is gone or damaged; the pack is then
     /// no longer believed in.
     pub(crate) fn forget_pack_of(&self, error: &anyhow::Error) -> bool {
@@ -225,9 +243,22 @@ impl Places {
         is_ours
     }
 
-    /// Removes from the layer cache what was not used for longest, when this run has added to it and
-    /// it takes more than `limit`. Whatever goes wrong is left for next time.
+    /// Removes from the cache what was not used for longest, when this run has added to it and it
+    /// takes more than `limit`. Whatever goes wrong is left for next time.
     pub(crate) fn make_room(&mut self, limit: u64) {
+        let mut limit = limit;
+        if let Some(kept) = self.resolved.take().and_then(Arc::into_inner) {
+            let has_grown = kept.has_grown();
+            drop(kept);
+            limit = match make_room_among_resolved(&self.cache, limit, has_grown && self.remembers)
+            {
+                Ok(left) => left,
+                Err(error) => {
+                    tracing::debug!("could not make room in the cache: {error}");
+                    return;
+                }
+            };
+        }
         // Nobody prunes a cache that is in use.
         let Some(cache) = self.layers.take().and_then(Arc::into_inner) else {
             return;
@@ -518,6 +549,22 @@ enum Found {
     At(Source, Selector),
     /// An image of an old docker-archive, which has no manifest yet.
     Plain(PlainImage),
+}
+
+/// Leaves what is left of `limit` for layers. Resolved dependencies take as many files as layers have
+/// bytes, and are made into layers once, so that at most half of it is theirs.
+fn make_room_among_resolved(
+    cache: &Path,
+    limit: u64,
+    has_grown: bool,
+) -> Result<u64, crate::dependencies::kept::KeptError> {
+    let root = resolved_in(cache);
+    let used = if has_grown {
+        Kept::prune(&root, limit / 2)?.left
+    } else {
+        Kept::info(&root)?
+    };
+    Ok(limit.saturating_sub(used.bytes))
 }
 
 /// A directory of this run's own in the cache, removed when the run ends.

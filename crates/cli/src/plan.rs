@@ -12,6 +12,7 @@ use crate::arguments::{BuildArguments, ImageArguments};
 use crate::config_file::{
     AddTable, ConfigFile, Keep, LayerTable, LoadedFile, Mtime, Split, Target,
 };
+use crate::dependencies::{Dependencies, Language};
 use crate::diagnostic::{Hinted as _, UsageError};
 use crate::environment::Environment;
 use crate::places::processors;
@@ -49,6 +50,8 @@ pub(crate) struct BuildPlan {
 pub(crate) struct LayerPlan {
     pub(crate) name: String,
     pub(crate) parts: Vec<LayerPart>,
+    /// What becomes the first part when it is resolved for a platform.
+    pub(crate) dependencies: Option<Dependencies>,
     pub(crate) keep_modes: bool,
     pub(crate) keep_owners: bool,
     pub(crate) keep_hardlinks: bool,
@@ -79,6 +82,14 @@ pub(crate) enum LayerPart {
     },
     /// The very bytes of a tar.
     VerbatimTar { file: PathBuf },
+    /// Resolved dependencies.
+    Resolved {
+        /// In the cache.
+        tree: PathBuf,
+        to: String,
+        include: Vec<String>,
+        exclude: Vec<String>,
+    },
 }
 
 /// Reads the config file that the arguments name, or `tierce.toml` of the context if there is one.
@@ -196,6 +207,9 @@ impl BuildPlan {
             transfer_jobs: Jobs(arguments.jobs.unwrap_or(four)),
             context,
         };
+        if let Some(file) = &file {
+            plan.place_dependencies(file)?;
+        }
         if plan.layers.is_empty() {
             plan.whole_context_to = Some(plan.place_of_whole_context()?);
         }
@@ -214,6 +228,29 @@ impl BuildPlan {
             ))
             .hint("add files with `--add SRC:DEST`, or as a [[layer]] of tierce.toml"),
         }
+    }
+
+    /// Decides where dependencies go that nobody has named a place for.
+    fn place_dependencies(&mut self, file: &LoadedFile) -> Result<()> {
+        let target = self.target();
+        // Those of the file come first.
+        for (layer, table) in self.layers.iter_mut().zip(&file.values.layer) {
+            let Some(dependencies) = &mut layer.dependencies else {
+                continue;
+            };
+            match (&dependencies.to, target) {
+                (Some(_), _) => {}
+                (None, Target::Lambda) => dependencies.to = Some("/var/task/".to_owned()),
+                (None, Target::Generic) => {
+                    let reason = format!(
+                        "the layer `{}` does not say where its dependencies go: `to` does",
+                        layer.name
+                    );
+                    return Err(file.complain(&table.span(), reason).into());
+                }
+            }
+        }
+        Ok(())
     }
 
     /// What the image is for: lambda when the base is AWS's or a handler is
@@ -478,6 +515,7 @@ fn plan_layer(
             exclude: exclude.clone(),
         });
     }
+    let dependencies = plan_dependencies(file, &span, layer, context)?;
     match &layer.tar {
         // First, so that files of the same layer override the tar's.
         Some(tar) => {
@@ -496,14 +534,17 @@ fn plan_layer(
             };
             parts.insert(0, part);
         }
-        None if moves_members(layer) || layer.verbatim => {
+        None if (moves_members(layer) && dependencies.is_none()) || layer.verbatim => {
             let reason = "`to`, `include`, `exclude` and `verbatim` of a layer belong to its `tar`";
             return Err(file.complain(&span, reason.to_owned()).into());
         }
         None => {}
     }
-    if parts.is_empty() {
-        let reason = format!("the layer `{}` has neither `add` nor `tar`", layer.name);
+    if parts.is_empty() && dependencies.is_none() {
+        let reason = format!(
+            "the layer `{}` has nothing in it: no `add`, no `tar`, no dependencies",
+            layer.name
+        );
         return Err(file.complain(&span, reason).into());
     }
     let mixed = layer.verbatim && (parts.len() > 1 || moves_members(layer));
@@ -535,6 +576,7 @@ fn plan_layer(
     Ok(LayerPlan {
         name: layer.name.clone(),
         parts,
+        dependencies,
         keep_modes: layer.modes == Keep::Keep,
         keep_owners: layer.owners == Keep::Keep,
         keep_hardlinks: layer.hardlinks == Keep::Keep,
@@ -542,6 +584,62 @@ fn plan_layer(
         mtime,
         split,
     })
+}
+
+/// The dependencies of a layer, if it has any.
+fn plan_dependencies(
+    file: &LoadedFile,
+    span: &Range<usize>,
+    layer: &LayerTable,
+    context: &Path,
+) -> Result<Option<Dependencies>> {
+    let complain =
+        |span: &Range<usize>, reason: &str| Err(file.complain(span, reason.to_owned()).into());
+    if layer.python.is_none() && (layer.python_version.is_some() || layer.glibc.is_some()) {
+        return complain(
+            span,
+            "`python-version` and `glibc` of a layer belong to its `python`",
+        );
+    }
+    if layer.node.is_none() && layer.scripts.is_some() {
+        return complain(span, "`scripts` of a layer belongs to its `node`");
+    }
+    let (named, language) = match (&layer.python, &layer.node) {
+        (None, None) => return Ok(None),
+        (Some(_), Some(node)) => {
+            return complain(
+                &node.span(),
+                "a layer has dependencies of one language; make two layers of them",
+            );
+        }
+        (Some(python), None) => {
+            let language = Language::Python {
+                version: layer.python_version,
+                glibc: layer.glibc,
+            };
+            (python, language)
+        }
+        (None, Some(node)) => {
+            let scripts = layer.scripts.unwrap_or(false);
+            (node, Language::Node { scripts })
+        }
+    };
+    if layer.tar.is_some() {
+        return complain(
+            &named.span(),
+            "a layer has either a `tar` or dependencies; make two layers of them",
+        );
+    }
+    let path =
+        inside(context, named.get_ref()).map_err(|reason| file.complain(&named.span(), reason))?;
+    Ok(Some(Dependencies {
+        language,
+        file: path,
+        shown: named.get_ref().display().to_string(),
+        to: layer.to.clone(),
+        include: layer.include.clone(),
+        exclude: layer.exclude.clone(),
+    }))
 }
 
 /// Whether members of the layer's tar are to be moved or left out.
@@ -575,6 +673,7 @@ impl LayerPlan {
         Self {
             name: name.to_owned(),
             parts,
+            dependencies: None,
             keep_modes: false,
             keep_owners: false,
             keep_hardlinks: false,

@@ -133,6 +133,20 @@ impl Sources {
                     let _ = write!(looked.fingerprint, "{:032x};", fingerprint.hash);
                     looked.parts.push(Found::Files(found));
                 }
+                LayerPart::Resolved {
+                    tree,
+                    include,
+                    exclude,
+                    ..
+                } => {
+                    let root = Destination::root();
+                    let found = self
+                        .with_resolved(plan, tree, &root, include, exclude, |add| Ok(walk(add)?))?;
+                    // When it was made says nothing: it got its name when it was whole, and nobody
+                    // has changed it since.
+                    let _ = write!(looked.fingerprint, "{:032x};", found.fingerprint().hash);
+                    looked.parts.push(Found::Files(found));
+                }
                 LayerPart::Tar { file, .. } | LayerPart::VerbatimTar { file } => {
                     let metadata = std::fs::metadata(file)
                         .with_context(|| format!("could not read {}", file.display()))?;
@@ -203,13 +217,56 @@ impl Sources {
                         Ok(add_walked(found, add, &mut tree, notices)?)
                     })?;
                 }
-                (LayerPart::Files { .. }, Found::Tar(_)) => {
+                (
+                    LayerPart::Resolved {
+                        tree: resolved,
+                        to,
+                        include,
+                        exclude,
+                    },
+                    Found::Files(found),
+                ) => {
+                    let destination = destination(&format!("{to}/"), &ground.working_dir)?;
+                    self.with_resolved(plan, resolved, &destination, include, exclude, |add| {
+                        Ok(add_walked(found, add, &mut tree, notices)?)
+                    })?;
+                }
+                (LayerPart::Files { .. } | LayerPart::Resolved { .. }, Found::Tar(_)) => {
                     unreachable!("parts are found in their order")
                 }
             }
         }
         ground.check(&tree)?;
         Ok(Some(tree))
+    }
+
+    /// [`Self::with_scan`] for what is not of the context, even where the cache lies in it: what is
+    /// said of the context does not count.
+    fn with_resolved<T>(
+        &self,
+        plan: &LayerPlan,
+        tree: &Path,
+        destination: &Destination,
+        include: &[String],
+        exclude: &[String],
+        run: impl FnOnce(&ScanAdd<'_>) -> Result<T>,
+    ) -> Result<T> {
+        let exclude = Matcher::new(exclude)?;
+        let include = Matcher::new(include)?;
+        run(&ScanAdd {
+            source: tree,
+            destination,
+            exclude: &[Anchored {
+                matcher: &exclude,
+                root: tree,
+            }],
+            include: (!include.is_empty()).then_some(Anchored {
+                matcher: &include,
+                root: tree,
+            }),
+            treatment: &plan.treatment(),
+            jobs: self.jobs.0,
+        })
     }
 
     fn with_scan<T>(

@@ -50,7 +50,7 @@ pub(crate) async fn build(
     let bases = resolve_bases(&plan, &mut lock, &places, output).await?;
     let format = image_format(&plan, &bases);
     plan.check_compression(Some(format))?;
-    let sealer = Sealer::new(&plan, &places, output)?;
+    let sealer = Sealer::new(&plan, &places, &environment.variables, output)?;
     let ahead_to = if arguments.dry_run {
         &[]
     } else {
@@ -164,7 +164,7 @@ impl Making<'_> {
         let mut images = Vec::new();
         for Resolved { platform, base } in self.bases {
             offers.begin(platform)?;
-            let layers = self.sealer.seal(base.as_ref(), &offers).await?;
+            let layers = self.sealer.seal(base.as_ref(), platform, &offers).await?;
             let image = assemble(
                 base.as_ref(),
                 layers,

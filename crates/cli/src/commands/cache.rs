@@ -6,6 +6,7 @@ use tierce_layer::LayerCache;
 use tierce_layer::cache::{CacheInfo, CacheUse, Verified};
 
 use crate::arguments::{CacheArguments, CacheCommand};
+use crate::dependencies::kept::{Kept, resolved_in};
 use crate::environment::Environment;
 use crate::output::{Output, describe_size};
 use crate::places::layer_cache_in;
@@ -34,22 +35,29 @@ fn info(environment: &Environment, output: Output) -> Result<()> {
         recipes,
         notes,
     } = info;
+    let resolved = Kept::info(&resolved_in(&environment.cache))?;
+    let bytes = info.bytes() + resolved.bytes;
     let limit = environment.cache_limit;
     if output.json {
         let of = |kind: CacheUse| json!({"files": kind.files, "bytes": kind.bytes});
         return output.result_json(&json!({
             "path": root,
             "limit": limit,
-            "bytes": info.bytes(),
+            "bytes": bytes,
             "packs": of(packs),
             "recipes": of(recipes),
             "notes": of(notes),
+            "resolved": {
+                "trees": resolved.trees,
+                "files": resolved.files,
+                "bytes": resolved.bytes,
+            },
         }));
     }
     output.result_line(&format!("path     {}", root.display()))?;
     output.result_line(&format!(
         "size     {} of at most {}",
-        describe_size(info.bytes()),
+        describe_size(bytes),
         describe_size(limit)
     ))?;
     for (name, kind) in [("packs", packs), ("recipes", recipes), ("notes", notes)] {
@@ -59,23 +67,40 @@ fn info(environment: &Environment, output: Output) -> Result<()> {
             describe_size(kind.bytes)
         ))?;
     }
+    if resolved.trees > 0 {
+        output.result_line(&format!(
+            "resolved {} ({})",
+            counted(resolved.trees, "tree"),
+            describe_size(resolved.bytes)
+        ))?;
+    }
     Ok(())
 }
 
 fn prune(limit: u64, environment: &Environment, output: Output) -> Result<()> {
-    let pruned = LayerCache::prune(&layer_cache_in(&environment.cache), limit)?;
-    let (removed, left) = (pruned.removed, pruned.left);
+    // As after a build: half of it may be resolved dependencies.
+    let trees = Kept::prune(&resolved_in(&environment.cache), limit / 2)?;
+    let limit = limit.saturating_sub(trees.left.bytes);
+    let layers = LayerCache::prune(&layer_cache_in(&environment.cache), limit)?;
+    let removed = (
+        layers.removed.files + trees.removed.files,
+        layers.removed.bytes + trees.removed.bytes,
+    );
+    let left = (
+        layers.left.files + trees.left.files,
+        layers.left.bytes + trees.left.bytes,
+    );
     if output.json {
         return output.result_json(&json!({
-            "removed": {"files": removed.files, "bytes": removed.bytes},
-            "left": {"files": left.files, "bytes": left.bytes},
+            "removed": {"files": removed.0, "bytes": removed.1},
+            "left": {"files": left.0, "bytes": left.1},
         }));
     }
     output.result_line(&format!(
         "removed {} ({}), {} left",
-        counted(removed.files, "file"),
-        describe_size(removed.bytes),
-        describe_size(left.bytes)
+        counted(removed.0, "file"),
+        describe_size(removed.1),
+        describe_size(left.1)
     ))
 }
 
