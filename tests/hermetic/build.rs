@@ -736,7 +736,7 @@ fn without_layers_the_whole_context_is_the_code() {
     insta::assert_snapshot!(world.shown(&output.stderr()), @"
     building for linux/amd64; --platform names another
     nothing is added by name: all of [SANDBOX]/work/app goes to /var/task/
-    store:app:latest: blobs: 1 linked (290 B), 3 sent (1.4 KiB)
+    store:app:latest: blobs: 1 linked (290 B), 3 sent (1.5 KiB)
     ");
 }
 
@@ -967,7 +967,7 @@ fn a_plain_build_downloads_no_base_layer() {
     insta::assert_snapshot!(world.shown(&output.stderr()), @"
     building for linux/amd64; --platform names another
     wrote app/tierce.lock
-    store:app:latest: blobs: 1 linked (209 B), 2 left where they are (402 B), 1 sent (1.1 KiB)
+    store:app:latest: blobs: 1 linked (209 B), 2 left where they are (499 B), 1 sent (1.1 KiB)
     ");
     // The second build asks for nothing at all.
     registry.clear_log();

@@ -57,8 +57,8 @@ fn every_place_shows_the_same_image() {
     env         LAMBDA_RUNTIME_DIR=/var/runtime
      layer                                                                    compressed  uncompressed  made by
      [LAYER 0]       184 B       4.0 KiB  ADD
-     [LAYER 1]       218 B       4.5 KiB  ADD
-     2 layers                                                                      402 B       8.5 KiB
+     [LAYER 1]       316 B       6.0 KiB  ADD
+     2 layers                                                                      500 B      10.0 KiB
     "#);
     insta::assert_snapshot!(documents[0], @r#"
     {
@@ -123,8 +123,8 @@ fn every_place_shows_the_same_image() {
           "diffId": "[DIFF ID 1]",
           "digest": "[LAYER 1]",
           "mediaType": "application/vnd.docker.image.rootfs.diff.tar.gzip",
-          "size": 218,
-          "uncompressedSize": 4608
+          "size": 316,
+          "uncompressedSize": 6144
         }
       ],
       "mediaType": "application/vnd.docker.distribution.manifest.v2+json",
@@ -175,9 +175,9 @@ fn what_was_built_shows_what_made_its_layers() {
     label       org.opencontainers.image.base.digest=[BASE]
      layer                                                                    compressed  uncompressed  made by
      [LAYER 0]       184 B       4.0 KiB  ADD
-     [LAYER 1]       218 B       4.5 KiB  ADD
+     [LAYER 1]       315 B       6.0 KiB  ADD
      [CODE]       209 B       3.0 KiB  tierce layer-format-1 fast-1 code
-     3 layers                                                                      611 B      11.5 KiB
+     3 layers                                                                      708 B      13.0 KiB
     "#);
     let from_layout = world.ok(&["inspect", "oci:out:1"]);
     assert_eq!(from_layout.stdout(), from_store.stdout());

@@ -192,6 +192,22 @@ fn a_good_function_is_clean_in_every_place() {
 }
 
 #[test]
+fn an_archive_of_older_docker_is_judged_too() {
+    let world = World::new();
+    for architecture in ["amd64", "arm64"] {
+        let image = lambda_base(Format::Docker, architecture);
+        image.write_docker_archive(&world.path("saved.tar"), Some("fn:1"));
+        let output = world.ok(&["lint", "docker-archive:saved.tar"]);
+        assert_eq!(output.stderr().trim_end(), "judged for Lambda: 1 note");
+        assert!(
+            output
+                .stdout()
+                .starts_with("note[handler-not-set]: CMD is empty")
+        );
+    }
+}
+
+#[test]
 fn layers_are_read_once() {
     let world = World::new();
     let registry = FakeRegistry::start();

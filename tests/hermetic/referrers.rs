@@ -427,7 +427,7 @@ fn a_copy_leaves_out_what_is_listed_and_gone() {
     let output = world.ok(&["copy", "--referrers", &name, &target]);
     assert_eq!(output.stdout().lines().count(), 1);
     insta::assert_snapshot!(world.shown(&output.stderr()), @"
-    [REGISTRY]/copied:1: blobs: 3 mounted (1.3 KiB)
+    [REGISTRY]/copied:1: blobs: 3 mounted (1.4 KiB)
     warning: `[REGISTRY]/app@[GONE]` is listed, but no longer there
     ");
     let table = world.ok(&["referrers", &name]);

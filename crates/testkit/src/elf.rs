@@ -31,6 +31,9 @@ impl ElfBuilder {
             "amd64" => 62,
             "arm64" => 183,
             "386" => 3,
+            "s390x" => 22,
+            "ppc64le" => 21,
+            "riscv64" => 243,
             other => panic!("no machine is known for {other}"),
         };
         Self {

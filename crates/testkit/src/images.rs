@@ -14,6 +14,7 @@ use tar::{Builder, EntryType, Header};
 use tierce_oci::{DiffId, Digest};
 
 use crate::FakeRegistry;
+use crate::elf::ElfBuilder;
 
 /// The media types that an image is written with.
 #[derive(Debug, Clone, Copy, PartialEq, Eq)]
@@ -702,9 +703,12 @@ pub fn merged_usr_base(format: Format, architecture: &str) -> TestImage {
         .build()
 }
 
-/// A base with the config of AWS's Lambda bases: entrypoint script, `/var/task`, `LAMBDA_*`.
+/// A base with the config of AWS's Lambda bases: entrypoint script, `/var/task`, `LAMBDA_*`, and a
+/// shell for the script to name, which does nothing.
 pub fn lambda_base(format: Format, architecture: &str) -> TestImage {
     let system = LayerBuilder::new()
+        .directory("bin", 0o755)
+        .file("bin/sh", 0o755, &ElfBuilder::new(architecture).build())
         .file(
             "lambda-entrypoint.sh",
             0o755,
