@@ -78,7 +78,7 @@ impl Target {
     }
 }
 
-/// `[[layer]]`: one layer, from files or from a tar.
+/// `[[layer]]`: one layer, from files, from an archive, or from both.
 #[derive(Debug, Deserialize)]
 #[serde(deny_unknown_fields, rename_all = "kebab-case")]
 pub(crate) struct LayerTable {
@@ -87,13 +87,17 @@ pub(crate) struct LayerTable {
     #[serde(default)]
     pub(crate) add: Vec<AddTable>,
     pub(crate) tar: Option<Spanned<PathBuf>>,
-    /// Where the tar's root goes; `/` when absent.
+    /// A function as Lambda takes it.
+    pub(crate) zip: Option<Spanned<PathBuf>>,
+    /// A layer as Lambda takes it.
+    pub(crate) lambda_layer: Option<Spanned<PathBuf>>,
+    /// Where the archive's root goes; `/` for a tar and `/var/task/` for a zip when absent.
     #[serde(default, deserialize_with = "optional_destination")]
     pub(crate) to: Option<String>,
-    /// Members of the tar that are taken; all when empty.
+    /// Members of the archive that are taken; all when empty.
     #[serde(default, deserialize_with = "patterns")]
     pub(crate) include: Vec<String>,
-    /// Members of the tar that are left out.
+    /// Members of the archive that are left out.
     #[serde(default, deserialize_with = "patterns")]
     pub(crate) exclude: Vec<String>,
     /// Take the tar's own bytes as the layer.
