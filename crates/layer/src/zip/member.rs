@@ -1,12 +1,17 @@
 //! One member of a zip: what its headers say, and its content.
 
-use std::io::{BufRead, BufReader, Read};
+use std::io::{self, BufRead, BufReader, Read};
 
 use flate2::{Decompress, FlushDecompress, Status};
+use rawzip::extra_fields::{ExtraFieldId, ExtraFields};
+use rawzip::{
+    CompressionMethod, CreatorSystem, EntryFlags, ErrorKind, ZipArchiveEntryWayfinder, ZipEntry,
+    ZipFileHeaderRecord, ZipLocalFileHeader,
+};
 
 use crate::path::{BadPath, EntryPath, shortened};
 
-use super::directory::{Archive, Fields, LONGEST_NAME};
+use super::directory::{Archive, LONGEST_NAME, Zip};
 use super::problem::{BadZipName, ZipError};
 
 /// What a member is.
@@ -38,85 +43,66 @@ pub(super) struct Member {
     pub(super) modified: Option<i64>,
     method: Method,
     crc: u32,
-    compressed: u64,
-    pub(super) size: u64,
+    /// Its sizes, and the way to its local header.
+    way: ZipArchiveEntryWayfinder,
     /// Where the local header begins.
     pub(super) offset: u64,
     /// Where header and data must have ended.
     pub(super) end: u64,
 }
 
-/// Bits of a header's flags.
-mod flag {
-    /// Encrypted, in the old or in the strong way, or with headers that are hidden.
-    pub(super) const ENCRYPTED: u16 = 1 | 1 << 6 | 1 << 13;
-    /// Checksum and sizes follow the data.
-    pub(super) const DEFERRED: u16 = 1 << 3;
-    /// The data are a patch for other data.
-    pub(super) const PATCH: u16 = 1 << 5;
-    pub(super) const UTF_8: u16 = 1 << 11;
+/// Whether the flags say that it is encrypted, in the old or in the strong way, or that headers are
+/// hidden.
+fn is_encrypted(flags: EntryFlags) -> bool {
+    flags.is_encrypted() || flags.has_strong_encryption() || flags.is_masked()
 }
 
-/// Systems whose programs put a Unix mode into the attributes: Unix, and macOS.
-const UNIX: [u8; 2] = [3, 19];
+/// The flag of data that are a patch for other data.
+const PATCH: u16 = 1 << 5;
+
+/// Systems whose programs put a Unix mode into the attributes.
+const UNIX: [CreatorSystem; 2] = [CreatorSystem::UNIX, CreatorSystem::MACOS];
 
 /// A byte of deflate's output takes at least this fraction of a byte of its input: two bits stand
 /// for 258 bytes at most.
 const MOST_INFLATED: u64 = 1032;
 
-/// Keys of extra fields.
-mod extra {
-    pub(super) const ZIP_64: u16 = 0x0001;
-    pub(super) const UNIX_TIME: u16 = 0x5455;
-    pub(super) const UTF_8_NAME: u16 = 0x7075;
-}
-
-/// What a number that stands elsewhere has in its place.
-const ELSEWHERE: u32 = u32::MAX;
-
 impl Member {
-    /// Takes a header of the central directory, with the name and the extra fields that follow it.
-    pub(super) fn parse(header: &[u8; 46], name: &[u8], extra: &[u8]) -> Result<Self, ZipError> {
-        let central = Central::parse(header).expect("a header has all its fields");
+    /// Takes a header of the central directory.
+    pub(super) fn parse(header: &ZipFileHeaderRecord<'_>) -> Result<Self, ZipError> {
+        let path = header.file_path();
+        let name = path.as_ref();
         let contradiction = |problem| ZipError::Contradiction {
             member: shortened(name),
             problem,
         };
-        if central.flags & flag::ENCRYPTED != 0 {
+        let flags = header.flags();
+        if is_encrypted(flags) {
             let member = shortened(name);
             return Err(ZipError::Encrypted { member });
         }
-        if central.flags & flag::PATCH != 0 {
+        if flags.bits() & PATCH != 0 {
             return Err(contradiction("it is a patch for other data"));
         }
-        let method = method(name, central.method)?;
-        let extras =
-            Extras::parse(extra).ok_or_else(|| contradiction("its extra fields are damaged"))?;
-        let mut large = Fields(extras.zip_64.unwrap_or_default());
-        let mut number = |small: u32| match small {
-            ELSEWHERE if extras.zip_64.is_some() => large.u64(),
-            small => Some(small.into()),
-        };
-        let numbers = (|| {
-            let size = number(central.size)?;
-            let compressed = number(central.compressed)?;
-            Some((size, compressed, number(central.offset)?))
-        })();
-        let damaged = || contradiction("its zip64 field lacks a number");
-        let (size, compressed, offset) = numbers.ok_or_else(damaged)?;
-        if central.disk != 0 && central.disk != u16::MAX {
-            return Err(ZipError::Part);
+        let method = method(name, header.compression_method())?;
+        let extras = Extras::parse(header.extra_fields())
+            .ok_or_else(|| contradiction("its extra fields are damaged"))?;
+        let way = header.wayfinder();
+        let (size, compressed) = (way.uncompressed_size_hint(), way.compressed_size_hint());
+        let offset = header.local_header_offset();
+        if extras.lacks_one_of([size, compressed, offset]) {
+            return Err(contradiction("its zip64 field lacks a number"));
         }
 
-        let on_unix = UNIX.contains(&central.system);
-        let path = path_of(name, &extras, central.flags & flag::UTF_8 != 0, on_unix).map_err(
-            |problem| ZipError::Name {
+        let attributes = header.external_attributes();
+        let on_unix = UNIX.contains(&header.version_made_by().creator_system());
+        let path =
+            path_of(name, &extras, flags.is_utf8(), on_unix).map_err(|problem| ZipError::Name {
                 member: shortened(name),
                 problem,
-            },
-        )?;
-        let mode = Some(central.attributes >> 16).filter(|mode| on_unix && *mode != 0);
-        let kind = kind(name, mode, central.attributes)?;
+            })?;
+        let mode = Some(attributes >> 16).filter(|mode| on_unix && *mode != 0);
+        let kind = kind(name, mode, attributes)?;
         match (kind, method) {
             (MemberKind::Directory, _) if size > 0 => {
                 return Err(contradiction("it is a directory with content"));
@@ -146,12 +132,19 @@ impl Member {
             mode,
             modified: extras.modified(),
             method,
-            crc: central.crc,
-            compressed,
-            size,
+            crc: header.crc32(),
+            way,
             offset,
             end: u64::MAX,
         })
+    }
+
+    pub(super) fn size(&self) -> u64 {
+        self.way.uncompressed_size_hint()
+    }
+
+    fn compressed(&self) -> u64 {
+        self.way.compressed_size_hint()
     }
 
     pub(super) fn readable_name(&self) -> String {
@@ -164,247 +157,181 @@ impl Member {
     }
 
     /// Checks the local header, and gives the place of the data.
-    pub(super) fn locate(&self, archive: &Archive<'_>) -> Result<u64, ZipError> {
-        let missing = || self.contradiction("its local header is not where the directory says");
+    ///
+    /// The library believes the directory alone.
+    pub(super) fn locate<'a>(
+        &self,
+        zip: &'a Zip<'_>,
+    ) -> Result<ZipEntry<'a, Archive<'a>>, ZipError> {
+        let missing = |error: rawzip::Error| match error.into_kind() {
+            ErrorKind::IO(error) if error.kind() != io::ErrorKind::UnexpectedEof => {
+                ZipError::Read(error)
+            }
+            _ => self.contradiction("its local header is not where the directory says"),
+        };
         let overlap = || ZipError::Overlap {
             member: self.readable_name(),
         };
-        let header: [u8; LOCAL_LENGTH] = archive.read(self.offset)?.ok_or_else(missing)?;
-        let local = Local::parse(&header).ok_or_else(missing)?;
-        if local.flags & flag::ENCRYPTED != 0 {
+        let entry = zip.get_entry(self.way).map_err(missing)?;
+        let (start, end) = entry.compressed_data_range();
+        // Room for name and extra fields, which both are short.
+        let mut variable = vec![0; usize::try_from(start - self.offset).unwrap_or_default()];
+        let local = entry.local_header(&mut variable).map_err(missing)?;
+        if is_encrypted(local.flags()) {
             let member = self.readable_name();
             return Err(ZipError::Encrypted { member });
         }
-        let mut variable = vec![0; local.name + local.extra];
-        if !archive.fill(self.offset + LOCAL_LENGTH as u64, &mut variable)? {
-            return Err(missing());
-        }
-        let (name, extra) = variable.split_at(local.name);
+        let path = local.file_path();
+        let name = path.as_ref();
         if *name != *self.name {
             return Err(self.contradiction("its local header has another name"));
         }
-        if method(name, local.method)? != self.method {
+        if method(name, local.compression_method())? != self.method {
             return Err(self.contradiction("its local header has another compression method"));
         }
-        let data = self.offset + (LOCAL_LENGTH + variable.len()) as u64;
-        let end = data.checked_add(self.compressed);
-        let end = end.filter(|end| *end <= self.end).ok_or_else(overlap)?;
-
-        let deferred = local.flags & flag::DEFERRED != 0;
-        self.compare(&local, extra, deferred)?;
-        if deferred {
-            let length = self.descriptor(archive, end)?.ok_or_else(|| {
+        if end > self.end {
+            return Err(overlap());
+        }
+        self.compare(&local)?;
+        if local.flags().has_data_descriptor() {
+            let length = self.descriptor(*zip.get_ref(), end)?.ok_or_else(|| {
                 self.contradiction("what follows its data contradicts the directory")
             })?;
             if end + length > self.end {
                 return Err(overlap());
             }
         }
-        Ok(data)
+        Ok(entry)
     }
 
     /// Compares checksum and sizes. Where they follow the data, the header has zeros for them or
     /// what it knew.
-    fn compare(&self, local: &Local, extra: &[u8], deferred: bool) -> Result<(), ZipError> {
-        let extras = Extras::parse(extra);
-        let extras =
-            extras.ok_or_else(|| self.contradiction("its local extra fields are damaged"))?;
-        let mut large = Fields(extras.zip_64.unwrap_or_default());
-        let mut number = |small: u32| match small {
-            ELSEWHERE if extras.zip_64.is_some() => large.u64(),
-            small => Some(small.into()),
-        };
-        let (size, compressed) = (number(local.size), number(local.compressed));
-        let same = |of_local: Option<u64>, own: u64| {
-            of_local == Some(own) || (deferred && of_local == Some(0))
-        };
-        if !same(size, self.size) || !same(compressed, self.compressed) {
+    fn compare(&self, local: &ZipLocalFileHeader<'_>) -> Result<(), ZipError> {
+        if Extras::parse(local.extra_fields()).is_none() {
+            return Err(self.contradiction("its local extra fields are damaged"));
+        }
+        let deferred = local.flags().has_data_descriptor();
+        let same = |of_local: u64, own: u64| of_local == own || (deferred && of_local == 0);
+        if !same(local.uncompressed_size_hint(), self.size())
+            || !same(local.compressed_size_hint(), self.compressed())
+        {
             return Err(self.contradiction("its local header has other sizes"));
         }
-        if !same(Some(local.crc.into()), self.crc.into()) {
+        if !same(local.crc32().into(), self.crc.into()) {
             return Err(self.contradiction("its local header has another checksum"));
         }
         Ok(())
     }
 
     /// The length of the record after the data, when it says what the directory says: with or
-    /// without a signature, the sizes in four bytes or in eight.
-    fn descriptor(&self, archive: &Archive<'_>, at: u64) -> Result<Option<u64>, ZipError> {
-        let mut bytes = Vec::new();
-        archive
-            .part(at, 24)
-            .read_to_end(&mut bytes)
-            .map_err(ZipError::Read)?;
+    /// without a signature, the sizes in eight bytes or in four.
+    ///
+    /// Programs that do not know a size beforehand use eight for whatever it becomes; the library
+    /// looks for them in large zips alone.
+    fn descriptor(&self, archive: Archive<'_>, at: u64) -> Result<Option<u64>, ZipError> {
+        let found = archive.up_to(at, 24)?;
+        let (crc, sizes) = (self.crc.to_le_bytes(), [self.compressed(), self.size()]);
+        let large = sizes.map(u64::to_le_bytes).concat();
+        let small = sizes.map(|size| u32::try_from(size).map(u32::to_le_bytes));
+        let small = match small {
+            [Ok(compressed), Ok(size)] => Some([compressed, size].concat()),
+            _ => None,
+        };
         for signature in [&b"PK\x07\x08"[..], b""] {
-            let Some(rest) = bytes.strip_prefix(signature) else {
-                continue;
-            };
-            let mut fields = Fields(rest);
-            if fields.u32() != Some(self.crc) {
-                continue;
-            }
-            let start = (signature.len() + 4) as u64;
-            let (mut small, mut large) = (fields, fields);
-            let sizes = (Some(self.compressed), Some(self.size));
-            if (large.u64(), large.u64()) == sizes {
-                return Ok(Some(start + 16));
-            }
-            if (small.u32().map(u64::from), small.u32().map(u64::from)) == sizes {
-                return Ok(Some(start + 8));
+            for sizes in [Some(&large), small.as_ref()].into_iter().flatten() {
+                let record = [signature, &crc, sizes].concat();
+                if found.starts_with(&record) {
+                    return Ok(Some(record.len() as u64));
+                }
             }
         }
         Ok(None)
     }
 
-    /// Reads the content, whose data begin at `data`, and gives it to `take` in pieces. It is
-    /// exactly what both size and checksum say, or this fails; no more than the size is ever given.
+    /// Reads the content. It is exactly what both size and checksum say, or this fails; no more
+    /// than the size is ever given to `take`.
     pub(super) fn read_content(
         &self,
-        archive: &Archive<'_>,
-        data: u64,
+        entry: &ZipEntry<'_, Archive<'_>>,
         mut take: impl FnMut(&[u8]) -> Result<(), ZipError>,
     ) -> Result<(), ZipError> {
-        let mut input = BufReader::with_capacity(BUFFER, archive.part(data, self.compressed));
-        let mut sum = crc32fast::Hasher::new();
-        let mut taken = 0;
-        let mut give = |piece: &[u8]| {
-            taken += piece.len() as u64;
-            if taken > self.size {
-                return Err(self.other_size("more"));
-            }
-            sum.update(piece);
-            take(piece)
+        let data: Box<dyn Read + '_> = match self.method {
+            Method::Stored => Box::new(entry.reader()),
+            Method::Deflate => Box::new(Inflate {
+                input: BufReader::with_capacity(BUFFER, entry.reader()),
+                inflater: Decompress::new(false),
+                compressed: self.compressed(),
+                ended: false,
+            }),
         };
-        match self.method {
-            Method::Stored => loop {
-                let piece = input.fill_buf().map_err(ZipError::Read)?;
-                if piece.is_empty() {
-                    break;
-                }
-                give(piece)?;
-                let length = piece.len();
-                input.consume(length);
-            },
-            Method::Deflate => self.inflate(&mut input, give)?,
-        }
-        if taken < self.size {
-            return Err(self.other_size("less"));
-        }
-        if sum.finalize() != self.crc {
-            let member = self.readable_name();
-            return Err(ZipError::Checksum { member });
-        }
-        Ok(())
-    }
-
-    fn inflate(
-        &self,
-        input: &mut impl BufRead,
-        mut give: impl FnMut(&[u8]) -> Result<(), ZipError>,
-    ) -> Result<(), ZipError> {
-        let damaged = || ZipError::Damaged {
-            member: self.readable_name(),
-        };
-        let mut inflater = Decompress::new(false);
+        let mut content = entry.verifying_reader(data);
         let mut piece = vec![0; BUFFER];
         loop {
-            let available = input.fill_buf().map_err(ZipError::Read)?;
-            let (read, made) = (inflater.total_in(), inflater.total_out());
-            let status = inflater
-                .decompress(available, &mut piece, FlushDecompress::None)
-                .map_err(|_| damaged())?;
-            let read = inflater.total_in() - read;
-            let made = inflater.total_out() - made;
-            let ended = available.is_empty();
-            input.consume(usize::try_from(read).expect("no more than was available"));
-            give(&piece[..usize::try_from(made).expect("no more than the buffer's length")])?;
-            match status {
-                // The data must end with the stream.
-                Status::StreamEnd if inflater.total_in() == self.compressed => return Ok(()),
-                Status::StreamEnd => return Err(damaged()),
-                _ if read == 0 && made == 0 && ended => return Err(damaged()),
-                _ => {}
+            match content.read(&mut piece) {
+                Ok(0) => return Ok(()),
+                Ok(length) => take(&piece[..length])?,
+                Err(error) if error.kind() == io::ErrorKind::Interrupted => {}
+                Err(error) => return Err(self.content_error(error)),
             }
         }
     }
 
-    fn other_size(&self, than: &'static str) -> ZipError {
-        ZipError::Size {
-            member: self.readable_name(),
-            than,
-            size: self.size,
+    fn content_error(&self, error: io::Error) -> ZipError {
+        if error.kind() != io::ErrorKind::InvalidData {
+            return ZipError::Read(error);
+        }
+        let member = self.readable_name();
+        let found = error.get_ref().and_then(|error| error.downcast_ref());
+        match found.map(rawzip::Error::kind) {
+            Some(&ErrorKind::InvalidSize { expected, actual }) => ZipError::Size {
+                member,
+                than: if actual > expected { "more" } else { "less" },
+                size: expected,
+            },
+            Some(ErrorKind::InvalidChecksum { .. }) => ZipError::Checksum { member },
+            _ => ZipError::Damaged { member },
         }
     }
 }
 
 const BUFFER: usize = 64 << 10;
 
-/// The fields of a header in the central directory.
-struct Central {
-    system: u8,
-    flags: u16,
-    method: u16,
-    crc: u32,
-    compressed: u32,
-    size: u32,
-    disk: u16,
-    attributes: u32,
-    offset: u32,
+/// Inflates data that must end where their stream does; [`io::ErrorKind::InvalidData`] otherwise.
+struct Inflate<R> {
+    input: BufReader<R>,
+    inflater: Decompress,
+    compressed: u64,
+    ended: bool,
 }
 
-impl Central {
-    fn parse(header: &[u8; 46]) -> Option<Self> {
-        let mut fields = Fields(&header[4..]);
-        let system = fields.take(2)?[1];
-        fields.take(2)?;
-        let (flags, method) = (fields.u16()?, fields.u16()?);
-        fields.take(4)?;
-        let (crc, compressed, size) = (fields.u32()?, fields.u32()?, fields.u32()?);
-        fields.take(6)?;
-        let disk = fields.u16()?;
-        fields.take(2)?;
-        Some(Self {
-            system,
-            flags,
-            method,
-            crc,
-            compressed,
-            size,
-            disk,
-            attributes: fields.u32()?,
-            offset: fields.u32()?,
-        })
-    }
-}
-
-const LOCAL_LENGTH: usize = 30;
-
-/// The fields of the header before a member's data.
-struct Local {
-    flags: u16,
-    method: u16,
-    crc: u32,
-    compressed: u32,
-    size: u32,
-    name: usize,
-    extra: usize,
-}
-
-impl Local {
-    fn parse(header: &[u8; LOCAL_LENGTH]) -> Option<Self> {
-        let mut fields = Fields(header.strip_prefix(b"PK\x03\x04")?);
-        fields.take(2)?;
-        let (flags, method) = (fields.u16()?, fields.u16()?);
-        fields.take(4)?;
-        Some(Self {
-            flags,
-            method,
-            crc: fields.u32()?,
-            compressed: fields.u32()?,
-            size: fields.u32()?,
-            name: fields.u16()?.into(),
-            extra: fields.u16()?.into(),
-        })
+impl<R: Read> Read for Inflate<R> {
+    fn read(&mut self, buffer: &mut [u8]) -> io::Result<usize> {
+        let damaged = || io::Error::from(io::ErrorKind::InvalidData);
+        while !self.ended {
+            let available = self.input.fill_buf()?;
+            let last = available.is_empty();
+            let (read, made) = (self.inflater.total_in(), self.inflater.total_out());
+            let status = self
+                .inflater
+                .decompress(available, buffer, FlushDecompress::None)
+                .map_err(|_| damaged())?;
+            let read = self.inflater.total_in() - read;
+            let made = self.inflater.total_out() - made;
+            self.input
+                .consume(usize::try_from(read).expect("no more than was available"));
+            match status {
+                Status::StreamEnd if self.inflater.total_in() == self.compressed => {
+                    self.ended = true;
+                }
+                Status::StreamEnd => return Err(damaged()),
+                _ if read == 0 && made == 0 && last => return Err(damaged()),
+                _ => {}
+            }
+            if made > 0 {
+                return Ok(usize::try_from(made).expect("no more than the buffer's length"));
+            }
+        }
+        Ok(0)
     }
 }
 
@@ -417,18 +344,13 @@ struct Extras<'a> {
 }
 
 impl<'a> Extras<'a> {
-    fn parse(bytes: &'a [u8]) -> Option<Self> {
+    fn parse(mut fields: ExtraFields<'a>) -> Option<Self> {
         let mut extras = Self::default();
-        let mut fields = Fields(bytes);
-        // Aligning tools leave up to three zeros that are too few for a field.
-        while fields.0.len() > 3 || fields.0.iter().any(|&byte| byte != 0) {
-            let key = fields.u16()?;
-            let length = fields.u16()?;
-            let body = fields.take(length.into())?;
-            let place = match key {
-                extra::ZIP_64 => &mut extras.zip_64,
-                extra::UNIX_TIME => &mut extras.unix_time,
-                extra::UTF_8_NAME => &mut extras.utf_8_name,
+        for (id, body) in fields.by_ref() {
+            let place = match id {
+                ExtraFieldId::ZIP64 => &mut extras.zip_64,
+                ExtraFieldId::EXTENDED_TIMESTAMP => &mut extras.unix_time,
+                ExtraFieldId::INFO_ZIP_UNICODE_PATH => &mut extras.utf_8_name,
                 _ => continue,
             };
             // One reader would take the first, another the second.
@@ -436,32 +358,43 @@ impl<'a> Extras<'a> {
                 return None;
             }
         }
-        Some(extras)
+        // Aligning tools leave up to three zeros that are too few for a field.
+        let rest = fields.remaining_bytes();
+        (rest.len() <= 3 && rest.iter().all(|&byte| byte == 0)).then_some(extras)
+    }
+
+    /// Whether one of the numbers should stand in the field for large ones and does not: the
+    /// library then gives what says that it stands elsewhere.
+    fn lacks_one_of(&self, numbers: [u64; 3]) -> bool {
+        const ELSEWHERE: u64 = u32::MAX as u64;
+        self.zip_64.is_some_and(|field| {
+            let (present, _) = field.as_chunks();
+            numbers.contains(&ELSEWHERE) && !present.contains(&ELSEWHERE.to_le_bytes())
+        })
     }
 
     fn modified(&self) -> Option<i64> {
-        let mut fields = Fields(self.unix_time?);
-        let present = fields.take(1)?[0] & 1 != 0;
-        let seconds = fields.u32()?.cast_signed();
-        present.then_some(seconds.into())
+        let (present, rest) = self.unix_time?.split_first()?;
+        let seconds = i32::from_le_bytes(*rest.first_chunk()?);
+        (present & 1 != 0).then_some(seconds.into())
     }
 
     /// The name in UTF-8, if it was made for the name as it stands.
     fn name(&self, name: &[u8]) -> Option<&'a [u8]> {
-        let mut fields = Fields(self.utf_8_name?);
-        let version = fields.take(1)?[0];
-        let sum = fields.u32()?;
-        (version == 1 && sum == crc32fast::hash(name)).then_some(fields.0)
+        let (version, rest) = self.utf_8_name?.split_first()?;
+        let (sum, utf_8) = rest.split_first_chunk()?;
+        let own = u32::from_le_bytes(*sum) == crc32fast::hash(name);
+        (*version == 1 && own).then_some(utf_8)
     }
 }
 
-fn method(name: &[u8], method: u16) -> Result<Method, ZipError> {
+fn method(name: &[u8], method: CompressionMethod) -> Result<Method, ZipError> {
     match method {
-        0 => Ok(Method::Stored),
-        8 => Ok(Method::Deflate),
+        CompressionMethod::STORE => Ok(Method::Stored),
+        CompressionMethod::DEFLATE => Ok(Method::Deflate),
         method => Err(ZipError::Method {
             member: shortened(name),
-            method,
+            method: method.as_u16(),
         }),
     }
 }

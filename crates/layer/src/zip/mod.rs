@@ -1,9 +1,10 @@
 //! Zips as a source of files.
 //!
 //! A zip says everything twice, in a header before each member and in a directory at its end, and
-//! where readers believe different ones, something can be hidden from one of them. Here both are
-//! read and must agree, no byte may belong to two members, and no two members to one path; so what
-//! comes out depends neither on the order of the members nor on the program that wrote them.
+//! where readers believe different ones, something can be hidden from one of them. `rawzip` reads
+//! both; here they must agree, no byte may belong to two members, and no two members to one path;
+//! so what comes out depends neither on the order of the members nor on the program that wrote
+//! them.
 //!
 //! The members' order in the file is that in which they are read, once; contents are kept in a
 //! nameless file until the layer is sealed, and memory holds names and numbers alone.
@@ -29,7 +30,7 @@ use crate::seen::{Seen, Standing};
 use crate::spool::SpoolWriter;
 use crate::tree::{ReservedName, Tree};
 
-use directory::{Archive, read_members};
+use directory::{Archive, Zip, read_members};
 use member::{Member, MemberKind};
 
 pub use problem::{BadZipName, ZipError};
@@ -113,8 +114,7 @@ struct Taken {
 }
 
 fn take_in(name: &Path, file: &File, size: u64, add: &ArchiveAdd<'_>) -> Result<Taken, Problem> {
-    let archive = Archive::new(file, size);
-    let mut members = read_members(&archive, add.limits)?;
+    let (zip, mut members) = read_members(Archive::new(file, size), add.limits)?;
     check_paths(&mut members)?;
     bound_data(&mut members);
 
@@ -124,7 +124,7 @@ fn take_in(name: &Path, file: &File, size: u64, add: &ArchiveAdd<'_>) -> Result<
     let mut programs = Vec::new();
     for member in &members {
         let place = member.path.as_ref().filter(|path| is_wanted(path, add));
-        let read = read(member, &archive, add, &mut spool, place.is_some())?;
+        let read = read(member, &zip, add, &mut spool, place.is_some())?;
         let Some(path) = &member.path else { continue };
         // Directories that are not wanted may stand above something that is.
         if place.is_some() || member.kind == MemberKind::Directory {
@@ -245,16 +245,16 @@ struct Read {
 /// depend on what is taken of it.
 fn read(
     member: &Member,
-    archive: &Archive<'_>,
+    zip: &Zip<'_>,
     add: &ArchiveAdd<'_>,
     spool: &mut SpoolWriter,
     wanted: bool,
 ) -> Result<Read, ZipError> {
-    let data = member.locate(archive)?;
+    let data = member.locate(zip)?;
     let start = spool.length();
     let mut head = Vec::new();
     let most = match member.kind {
-        MemberKind::Symlink if member.size > LONGEST_PATH as u64 => {
+        MemberKind::Symlink if member.size() > LONGEST_PATH as u64 => {
             return Err(ZipError::Target {
                 member: member.readable_name(),
                 target: "…".to_owned(),
@@ -264,7 +264,7 @@ fn read(
         MemberKind::Symlink => LONGEST_PATH,
         _ => PROGRAM.len(),
     };
-    member.read_content(archive, data, |piece| {
+    member.read_content(&data, |piece| {
         head.extend_from_slice(&piece[..piece.len().min(most - head.len())]);
         if wanted && member.kind == MemberKind::File {
             let written = spool.write(piece);

@@ -314,9 +314,15 @@ fn patterns_choose_members() {
     let (tree, _) = add(&Zip::of(members), &options);
     assert_eq!(listing(&tree), "0700 0:0 directory d\n0644 0:0 file d/x\n");
 
-    let (tree, notices) = add(&Zip::of([]), &Options::default());
-    assert!(tree.is_empty());
-    assert!(matches!(notices[..], [Notice::NothingAdded { .. }]));
+    for large in [false, true] {
+        let empty = Zip {
+            large,
+            ..Zip::of([])
+        };
+        let (tree, notices) = add(&empty, &Options::default());
+        assert!(tree.is_empty());
+        assert!(matches!(notices[..], [Notice::NothingAdded { .. }]));
+    }
 }
 
 #[test]
@@ -456,6 +462,13 @@ fn hostile_members_are_refused() {
         (
             x().both(|header| header.extra = extra_field(1, &[]).repeat(2)),
             "its extra fields are damaged",
+        ),
+        (
+            x().both(|header| {
+                header.compressed = u32::MAX.into();
+                header.extra = extra_field(1, &[]);
+            }),
+            "its zip64 field lacks a number",
         ),
         (
             x().stored().both(|header| header.size += 1),
@@ -622,6 +635,7 @@ fn a_member_within_another_is_refused() {
 }
 
 #[test]
+#[expect(clippy::too_many_lines, reason = "a table")]
 fn damaged_directories_are_refused() {
     let good = Zip::of(sample()).build();
     let end = good.len() - 22;
@@ -637,6 +651,8 @@ fn damaged_directories_are_refused() {
     };
     let large = large.build();
     let large_end = large.len() - 22 - 20 - 56;
+    let mut other_length = good[end + 8..end + 20].to_vec();
+    other_length[4] ^= 1;
     let edited_large = |at: usize, bytes: &[u8]| {
         let mut edited = large.clone();
         edited[at..at + bytes.len()].copy_from_slice(bytes);
@@ -644,6 +660,14 @@ fn damaged_directories_are_refused() {
     };
     let after = format!("data after the end of the zip, at byte {}", good.len());
     let misplaced = "bad central directory: it does not lie where its end says";
+    let part =
+        "the zip is one part of several: put them together first (`zip -s 0 PART --out WHOLE`)";
+    let last = good.windows(4).rposition(|bytes| bytes == b"PK\x01\x02");
+    let mut in_comment = good.clone();
+    in_comment[last.unwrap() + 32] = 20;
+    in_comment[end + 12..end + 16]
+        .copy_from_slice(&u32::try_from(end - directory + 20).unwrap().to_le_bytes());
+    in_comment.splice(end..end, [&b"PK\x06\x07"[..], &[0; 16]].concat());
     for (zip, problem) in [
         (vec![], "not a zip"),
         (b"this is text".to_vec(), "not a zip"),
@@ -681,10 +705,7 @@ fn damaged_directories_are_refused() {
         ([&b"#!/bin/sh\n"[..], &good].concat(), misplaced),
         (good[1..].to_vec(), misplaced),
         (edited(end + 12, &[1]), misplaced),
-        (
-            edited(end + 4, &[1]),
-            "the zip is one part of several: put them together first (`zip -s 0 PART --out WHOLE`)",
-        ),
+        (edited(end + 4, &[1]), part),
         (
             edited(end + 8, &[6, 0, 6, 0]),
             "bad central directory: it has more members than its end says",
@@ -709,10 +730,18 @@ fn damaged_directories_are_refused() {
         (edited_large(large_end + 4, &[0xff; 8]), misplaced),
         (edited_large(large_end + 48, &[0xff; 8]), misplaced),
         (edited_large(large.len() - 22 - 12, &[0xff; 8]), misplaced),
+        (edited_large(large_end + 40, &[0xff; 8]), misplaced),
+        (edited_large(large_end + 4, &[45]), misplaced),
+        (edited_large(large.len() - 14, &[1, 0, 1, 0]), misplaced),
         (
-            edited_large(large.len() - 14, &[1, 0, 1, 0]),
+            edited_large(large.len() - 14, &other_length),
             "bad central directory: its two ends contradict each other",
         ),
+        (edited_large(large_end + 16, &[1]), part),
+        (edited_large(large.len() - 22 - 16, &[1]), part),
+        (edited(directory + 34, &[1]), part),
+        // One reader takes it for a comment, another for the way to an end.
+        (in_comment, misplaced),
     ] {
         assert_eq!(refusal(&zip), problem);
     }
