@@ -111,13 +111,13 @@ fn layers_that_make_no_sense_are_pointed_at() {
         )
     };
     insta::assert_snapshot!(layer("name = \"empty\""), @"
-    error: app/tierce.toml:3:1: the layer `empty` has nothing in it: no `add`, no `tar`, no dependencies
+    error: app/tierce.toml:3:1: the layer `empty` has nothing in it: no `add`, no archive, no dependencies
       |
     3 | [[layer]]
       | ^^^^^^^^^
     ");
     insta::assert_snapshot!(layer("name = \"a\"\nverbatim = true\nadd = [{ from = \"src\", to = \"/\" }]"), @"
-    error: app/tierce.toml:3:1: `to`, `include`, `exclude` and `verbatim` of a layer belong to its `tar`
+    error: app/tierce.toml:3:1: `to`, `include`, `exclude` and `verbatim` of a layer belong to its archive
       |
     3 | [[layer]]
       | ^^^^^^^^^

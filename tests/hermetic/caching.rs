@@ -51,7 +51,7 @@ fn flip_a_bit(path: &Path, offset: usize) {
 /// A file that was changed up to two seconds before a build may be changed once more within the same
 /// tick of its file system's clock, so it is read again the next time. The time that counts is the
 /// one that nobody can set: it has to pass.
-fn settle(directory: &Path) {
+pub(crate) fn settle(directory: &Path) {
     let due = last_change(directory) + Duration::from_millis(2010);
     for _ in 0..100 {
         let now = SystemTime::now().duration_since(UNIX_EPOCH).unwrap();
@@ -76,12 +76,12 @@ fn last_change(path: &Path) -> Duration {
 }
 
 /// Sees which files are opened in some directories, by whomever.
-struct Opened {
+pub(crate) struct Opened {
     queue: OwnedFd,
 }
 
 impl Opened {
-    fn in_each_of(directories: &[PathBuf]) -> Self {
+    pub(crate) fn in_each_of(directories: &[PathBuf]) -> Self {
         let queue = inotify::init(CreateFlags::NONBLOCK | CreateFlags::CLOEXEC).unwrap();
         for directory in directories {
             inotify::add_watch(&queue, directory, WatchFlags::OPEN).unwrap();
@@ -90,7 +90,7 @@ impl Opened {
     }
 
     /// The names of those that were opened since the last question.
-    fn since(&self) -> BTreeSet<String> {
+    pub(crate) fn since(&self) -> BTreeSet<String> {
         let mut buffer = [MaybeUninit::uninit(); 4096];
         let mut events = inotify::Reader::new(&self.queue, &mut buffer);
         let mut names = BTreeSet::new();

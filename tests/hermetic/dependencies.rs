@@ -644,7 +644,7 @@ fn keys_that_do_not_fit_are_pointed_at() {
         ),
         (
             "python = \"requirements.txt\"\ntar = \"requirements.txt\"",
-            "7:10: a layer has either a `tar` or dependencies",
+            "7:10: a layer has either an archive or dependencies",
         ),
         (
             "python = \"../secret\"",
@@ -653,7 +653,7 @@ fn keys_that_do_not_fit_are_pointed_at() {
         ("python = \"gone.txt\"", "7:10: `gone.txt` is not there"),
         (
             "python = \"requirements.txt\"\nverbatim = true",
-            "belong to its `tar`",
+            "belong to its archive",
         ),
         (
             "python = \"requirements.txt\"\npython-version = \"2.7\"",

@@ -7,6 +7,7 @@
 //! | `dependencies` | lock files to layers, by stand-ins for the tools: what they are told, and how often |
 //! | `compression` | which codecs there are, and where they cannot be used |
 //! | `destinations` | do added files go where COPY would put them |
+//! | `zip` | functions and Lambda layers that were zips |
 //! | `base_links` | are files put where the symlinks of the base lead |
 //! | `platforms` | one platform out of several, and several at once |
 //! | `lock` | is the base held to what was pinned, with and without network |
@@ -54,3 +55,4 @@ mod registry_settings;
 mod resuming;
 mod support;
 mod transports;
+mod zip;

@@ -20,6 +20,7 @@
 //! | `registries` | do real registries take pushes, with each kind of authentication, and only once |
 //! | `sources` | are images that others made good bases and sources |
 //! | `wheels` | is a tree of 400 MB built and pushed in little memory |
+//! | `zips` | is a zip of a folder, whoever wrote it, the layer that the folder is |
 
 #![expect(clippy::unwrap_used, reason = "a test may fail where it stands")]
 
@@ -36,3 +37,4 @@ mod registries;
 mod sources;
 mod support;
 mod wheels;
+mod zips;

@@ -127,6 +127,9 @@ pub(crate) struct AwsArguments {
       the folder src as the function's code, as store:orders
   tierce build --base scratch --add app:/app/ --entrypoint /app/server -o oci:out:latest
       a static program, into an OCI layout
+  tierce build --base public.ecr.aws/lambda/nodejs:22 --zip function.zip --lambda-layer layer.zip \
+               --handler index.handler -t orders
+      a function that was a zip, with its layer
   tierce build --platform arm64 --platform x86_64 --index -t registry.example/orders:1.4 --push
       orders:1.4-arm64, orders:1.4-amd64 and an index of both as orders:1.4")]
 pub(crate) struct BuildArguments {
@@ -205,6 +208,14 @@ pub(crate) struct ImageArguments {
     #[arg(long, value_name = "SRC:DEST")]
     pub(crate) add: Vec<AddArgument>,
 
+    /// Unpack a zip, as of a Lambda function, in a layer of its own [default DEST: /var/task/]
+    #[arg(long, value_name = "FILE[:DEST]")]
+    pub(crate) zip: Vec<ZipArgument>,
+
+    /// Unpack the zip of a Lambda layer into /opt/; repeat in the order of the function's layers
+    #[arg(long, value_name = "FILE")]
+    pub(crate) lambda_layer: Vec<PathBuf>,
+
     /// The function's handler: becomes the single CMD argument
     #[arg(long, value_name = "HANDLER", conflicts_with = "cmd")]
     pub(crate) handler: Option<String>,
@@ -274,6 +285,31 @@ impl std::str::FromStr for AddArgument {
             }),
             _ => Err("expected SRC:DEST, for example src:/var/task/".to_owned()),
         }
+    }
+}
+
+/// `FILE[:DEST]`, a zip and where its root goes.
+#[derive(Debug, Clone, PartialEq, Eq)]
+pub(crate) struct ZipArgument {
+    pub(crate) file: PathBuf,
+    pub(crate) to: Option<String>,
+}
+
+impl std::str::FromStr for ZipArgument {
+    type Err = String;
+
+    fn from_str(text: &str) -> Result<Self, Self::Err> {
+        let (file, to) = match text.rsplit_once(':') {
+            Some((file, to)) => (file, Some(to)),
+            None => (text, None),
+        };
+        if file.is_empty() || to.is_some_and(str::is_empty) {
+            return Err("expected FILE or FILE:DEST, for example function.zip".to_owned());
+        }
+        Ok(Self {
+            file: PathBuf::from(file),
+            to: to.map(str::to_owned),
+        })
     }
 }
 

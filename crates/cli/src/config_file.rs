@@ -79,7 +79,7 @@ impl Target {
     }
 }
 
-/// `[[layer]]`: one layer, from files or from a tar.
+/// `[[layer]]`: one layer, from files, from an archive, or from both.
 #[derive(Debug, Deserialize)]
 #[serde(deny_unknown_fields, rename_all = "kebab-case")]
 pub(crate) struct LayerTable {
@@ -88,6 +88,10 @@ pub(crate) struct LayerTable {
     #[serde(default)]
     pub(crate) add: Vec<AddTable>,
     pub(crate) tar: Option<Spanned<PathBuf>>,
+    /// A function as Lambda takes it.
+    pub(crate) zip: Option<Spanned<PathBuf>>,
+    /// A layer as Lambda takes it.
+    pub(crate) lambda_layer: Option<Spanned<PathBuf>>,
     /// Requirements or a lock file of Python, whose packages the layer gets.
     pub(crate) python: Option<Spanned<PathBuf>>,
     /// Which Python the base has, when it does not say so.
@@ -100,13 +104,14 @@ pub(crate) struct LayerTable {
     pub(crate) node: Option<Spanned<PathBuf>>,
     /// Whether packages of Node may run what they bring for the time of their installation.
     pub(crate) scripts: Option<bool>,
-    /// Where the tar's root goes, `/` when absent; or where dependencies go.
+    /// Where the archive's root goes; `/` for a tar and `/var/task/` for a zip when absent; or where
+    /// dependencies go.
     #[serde(default, deserialize_with = "optional_destination")]
     pub(crate) to: Option<String>,
-    /// Members of the tar, or files of dependencies, that are taken; all when empty.
+    /// Members of the archive, or files of dependencies, that are taken; all when empty.
     #[serde(default, deserialize_with = "patterns")]
     pub(crate) include: Vec<String>,
-    /// Members of the tar, or files of dependencies, that are left out.
+    /// Members of the archive, or files of dependencies, that are left out.
     #[serde(default, deserialize_with = "patterns")]
     pub(crate) exclude: Vec<String>,
     /// Take the tar's own bytes as the layer.

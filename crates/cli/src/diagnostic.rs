@@ -8,6 +8,7 @@ use std::{fmt, io};
 use anyhow::Error;
 use tierce_aws::{AwsError, CreateError, EcrHost, is_public_ecr};
 use tierce_image::{AssembleError, ReadError, VerifyError, WriteError};
+use tierce_layer::{BadZipName, TarError, ZipError};
 use tierce_registry::{Answer, ReferrersError, RegistryError};
 use tierce_store::{ArchiveError, PieceError};
 
@@ -227,6 +228,21 @@ fn known(cause: &(dyn std::error::Error + 'static)) -> Option<String> {
         match error {
             ArchiveError::Compressed { .. } => "decompress it first: `gunzip FILE`, `unzstd FILE`",
             ArchiveError::ImageNeeded { .. } => "name one: `docker-archive:FILE:NAME:TAG`",
+            _ => return None,
+        }
+    } else if let Some(TarError::NotTar { found: Some("zip") }) = cause.downcast_ref() {
+        "a zip is named by `zip`, or by `lambda-layer`"
+    } else if let Some(error) = cause.downcast_ref::<ZipError>() {
+        match error {
+            ZipError::NotZip {
+                found: Some("tar" | "gzip" | "zstd"),
+            } => "a tar is named by `tar`",
+            ZipError::Name {
+                problem: BadZipName::Backslash,
+                ..
+            } => {
+                "PowerShell 7, `tar -a -cf FILE.zip` and Python's zipfile write names as they should be"
+            }
             _ => return None,
         }
     } else if let Some(error) = cause.downcast_ref::<io::Error>() {

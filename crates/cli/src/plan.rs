@@ -7,6 +7,7 @@ use std::path::{Path, PathBuf};
 use anyhow::{Context as _, Result};
 use tierce_image::{ConfigEdits, EnvEdit, Jobs, TARGET_LABEL};
 use tierce_oci::{ImageFormat, Platform, Reference, Selector, Tag, Timestamp};
+use toml::Spanned;
 
 use crate::arguments::{BuildArguments, ImageArguments};
 use crate::config_file::{
@@ -75,6 +76,13 @@ pub(crate) enum LayerPart {
     },
     /// The members of a tar.
     Tar {
+        file: PathBuf,
+        to: String,
+        include: Vec<String>,
+        exclude: Vec<String>,
+    },
+    /// The members of a zip.
+    Zip {
         file: PathBuf,
         to: String,
         include: Vec<String>,
@@ -164,7 +172,7 @@ impl BuildPlan {
                 plan_layer(file, layer.span(), layer.get_ref(), &context, environment)
             })
             .collect::<Result<Vec<_>>>()?;
-        layers.extend(added_layer(&arguments.image, &context)?);
+        layers.extend(layers_of_flags(&arguments.image, &context)?);
         let four = NonZeroUsize::MIN.saturating_add(3);
         let mut platforms = if arguments.platform.is_empty() {
             values.image.platforms.clone()
@@ -222,7 +230,7 @@ impl BuildPlan {
     fn place_of_whole_context(&self) -> Result<String> {
         match (&self.edits.working_dir, self.target()) {
             (Some(directory), _) => Ok(format!("{}/", directory.trim_end_matches('/'))),
-            (None, Target::Lambda) => Ok("/var/task/".to_owned()),
+            (None, Target::Lambda) => Ok(TASK.to_owned()),
             (None, Target::Generic) => Err(UsageError(
                 "nothing is said to go into the image".to_owned(),
             ))
@@ -516,33 +524,24 @@ fn plan_layer(
         });
     }
     let dependencies = plan_dependencies(file, &span, layer, context)?;
-    match &layer.tar {
-        // First, so that files of the same layer override the tar's.
-        Some(tar) => {
-            let path = inside(context, tar.get_ref())
-                .map_err(|reason| file.complain(&tar.span(), reason))?;
-            let part = if layer.verbatim {
-                LayerPart::VerbatimTar { file: path }
-            } else {
-                let to = layer.to.clone().unwrap_or_else(|| "/".to_owned());
-                LayerPart::Tar {
-                    file: path,
-                    to,
-                    include: layer.include.clone(),
-                    exclude: layer.exclude.clone(),
-                }
-            };
-            parts.insert(0, part);
+    match archive_of(file, &span, layer)? {
+        // First, so that files of the same layer override the archive's.
+        Some(archive) => {
+            let named = archive.file();
+            let path = inside(context, named.get_ref())
+                .map_err(|reason| file.complain(&named.span(), reason))?;
+            parts.insert(0, archive_part(&archive, path, layer));
         }
         None if (moves_members(layer) && dependencies.is_none()) || layer.verbatim => {
-            let reason = "`to`, `include`, `exclude` and `verbatim` of a layer belong to its `tar`";
+            let reason =
+                "`to`, `include`, `exclude` and `verbatim` of a layer belong to its archive";
             return Err(file.complain(&span, reason.to_owned()).into());
         }
         None => {}
     }
     if parts.is_empty() && dependencies.is_none() {
         let reason = format!(
-            "the layer `{}` has nothing in it: no `add`, no `tar`, no dependencies",
+            "the layer `{}` has nothing in it: no `add`, no archive, no dependencies",
             layer.name
         );
         return Err(file.complain(&span, reason).into());
@@ -624,10 +623,10 @@ fn plan_dependencies(
             (node, Language::Node { scripts })
         }
     };
-    if layer.tar.is_some() {
+    if layer.tar.is_some() || layer.zip.is_some() || layer.lambda_layer.is_some() {
         return complain(
             &named.span(),
-            "a layer has either a `tar` or dependencies; make two layers of them",
+            "a layer has either an archive or dependencies; make two layers of them",
         );
     }
     let path =
@@ -642,9 +641,124 @@ fn plan_dependencies(
     }))
 }
 
-/// Whether members of the layer's tar are to be moved or left out.
+/// Where a function's code is.
+const TASK: &str = "/var/task/";
+/// Where Lambda unpacks layers.
+const OPT: &str = "/opt/";
+
+/// The archive that a layer is made of.
+enum Archive<'a> {
+    Tar(&'a Spanned<PathBuf>),
+    Zip(&'a Spanned<PathBuf>),
+    LambdaLayer(&'a Spanned<PathBuf>),
+}
+
+impl<'a> Archive<'a> {
+    fn file(&self) -> &'a Spanned<PathBuf> {
+        match self {
+            Self::Tar(file) | Self::Zip(file) | Self::LambdaLayer(file) => file,
+        }
+    }
+}
+
+/// The archive of a layer, if it has one and all that is said of it is true of its kind.
+fn archive_of<'a>(
+    file: &LoadedFile,
+    span: &Range<usize>,
+    layer: &'a LayerTable,
+) -> Result<Option<Archive<'a>>> {
+    let archives = [
+        layer.tar.as_ref().map(Archive::Tar),
+        layer.zip.as_ref().map(Archive::Zip),
+        layer.lambda_layer.as_ref().map(Archive::LambdaLayer),
+    ];
+    let mut archives = archives.into_iter().flatten();
+    let archive = archives.next();
+    let refuse = |reason: &str| Err(file.complain(span, reason.to_owned()).into());
+    if archives.next().is_some() {
+        return refuse(
+            "a layer is made of one archive: `tar`, `zip` or `lambda-layer`; each of several is a \
+             [[layer]] of its own",
+        );
+    }
+    match archive {
+        Some(Archive::Zip(_) | Archive::LambdaLayer(_)) if layer.verbatim => {
+            refuse("`verbatim` belongs to a `tar`: the bytes of a zip are no layer")
+        }
+        Some(Archive::LambdaLayer(_)) if layer.to.is_some() => {
+            refuse("a `lambda-layer` goes to `/opt/`; `zip` goes wherever `to` says")
+        }
+        Some(Archive::Zip(_) | Archive::LambdaLayer(_))
+            if layer.add.is_empty() && keeps_more_than_modes(layer) =>
+        {
+            refuse("a zip has no owners, hardlinks or extended attributes to keep")
+        }
+        archive => Ok(archive),
+    }
+}
+
+fn archive_part(archive: &Archive<'_>, path: PathBuf, layer: &LayerTable) -> LayerPart {
+    let to = |usual: &str| layer.to.clone().unwrap_or_else(|| usual.to_owned());
+    let (include, exclude) = (layer.include.clone(), layer.exclude.clone());
+    let usual = match archive {
+        Archive::Tar(_) if layer.verbatim => return LayerPart::VerbatimTar { file: path },
+        Archive::Tar(_) => {
+            return LayerPart::Tar {
+                file: path,
+                to: to("/"),
+                include,
+                exclude,
+            };
+        }
+        Archive::Zip(_) => TASK,
+        Archive::LambdaLayer(_) => OPT,
+    };
+    LayerPart::Zip {
+        file: path,
+        to: to(usual),
+        include,
+        exclude,
+    }
+}
+
+/// Whether something of the files is to be kept that zips do not have.
+fn keeps_more_than_modes(layer: &LayerTable) -> bool {
+    layer.owners == Keep::Keep || layer.hardlinks == Keep::Keep || !layer.xattrs.is_empty()
+}
+
+/// Whether members of the layer's archive are to be moved or left out.
 fn moves_members(layer: &LayerTable) -> bool {
     layer.to.is_some() || !layer.include.is_empty() || !layer.exclude.is_empty()
+}
+
+/// The layers of the flags, the lowest first: Lambda layers in the order in which Lambda would unpack
+/// them, the function, and what is added by name.
+fn layers_of_flags(arguments: &ImageArguments, context: &Path) -> Result<Vec<LayerPlan>> {
+    let mut layers = Vec::new();
+    for file in &arguments.lambda_layer {
+        layers.push(zip_layer("--lambda-layer", file, OPT, context)?);
+    }
+    for zip in &arguments.zip {
+        let to = zip.to.as_deref().unwrap_or(TASK);
+        layers.push(zip_layer("--zip", &zip.file, to, context)?);
+    }
+    layers.extend(added_layer(arguments, context)?);
+    Ok(layers)
+}
+
+/// The layer of a zip that a flag names. The file's name stands in the image's history.
+fn zip_layer(flag: &str, file: &Path, to: &str, context: &Path) -> Result<LayerPlan> {
+    let path = inside(context, file)
+        .map_err(|reason| UsageError(format!("{flag} {}: {reason}", file.display())))?;
+    let name = file.file_name().and_then(|name| name.to_str());
+    let name = name.filter(|name| !name.chars().any(char::is_control));
+    let part = LayerPart::Zip {
+        file: path,
+        to: to.to_owned(),
+        include: Vec::new(),
+        exclude: Vec::new(),
+    };
+    Ok(LayerPlan::of_files(name.unwrap_or("zip"), vec![part]))
 }
 
 /// The layer of `--add`, if there is one.

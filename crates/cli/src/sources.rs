@@ -8,7 +8,7 @@ use tierce_image::{BaseImage, Jobs};
 use tierce_layer::cache::NoteId;
 use tierce_layer::{
     Anchored, ArchiveAdd, Destination, EntryKind, EntryPath, FileTime, Keep, Limits, Matcher,
-    Notice, ScanAdd, Stamp, Treatment, Tree, Walked, add_archive, add_walked, walk,
+    Notice, ScanAdd, Stamp, Treatment, Tree, Walked, add_archive, add_walked, add_zip, walk,
 };
 
 use crate::plan::{BuildPlan, LayerPart, LayerPlan};
@@ -43,13 +43,13 @@ pub(crate) struct Looked {
 
 enum Found {
     Files(Walked),
-    Tar(Stamp),
+    Archive(Stamp),
 }
 
-/// A tar was another one when it was read than when it was looked at.
+/// An archive was another one when it was read than when it was looked at.
 #[derive(Debug, thiserror::Error)]
 #[error("`{}` changed while the image was made", .0.display())]
-pub(crate) struct TarChanged(PathBuf);
+pub(crate) struct ArchiveChanged(PathBuf);
 
 impl Sources {
     /// Reads `.dockerignore`; gives the name of the place that the whole context goes to, if nothing
@@ -147,7 +147,9 @@ impl Sources {
                     let _ = write!(looked.fingerprint, "{:032x};", found.fingerprint().hash);
                     looked.parts.push(Found::Files(found));
                 }
-                LayerPart::Tar { file, .. } | LayerPart::VerbatimTar { file } => {
+                LayerPart::Tar { file, .. }
+                | LayerPart::Zip { file, .. }
+                | LayerPart::VerbatimTar { file } => {
                     let metadata = std::fs::metadata(file)
                         .with_context(|| format!("could not read {}", file.display()))?;
                     let stamp = Stamp::of(&metadata);
@@ -156,7 +158,7 @@ impl Sources {
                         looked.latest = NEVER_SETTLED;
                     }
                     let _ = write!(looked.fingerprint, "{stamp:?};");
-                    looked.parts.push(Found::Tar(stamp));
+                    looked.parts.push(Found::Archive(stamp));
                 }
             }
         }
@@ -181,6 +183,12 @@ impl Sources {
                         to,
                         include,
                         exclude,
+                    }
+                    | LayerPart::Zip {
+                        file,
+                        to,
+                        include,
+                        exclude,
                     },
                     found,
                 ) => {
@@ -195,8 +203,11 @@ impl Sources {
                         scratch: &self.scratch,
                         limits: Limits::default(),
                     };
-                    let read = add_archive(file, &add, &mut tree, notices)?;
-                    if let Found::Tar(stamp) = found {
+                    let read = match part {
+                        LayerPart::Zip { .. } => add_zip(file, &add, &mut tree, notices)?,
+                        _ => add_archive(file, &add, &mut tree, notices)?,
+                    };
+                    if let Found::Archive(stamp) = found {
                         require_same(file, &read, stamp)?;
                     }
                 }
@@ -231,7 +242,7 @@ impl Sources {
                         Ok(add_walked(found, add, &mut tree, notices)?)
                     })?;
                 }
-                (LayerPart::Files { .. } | LayerPart::Resolved { .. }, Found::Tar(_)) => {
+                (LayerPart::Files { .. } | LayerPart::Resolved { .. }, Found::Archive(_)) => {
                     unreachable!("parts are found in their order")
                 }
             }
@@ -332,7 +343,7 @@ impl Looked {
             .metadata()
             .with_context(|| format!("could not read {}", path.display()))?;
         match &self.parts[..] {
-            [Found::Tar(stamp)] if metadata.is_file() => {
+            [Found::Archive(stamp)] if metadata.is_file() => {
                 require_same(path, &Stamp::of(&metadata), stamp)
             }
             _ => Ok(()),
@@ -344,7 +355,7 @@ fn require_same(path: &Path, read: &Stamp, looked_at: &Stamp) -> Result<()> {
     if read.has_content_of(looked_at) {
         Ok(())
     } else {
-        Err(TarChanged(path.to_owned()).into())
+        Err(ArchiveChanged(path.to_owned()).into())
     }
 }
 

@@ -5,7 +5,7 @@
 //! can be read at any place. Memory holds the members' metadata and never their content.
 
 use std::fs::File;
-use std::io::{self, BufWriter, Read, Write};
+use std::io::{self, Read};
 use std::os::unix::fs::MetadataExt;
 use std::path::{Path, PathBuf};
 use std::sync::Arc;
@@ -19,8 +19,10 @@ use crate::notice::Notice;
 use crate::path::{BadPath, Destination, EntryPath, LONGEST_PATH, shortened};
 use crate::pattern::Matcher;
 use crate::seen::{Seen, Standing, Stands};
+use crate::spool::SpoolWriter;
 use crate::tree::{ReservedName, Tree};
 use crate::whiteout::Marker;
+use crate::zip::ZipError;
 
 /// What of an archive is added, and where.
 #[derive(Debug, Clone, Copy)]
@@ -58,6 +60,14 @@ pub enum ArchiveError {
         path: PathBuf,
         /// What is wrong.
         source: TarError,
+    },
+    /// It is not an acceptable zip.
+    #[error("could not add the archive `{path}`", path = path.display())]
+    Zip {
+        /// The archive.
+        path: PathBuf,
+        /// What is wrong.
+        source: ZipError,
     },
     /// Somebody wrote to it meanwhile.
     #[error("`{path}` changed while it was read", path = path.display())]
@@ -414,35 +424,20 @@ enum Store {
         identity: (u64, u64),
     },
     /// In a nameless file.
-    Spooled {
-        spool: Arc<Spool>,
-        identity: (u64, u64),
-        file: BufWriter<File>,
-        length: u64,
-        directory: PathBuf,
-    },
+    Spooled(SpoolWriter),
 }
 
 impl Store {
     fn spooled(directory: &Path) -> Result<Self, TarError> {
-        let open = || {
-            let file = tempfile::tempfile_in(directory)?;
-            let metadata = file.metadata()?;
-            let spool = Spool::private(file.try_clone()?, directory.to_owned());
-            Ok(Self::Spooled {
-                spool,
-                identity: (metadata.dev(), metadata.ino()),
-                file: BufWriter::with_capacity(BUFFER, file),
-                length: 0,
-                directory: directory.to_owned(),
-            })
-        };
-        open().map_err(|source| spool_error(directory, source))
+        SpoolWriter::new(directory)
+            .map(Self::Spooled)
+            .map_err(|source| spool_error(directory, source))
     }
 
     fn identity(&self) -> (u64, u64) {
         match self {
-            Self::InPlace { identity, .. } | Self::Spooled { identity, .. } => *identity,
+            Self::InPlace { identity, .. } => *identity,
+            Self::Spooled(spool) => spool.identity(),
         }
     }
 
@@ -457,30 +452,18 @@ impl Store {
                 offset: member.offset,
                 length: member.size,
             })),
-            Self::Spooled {
-                spool,
-                file,
-                length,
-                directory,
-                ..
-            } => {
-                let offset = *length;
+            Self::Spooled(spool) => {
+                let start = spool.length();
                 let mut buffer = [0; 16 << 10];
                 loop {
                     let read = walker.read_content(&mut buffer)?;
                     if read == 0 {
-                        break;
+                        return Ok(spool.content_since(start));
                     }
-                    file.write_all(&buffer[..read])
-                        .map_err(|source| spool_error(directory, source))?;
-                    *length += read as u64;
+                    spool
+                        .write(&buffer[..read])
+                        .map_err(|source| spool_error(spool.directory(), source))?;
                 }
-                let spool = Arc::clone(spool);
-                Ok(Content::Range(Range {
-                    spool,
-                    offset,
-                    length: member.size,
-                }))
             }
         }
     }
@@ -489,11 +472,9 @@ impl Store {
     fn close(&mut self) -> Result<(), TarError> {
         match self {
             Self::InPlace { .. } => Ok(()),
-            Self::Spooled {
-                file, directory, ..
-            } => file
-                .flush()
-                .map_err(|source| spool_error(directory, source)),
+            Self::Spooled(spool) => spool
+                .close()
+                .map_err(|source| spool_error(spool.directory(), source)),
         }
     }
 }
@@ -504,8 +485,6 @@ fn spool_error(directory: &Path, source: io::Error) -> TarError {
         source,
     }
 }
-
-const BUFFER: usize = 256 << 10;
 
 /// Why the symlinks of a layer could not be read.
 #[derive(Debug, thiserror::Error)]

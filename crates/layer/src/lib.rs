@@ -2,14 +2,14 @@
 //!
 //! ```text
 //! directories, files ── scan ──┐
-//! tar, tar.gz, tar.zst ────────┼→ Tree ─ settle → Plan ─ split → Part ─ seal → SealedLayer
+//! tar, tar.gz, tar.zst, zip ───┼→ Tree ─ settle → Plan ─ split → Part ─ seal → SealedLayer
 //! entries made up ── insert ───┘    ↑                                      ↕ LayerCache
 //!                              BaseLinks ← read_links ← layers of the base
 //! ```
 //!
 //! What the bytes of a layer are is specified apart from this code, as *layer-format 1*. Here is
 //! where each of its rules lives: [`Tree`] what a layer may hold, [`scan`](mod@scan) and
-//! [`archive`] how sources are normalised, [`links`] where entries go, [`bytecode`] the fate of
+//! [`archive`] and [`zip`](mod@zip) how sources are normalised, [`links`] where entries go, [`bytecode`] the fate of
 //! `.pyc` files, [`Plan`] the order, [`split`] what is a layer of its own, and `header`, `segment`
 //! and [`codec`] the bytes.
 //!
@@ -63,11 +63,13 @@ mod segment;
 mod select;
 mod signature;
 pub mod split;
+mod spool;
 mod tree;
 mod unit;
 mod verbatim;
 mod walk;
 mod whiteout;
+pub mod zip;
 
 pub use archive::{
     ArchiveAdd, ArchiveError, ReadLinksError, add_archive, add_archive_stream, read_links,
@@ -95,3 +97,4 @@ pub use signature::Signature;
 pub use split::{Part, SplitSettings};
 pub use tree::{DirectoryDefaults, ReservedName, Tree};
 pub use walk::{Entries, Found, FoundKind, Walked, walk};
+pub use zip::{BadZipName, ZipError, add_zip};

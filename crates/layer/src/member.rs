@@ -200,7 +200,7 @@ impl TarError {
     }
 }
 
-fn but(found: Option<&'static str>) -> String {
+pub(crate) fn but(found: Option<&'static str>) -> String {
     found.map_or_else(String::new, |found| format!(" but {found}"))
 }
 
@@ -321,7 +321,7 @@ const MOST_GLOBALS: usize = 64 << 10;
 /// As much as names, link targets and extended attributes may be together: 268 bytes for each of a
 /// million members, while names as long as can be would take 4 GiB, and the directories on their
 /// way a thousand times that.
-const MOST_METADATA: u64 = 256 << 20;
+pub(crate) const MOST_METADATA: u64 = 256 << 20;
 
 /// What headers before a member said of it.
 #[derive(Default)]
@@ -791,7 +791,7 @@ fn record<'a>(own: &'a Records, globals: &'a Records, key: &[u8]) -> Option<&'a 
     (!value.is_empty()).then_some(value)
 }
 
-fn bad_symlink_target(target: &[u8]) -> Option<BadPath> {
+pub(crate) fn bad_symlink_target(target: &[u8]) -> Option<BadPath> {
     if target.is_empty() {
         Some(BadPath::Empty)
     } else if target.contains(&0) {
@@ -804,12 +804,18 @@ fn bad_symlink_target(target: &[u8]) -> Option<BadPath> {
 }
 
 /// Whether the first block of an archive is that of a tar, however damaged.
-fn has_magic(block: &[u8]) -> bool {
+pub(crate) fn has_magic(block: &[u8]) -> bool {
     block.get(257..262) == Some(b"ustar")
 }
 
 /// What begins with `start` is no archive, and most often one that is packed differently.
 fn not_tar(start: &[u8]) -> TarError {
+    let found = packing_of(start);
+    TarError::NotTar { found }
+}
+
+/// How what begins with `start` is packed, where its first bytes tell.
+pub(crate) fn packing_of(start: &[u8]) -> Option<&'static str> {
     let known: [(&[u8], &str); 10] = [
         (b"BZh", "bzip2"),
         (b"\xfd7zXZ\0", "xz"),
@@ -823,9 +829,7 @@ fn not_tar(start: &[u8]) -> TarError {
         (b"\x28\xb5\x2f\xfd", "zstd"),
     ];
     let found = known.iter().find(|(magic, _)| start.starts_with(magic));
-    TarError::NotTar {
-        found: found.map(|(_, name)| *name),
-    }
+    found.map(|(_, name)| *name)
 }
 
 /// Splits PAX data by the stated lengths alone: a newline or `=` in a value means nothing.

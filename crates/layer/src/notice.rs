@@ -41,6 +41,13 @@ pub enum Notice {
         /// Its path in the archive.
         path: EntryPath,
     },
+    /// A zip has no modes at all, and what begins like a program was made executable.
+    ModesGuessed {
+        /// The zip.
+        archive: PathBuf,
+        /// The first of the files, by path.
+        first: EntryPath,
+    },
 }
 
 impl fmt::Display for Notice {
@@ -82,6 +89,12 @@ impl fmt::Display for Notice {
                     "`{path}` is bookkeeping of a storage driver and was left out"
                 )
             }
+            Self::ModesGuessed { archive, first } => write!(
+                formatter,
+                "`{}` has no Unix modes: files in it that begin with `#!` or as ELF are executable, \
+                 such as `{first}`",
+                archive.display()
+            ),
         }
     }
 }

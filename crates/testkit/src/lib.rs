@@ -3,10 +3,10 @@
 //! [`FakeRegistry`] is a registry in the test's own process that does everything right until a
 //! [`Fault`] tells it otherwise or a switch of its builder lends it the quirks of another registry,
 //! and whose [`RequestLog`] shows what travelled. [`FakeEcr`] is one with the APIs of AWS beside it.
-//! [`images`] makes bases to build on and [`elf`] programs to put there, [`check`] judges what came out, [`tree`] shows the files,
-//! [`sandbox`] runs the program away from the machine's own settings, and [`process`] starts the
-//! real programs that the tests with real parts need. Nothing shares code with the crates under test
-//! but the digest type.
+//! [`images`] makes bases to build on, [`elf`] programs to put there and [`mod@zip`] zips, [`check`]
+//! judges what came out, [`tree`] shows the files, [`sandbox`] runs the program away from the
+//! machine's own settings, and [`process`] starts the real programs that the tests with real parts
+//! need. Nothing shares code with the crates under test but the digest type.
 //!
 //! ```
 //! use tierce_testkit::check::{Checker, assert_clean};
@@ -41,6 +41,7 @@ mod server;
 mod tls;
 mod token;
 pub mod tree;
+pub mod zip;
 
 pub use axum::http::{Method, StatusCode};
 pub use between::{Proxy, TlsEnd};

@@ -17,3 +17,4 @@ mod sealing;
 mod splitting;
 mod support;
 mod walking;
+mod zips;
