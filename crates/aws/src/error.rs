@@ -310,11 +310,6 @@ impl AwsError {
             .iter()
             .any(|code| self.has_code(code))
     }
-
-    /// Whether nothing says who we are.
-    pub fn is_no_credentials(&self) -> bool {
-        matches!(self, Self::NoCredentials { .. })
-    }
 }
 
 fn in_profile(profile: Option<&str>) -> String {

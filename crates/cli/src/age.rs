@@ -3,6 +3,8 @@
 use std::str::FromStr;
 use std::time::Duration;
 
+use crate::quantity::{counted, split_number};
+
 /// How old something is: `12h`, `30d`, `8w`.
 #[derive(Debug, Clone, Copy, PartialEq, Eq)]
 pub(crate) struct Age(pub(crate) Duration);
@@ -24,10 +26,8 @@ impl FromStr for Age {
     type Err = ParseAgeError;
 
     fn from_str(text: &str) -> Result<Self, Self::Err> {
-        let digits = text.bytes().take_while(u8::is_ascii_digit).count();
-        let (number, unit) = text.split_at(digits);
-        let unit = UNITS.iter().find(|(name, _)| *name == unit);
-        unit.and_then(|(_, seconds)| number.parse::<u64>().ok()?.checked_mul(*seconds))
+        let (number, unit) = split_number(text);
+        counted(number, unit, &UNITS)
             .map(|seconds| Self(Duration::from_secs(seconds)))
             .ok_or_else(|| ParseAgeError(text.to_owned()))
     }

@@ -5,6 +5,8 @@ use std::str::FromStr;
 
 use serde::{Deserialize, Deserializer};
 
+use crate::quantity::split_number;
+
 /// A number of bytes: `67108864`, `64 MiB`, `64MB`.
 #[derive(Debug, Clone, Copy, PartialEq, Eq)]
 pub(crate) struct ByteSize(pub(crate) u64);
@@ -36,8 +38,7 @@ impl FromStr for ByteSize {
     type Err = ParseByteSizeError;
 
     fn from_str(text: &str) -> Result<Self, Self::Err> {
-        let digits = text.bytes().take_while(u8::is_ascii_digit).count();
-        let (number, unit) = text.split_at(digits);
+        let (number, unit) = split_number(text);
         let unit = unit.trim_start_matches(' ').to_ascii_lowercase();
         let unit = UNITS.iter().find(|(name, _)| *name == unit);
         let (Some((_, bytes)), false) = (unit, number.is_empty()) else {

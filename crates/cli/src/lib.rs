@@ -29,6 +29,7 @@ mod places;
 mod plan;
 mod profile;
 mod progress;
+mod quantity;
 mod registries;
 mod registries_file;
 mod sarif;

@@ -6,6 +6,8 @@ use std::time::Duration;
 
 use serde::{Deserialize, Deserializer};
 
+use crate::quantity::{counted, split_number};
+
 /// How long something may take: `10s`, `5m`.
 #[derive(Debug, Clone, Copy, PartialEq, Eq)]
 pub(crate) struct TimeSpan(pub(crate) Duration);
@@ -23,15 +25,9 @@ impl FromStr for TimeSpan {
     type Err = ParseTimeSpanError;
 
     fn from_str(text: &str) -> Result<Self, Self::Err> {
-        let digits = text.bytes().take_while(u8::is_ascii_digit).count();
-        let (number, unit) = text.split_at(digits);
-        let unit = unit.trim_start_matches(' ');
-        let unit = UNITS.iter().find(|(name, _)| *name == unit);
-        let milliseconds = unit
-            .zip(number.parse::<u64>().ok())
-            .and_then(|((_, unit), number)| number.checked_mul(*unit))
-            .filter(|length| *length > 0);
-        milliseconds
+        let (number, unit) = split_number(text);
+        counted(number, unit.trim_start_matches(' '), &UNITS)
+            .filter(|length| *length > 0)
             .map(|length| Self(Duration::from_millis(length)))
             .ok_or_else(|| ParseTimeSpanError(text.to_owned()))
     }

@@ -217,9 +217,7 @@ pub(super) static GLIBC_VERSION: Rule = Rule {
                 offered_by,
             } = &problem.kind
             {
-                let symbol = symbol
-                    .as_ref()
-                    .map_or_else(String::new, |symbol| format!(" for `{symbol}`"));
+                let symbol = for_symbol(symbol.as_deref());
                 let what = format!(
                     "it needs glibc {needed} ({version}{symbol} of {library}), and {offered_by} \
                      offers {offered}"
@@ -246,9 +244,7 @@ pub(super) static SYMBOL_VERSION: Rule = Rule {
                 ..
             } = &problem.kind
             {
-                let symbol = symbol
-                    .as_ref()
-                    .map_or_else(String::new, |symbol| format!(" for `{symbol}`"));
+                let symbol = for_symbol(symbol.as_deref());
                 let found = String::from_utf8_lossy(found);
                 let found = found.trim_start_matches('/');
                 let what = format!("it needs {version}{symbol}, which /{found} does not have");
@@ -364,4 +360,9 @@ fn stale_bytecode(subject: &Subject<'_>, report: &mut Report<'_>) {
             last = Some(directory);
         }
     }
+}
+
+/// What a version is needed for, where that is known.
+fn for_symbol(symbol: Option<&str>) -> String {
+    symbol.map_or_else(String::new, |symbol| format!(" for `{symbol}`"))
 }

@@ -383,9 +383,10 @@ impl<S: BlobSource> Upload<'_, '_, S> {
                         self.is_inherited = false;
                         return Ok(ChunkOutcome::Sent);
                     }
-                    // The chunk whose answer was lost had come, all of it.
+                    // The chunk whose answer was lost had come, all of it. That is a guess: when the
+                    // next one is refused too, nothing is unsure, and the session is lost.
                     416 if session.is_unsure => {
-                        session.assume(length);
+                        session.acknowledge(length);
                         return Ok(ChunkOutcome::Sent);
                     }
                     400 | 404 | 409 | 410 | 416 => {

@@ -65,12 +65,6 @@ impl Session {
         self.is_unsure = false;
     }
 
-    /// The registry refuses `length` bytes that it may have: so it has them. That is guessed once;
-    /// when it refuses the next ones too, the guess was wrong.
-    pub(super) fn assume(&mut self, length: u64) {
-        self.acknowledge(length);
-    }
-
     /// Heeds the registry's word after a chunk of `length` bytes broke; gives how many of them it
     /// has. Its word counts only where it can be true: less than was acknowledged is ECR's stale
     /// `Range`, and more than was sent is not ours.
