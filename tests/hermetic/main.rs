@@ -4,10 +4,12 @@
 //! |---|---|
 //! | `architecture` | do the crates depend on each other as the design says |
 //! | `build` | does the image hold what files, flags and base say |
+//! | `handler` | compiled handlers: where they go, what comes along, what is refused |
 //! | `dependencies` | lock files to layers, by stand-ins for the tools: what they are told, and how often |
 //! | `compression` | which codecs there are, and where they cannot be used |
 //! | `destinations` | do added files go where COPY would put them |
 //! | `zip` | functions and Lambda layers that were zips |
+//! | `base_facts` | what is gone by of a base: its name, the lock, or what it really has |
 //! | `base_links` | are files put where the symlinks of the base lead |
 //! | `platforms` | one platform out of several, and several at once |
 //! | `lock` | is the base held to what was pinned, with and without network |
@@ -34,6 +36,7 @@
 
 mod architecture;
 mod bad_input;
+mod base_facts;
 mod base_links;
 mod build;
 mod caching;
@@ -43,6 +46,7 @@ mod destinations;
 mod determinism;
 mod ecr;
 mod ecr_push;
+mod handler;
 mod head_start;
 mod inspect;
 mod interruptions;

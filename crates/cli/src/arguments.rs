@@ -216,6 +216,10 @@ pub(crate) struct ImageArguments {
     #[arg(long, value_name = "FILE")]
     pub(crate) lambda_layer: Vec<PathBuf>,
 
+    /// Add a compiled handler with the libraries that the base lacks, as the last layer
+    #[arg(long, value_name = "FILE")]
+    pub(crate) binary: Option<String>,
+
     /// The function's handler: becomes the single CMD argument
     #[arg(long, value_name = "HANDLER", conflicts_with = "cmd")]
     pub(crate) handler: Option<String>,

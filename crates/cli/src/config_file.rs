@@ -16,6 +16,7 @@ use toml::Spanned;
 
 use crate::byte_size::ByteSize;
 use crate::dependencies::target::{Glibc, PythonVersion};
+use crate::handler::BinaryFile;
 use crate::profile::Profile;
 use crate::transport::BaseName;
 
@@ -104,8 +105,13 @@ pub(crate) struct LayerTable {
     pub(crate) node: Option<Spanned<PathBuf>>,
     /// Whether packages of Node may run what they bring for the time of their installation.
     pub(crate) scripts: Option<bool>,
+    /// A compiled handler.
+    pub(crate) binary: Option<Spanned<BinaryFile>>,
+    /// Folders that are searched for the libraries of the compiled handler.
+    #[serde(default)]
+    pub(crate) libraries: Vec<String>,
     /// Where the archive's root goes; `/` for a tar and `/var/task/` for a zip when absent; or where
-    /// dependencies go.
+    /// dependencies or the compiled handler go.
     #[serde(default, deserialize_with = "optional_destination")]
     pub(crate) to: Option<String>,
     /// Members of the archive, or files of dependencies, that are taken; all when empty.

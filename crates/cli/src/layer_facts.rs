@@ -5,8 +5,12 @@ use std::path::{Path, PathBuf};
 use anyhow::{Context as _, Result};
 use futures_util::TryStreamExt as _;
 use tierce_image::{Blob, Image, Layer};
-use tierce_lambda::{Collector, EntryKind, LayerFacts, Packing, RawEntry, RawPath};
-use tierce_layer::{Compression, LayerMember, LayerMemberKind, Limits, read_members};
+use tierce_lambda::{
+    BaseFacts, Collector, DirectoryFacts, EntryKind, LayerFacts, Packing, RawEntry, RawPath,
+};
+use tierce_layer::{
+    Compression, DirectoryDefaults, EntryPath, LayerMember, LayerMemberKind, Limits, read_members,
+};
 use tierce_oci::Digest;
 use tierce_store::atomic::write_file;
 
@@ -19,6 +23,7 @@ use crate::places::Places;
 #[derive(Debug, Clone)]
 pub(crate) struct FactsCache {
     directory: PathBuf,
+    bases: PathBuf,
 }
 
 /// Separates the digest of the facts from the facts, in one file of the cache.
@@ -29,37 +34,83 @@ impl FactsCache {
     pub(crate) fn new(cache: &Path) -> Self {
         Self {
             directory: cache.join("facts-1/sha256"),
+            bases: cache.join("facts-1/bases-1"),
         }
     }
 
     /// The facts of the layer with this blob, if they are here and whole.
     pub(crate) fn read(&self, layer: &Digest) -> Option<LayerFacts> {
-        let bytes = std::fs::read(self.path(layer)).ok()?;
-        let end = bytes.iter().position(|&byte| byte == SEPARATOR)?;
-        let (stated, json) = (&bytes[..end], &bytes[end + 1..]);
-        // A flipped bit here would hide a defect, or make one up.
-        let is_whole = Digest::of(json).to_string().as_bytes() == stated;
-        is_whole.then(|| LayerFacts::from_json(json))?
+        LayerFacts::from_json(&read_whole(&self.path(layer))?)
     }
 
     /// Keeps the facts of a layer. A cache that cannot be written is only slower, never an error.
     pub(crate) fn keep(&self, layer: &Digest, facts: &LayerFacts) {
-        let json = facts.to_json();
-        let mut bytes = Digest::of(&json).to_string().into_bytes();
-        bytes.push(SEPARATOR);
-        bytes.extend(json);
-        let path = self.path(layer);
-        let kept = std::fs::create_dir_all(&self.directory)
-            .map_err(anyhow::Error::from)
-            .and_then(|()| Ok(write_file(&path, &bytes)?));
-        if let Err(error) = kept {
-            tracing::debug!("could not keep {}: {error:#}", path.display());
+        write_whole(&self.path(layer), &facts.to_json());
+    }
+
+    /// What is known of a base by the layers that were read of it: kept by the digest of the image, or
+    /// worked out when all of them are here.
+    pub(crate) fn of_base(&self, image: &Image) -> Option<BaseFacts> {
+        let kept = read_whole(&self.path_of_base(&image.digest()));
+        if let Some(facts) = kept.and_then(|json| serde_json::from_slice(&json).ok()) {
+            return Some(facts);
+        }
+        let layers = image.layers().iter();
+        let layers: Option<Vec<LayerFacts>> = layers
+            .map(|layer| self.read(&layer.descriptor.digest))
+            .collect();
+        let facts = base_facts_of(image, &layers?);
+        self.keep_base(&image.digest(), &facts);
+        Some(facts)
+    }
+
+    /// Keeps what all layers of a base told together.
+    pub(crate) fn keep_base(&self, image: &Digest, facts: &BaseFacts) {
+        if let Ok(json) = serde_json::to_vec(facts) {
+            write_whole(&self.path_of_base(image), &json);
         }
     }
 
     fn path(&self, layer: &Digest) -> PathBuf {
         self.directory.join(format!("{}.json", layer.hex()))
     }
+
+    fn path_of_base(&self, image: &Digest) -> PathBuf {
+        self.bases.join(format!("{}.json", image.hex()))
+    }
+}
+
+/// What was written by [`write_whole`], if it is whole.
+fn read_whole(path: &Path) -> Option<Vec<u8>> {
+    let mut bytes = std::fs::read(path).ok()?;
+    let end = bytes.iter().position(|&byte| byte == SEPARATOR)?;
+    let json = bytes.split_off(end + 1);
+    bytes.truncate(end);
+    // A flipped bit here would hide a defect, or make one up.
+    (Digest::of(&json).to_string().as_bytes() == bytes).then_some(json)
+}
+
+fn write_whole(path: &Path, json: &[u8]) {
+    let mut bytes = Digest::of(json).to_string().into_bytes();
+    bytes.push(SEPARATOR);
+    bytes.extend_from_slice(json);
+    let kept = std::fs::create_dir_all(path.parent().unwrap_or(path))
+        .map_err(anyhow::Error::from)
+        .and_then(|()| Ok(write_file(path, &bytes)?));
+    if let Err(error) = kept {
+        tracing::debug!("could not keep {}: {error:#}", path.display());
+    }
+}
+
+/// What the layers of a base tell together.
+pub(crate) fn base_facts_of(image: &Image, layers: &[LayerFacts]) -> BaseFacts {
+    let defaults = DirectoryDefaults::default();
+    let usual = |path: &str| {
+        let attributes = EntryPath::new(path).map(|path| defaults.of(&path));
+        let (mode, uid, gid) = attributes.map_or((0o755, 0, 0), |it| (it.mode, it.uid, it.gid));
+        DirectoryFacts { mode, uid, gid }
+    };
+    BaseFacts::of_layers(image.config(), layers, &usual)
 }
 
 /// The facts of all layers of an image, the lowest first; those that nobody has read are read now.

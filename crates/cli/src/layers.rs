@@ -10,6 +10,7 @@ use std::time::SystemTime;
 
 use anyhow::{Context as _, Result};
 use tierce_image::{BaseImage, Jobs, Layer, Novelty};
+use tierce_lambda::BaseFacts;
 use tierce_layer::cache::NoteId;
 use tierce_layer::{
     BaseLinks, Codec, Compression, FileTime, LastTime, LayerCache, Limits, Part, SealSettings,
@@ -22,6 +23,7 @@ use crate::base_links::read_base_links;
 use crate::config_file::Split;
 use crate::dependencies::Resolver;
 use crate::environment::Variables;
+use crate::handler::PreparedHandler;
 use crate::head_start::Offers;
 use crate::memory::{Memory, RememberedLayer, digest_of};
 use crate::notices::Remark;
@@ -138,20 +140,23 @@ impl<'a> Sealer<'a> {
         self.sealed.clear();
     }
 
-    /// The layers to put on `base`, for `platform`, each offered as soon as it is there.
+    /// The layers to put on `base`, of which `facts` are known, for `platform`, each offered as soon as it is there.
     pub(crate) async fn seal(
         &mut self,
         base: Option<&BaseImage>,
+        facts: &BaseFacts,
+        handler: &PreparedHandler,
         platform: &Platform,
         offers: &Offers,
     ) -> Result<Vec<Layer>> {
         let ground = Ground::of(
             base,
+            facts,
             self.working_dir.as_deref(),
             self.entrypoint.as_deref(),
         );
-        let planned = &self.sources.layers;
-        let plans = self.resolver.resolve(planned, base, platform).await?;
+        let planned = handler.put_into(&self.sources.layers);
+        let plans = self.resolver.resolve(&planned, facts, platform).await?;
         let looked = match &self.looked {
             Some((known, of, looked)) if *known == ground && *of == plans => Arc::clone(looked),
             _ => {
@@ -266,7 +271,7 @@ fn look_at(
 
 /// The clock that files get their times from; for nothing but the question which of them were
 /// changed just now.
-fn now() -> FileTime {
+pub(crate) fn now() -> FileTime {
     let now = SystemTime::now()
         .duration_since(SystemTime::UNIX_EPOCH)
         .unwrap_or_default();

@@ -6,6 +6,7 @@ use std::path::{Path, PathBuf};
 
 use anyhow::{Context as _, Result};
 use tierce_image::{ConfigEdits, EnvEdit, Jobs, TARGET_LABEL};
+use tierce_lambda::AwsBase;
 use tierce_oci::{ImageFormat, Platform, Reference, Selector, Tag, Timestamp};
 use toml::Spanned;
 
@@ -13,9 +14,11 @@ use crate::arguments::{BuildArguments, ImageArguments};
 use crate::config_file::{
     AddTable, ConfigFile, Keep, LayerTable, LoadedFile, Mtime, Split, Target,
 };
+use crate::dependencies::target::Glibc;
 use crate::dependencies::{Dependencies, Language};
 use crate::diagnostic::{Hinted as _, UsageError};
 use crate::environment::Environment;
+use crate::handler::{BinaryFile, CompiledHandler};
 use crate::places::processors;
 use crate::profile::Profile;
 use crate::transport::{BaseName, ImagePlace, store_reference_of};
@@ -53,6 +56,8 @@ pub(crate) struct LayerPlan {
     pub(crate) parts: Vec<LayerPart>,
     /// What becomes the first part when it is resolved for a platform.
     pub(crate) dependencies: Option<Dependencies>,
+    /// What becomes a layer of its libraries, and the last part of this one, for a platform.
+    pub(crate) handler: Option<CompiledHandler>,
     pub(crate) keep_modes: bool,
     pub(crate) keep_owners: bool,
     pub(crate) keep_hardlinks: bool,
@@ -90,6 +95,9 @@ pub(crate) enum LayerPart {
     },
     /// The very bytes of a tar.
     VerbatimTar { file: PathBuf },
+    /// A program or library, under exactly this name. It may lie outside the context, and nothing
+    /// that is said of the context's files counts.
+    Exact { from: PathBuf, to: String },
     /// Resolved dependencies.
     Resolved {
         /// In the cache.
@@ -173,6 +181,17 @@ impl BuildPlan {
             })
             .collect::<Result<Vec<_>>>()?;
         layers.extend(layers_of_flags(&arguments.image, &context)?);
+        if layers
+            .iter()
+            .filter(|layer| layer.handler.is_some())
+            .count()
+            > 1
+        {
+            return Err(UsageError(
+                "an image has one compiled handler, and several are named".to_owned(),
+            ))
+            .hint("other programs are files like any: `add` them");
+        }
         let four = NonZeroUsize::MIN.saturating_add(3);
         let mut platforms = if arguments.platform.is_empty() {
             values.image.platforms.clone()
@@ -261,18 +280,20 @@ impl BuildPlan {
         Ok(())
     }
 
-    /// What the image is for: lambda when the base is AWS's or a handler is
-    /// named.
+    /// What the image is for: lambda when the base is AWS's or a handler is named, by its name or as
+    /// a program.
     pub(crate) fn target(&self) -> Target {
         let aws_base = match &self.base.place {
-            Some(ImagePlace::Registry(reference)) => is_aws_base(reference),
+            Some(ImagePlace::Registry(reference)) => AwsBase::language_of(reference).is_some(),
             _ => false,
         };
-        self.target.unwrap_or(if aws_base || self.handler_named {
-            Target::Lambda
-        } else {
-            Target::Generic
-        })
+        let is_compiled = self.layers.iter().any(|layer| layer.handler.is_some());
+        self.target
+            .unwrap_or(if aws_base || self.handler_named || is_compiled {
+                Target::Lambda
+            } else {
+                Target::Generic
+            })
     }
 
     /// Refuses a compression that the image cannot have. What the base says of the format is known
@@ -330,13 +351,6 @@ fn open_context(arguments: &BuildArguments) -> Result<PathBuf> {
     context
         .canonicalize()
         .with_context(|| format!("could not open the context {}", context.display()))
-}
-
-/// Whether a base is one of those that AWS publishes for Lambda.
-fn is_aws_base(reference: &Reference) -> bool {
-    let repository = &reference.repository;
-    (repository.registry == "public.ecr.aws" && repository.path.starts_with("lambda/"))
-        || (repository.registry == "docker.io" && repository.path.starts_with("amazon/aws-lambda-"))
 }
 
 fn dedup(platforms: &mut Vec<Platform>) {
@@ -523,6 +537,7 @@ fn plan_layer(
             exclude: exclude.clone(),
         });
     }
+    let handler = plan_handler(file, &span, layer)?;
     let dependencies = plan_dependencies(file, &span, layer, context)?;
     match archive_of(file, &span, layer)? {
         // First, so that files of the same layer override the archive's.
@@ -532,16 +547,18 @@ fn plan_layer(
                 .map_err(|reason| file.complain(&named.span(), reason))?;
             parts.insert(0, archive_part(&archive, path, layer));
         }
-        None if (moves_members(layer) && dependencies.is_none()) || layer.verbatim => {
+        None if (moves_members(layer) && dependencies.is_none() && handler.is_none())
+            || layer.verbatim =>
+        {
             let reason =
                 "`to`, `include`, `exclude` and `verbatim` of a layer belong to its archive";
             return Err(file.complain(&span, reason.to_owned()).into());
         }
         None => {}
     }
-    if parts.is_empty() && dependencies.is_none() {
+    if parts.is_empty() && dependencies.is_none() && handler.is_none() {
         let reason = format!(
-            "the layer `{}` has nothing in it: no `add`, no archive, no dependencies",
+            "the layer `{}` has nothing in it: no `add`, no archive, no dependencies, no `binary`",
             layer.name
         );
         return Err(file.complain(&span, reason).into());
@@ -576,6 +593,7 @@ fn plan_layer(
         name: layer.name.clone(),
         parts,
         dependencies,
+        handler,
         keep_modes: layer.modes == Keep::Keep,
         keep_owners: layer.owners == Keep::Keep,
         keep_hardlinks: layer.hardlinks == Keep::Keep,
@@ -594,10 +612,13 @@ fn plan_dependencies(
 ) -> Result<Option<Dependencies>> {
     let complain =
         |span: &Range<usize>, reason: &str| Err(file.complain(span, reason.to_owned()).into());
-    if layer.python.is_none() && (layer.python_version.is_some() || layer.glibc.is_some()) {
+    if layer.python.is_none() && layer.python_version.is_some() {
+        return complain(span, "`python-version` of a layer belongs to its `python`");
+    }
+    if layer.python.is_none() && layer.binary.is_none() && layer.glibc.is_some() {
         return complain(
             span,
-            "`python-version` and `glibc` of a layer belong to its `python`",
+            "`glibc` of a layer belongs to its `python` or `binary`",
         );
     }
     if layer.node.is_none() && layer.scripts.is_some() {
@@ -638,6 +659,41 @@ fn plan_dependencies(
         to: layer.to.clone(),
         include: layer.include.clone(),
         exclude: layer.exclude.clone(),
+    }))
+}
+
+/// The compiled handler of a layer, if it has one.
+fn plan_handler(
+    file: &LoadedFile,
+    span: &Range<usize>,
+    layer: &LayerTable,
+) -> Result<Option<CompiledHandler>> {
+    let complain =
+        |span: &Range<usize>, reason: &str| Err(file.complain(span, reason.to_owned()).into());
+    let Some(binary) = &layer.binary else {
+        return match &layer.libraries[..] {
+            [] => Ok(None),
+            _ => complain(span, "`libraries` of a layer belong to its `binary`"),
+        };
+    };
+    let has_archive = layer.tar.is_some() || layer.zip.is_some() || layer.lambda_layer.is_some();
+    if has_archive || layer.python.is_some() || layer.node.is_some() {
+        return complain(
+            &binary.span(),
+            "a layer has a `binary`, an archive or dependencies; make two layers of them",
+        );
+    }
+    if !layer.include.is_empty() || !layer.exclude.is_empty() {
+        return complain(
+            span,
+            "`include` and `exclude` of a layer belong to its archive or dependencies",
+        );
+    }
+    Ok(Some(CompiledHandler {
+        file: binary.get_ref().clone(),
+        to: layer.to.clone(),
+        libraries: layer.libraries.clone(),
+        glibc: layer.glibc.map(Glibc::version),
     }))
 }
 
@@ -732,7 +788,7 @@ fn moves_members(layer: &LayerTable) -> bool {
 }
 
 /// The layers of the flags, the lowest first: Lambda layers in the order in which Lambda would unpack
-/// them, the function, and what is added by name.
+/// them, the function, what is added by name, and a compiled handler.
 fn layers_of_flags(arguments: &ImageArguments, context: &Path) -> Result<Vec<LayerPlan>> {
     let mut layers = Vec::new();
     for file in &arguments.lambda_layer {
@@ -743,6 +799,16 @@ fn layers_of_flags(arguments: &ImageArguments, context: &Path) -> Result<Vec<Lay
         layers.push(zip_layer("--zip", &zip.file, to, context)?);
     }
     layers.extend(added_layer(arguments, context)?);
+    if let Some(binary) = &arguments.binary {
+        let mut layer = LayerPlan::of_files("handler", Vec::new());
+        layer.handler = Some(CompiledHandler {
+            file: BinaryFile::Every(binary.clone()),
+            to: None,
+            libraries: Vec::new(),
+            glibc: None,
+        });
+        layers.push(layer);
+    }
     Ok(layers)
 }
 
@@ -788,6 +854,7 @@ impl LayerPlan {
             name: name.to_owned(),
             parts,
             dependencies: None,
+            handler: None,
             keep_modes: false,
             keep_owners: false,
             keep_hardlinks: false,
@@ -802,7 +869,7 @@ impl LayerPlan {
 ///
 /// Neither `..` nor a symlink leads out: a build that reads beside its context is not reproducible
 /// from it. (A symlink *inside* an added folder is different: it is stored as a symlink.)
-fn inside(context: &Path, path: &Path) -> Result<PathBuf, String> {
+pub(crate) fn inside(context: &Path, path: &Path) -> Result<PathBuf, String> {
     let shown = path.display();
     let escapes = || format!("`{shown}` is outside the context {}", context.display());
     let joined = context.join(path);

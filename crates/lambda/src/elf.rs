@@ -67,6 +67,23 @@ pub struct VersionNeed {
 }
 
 impl ElfFacts {
+    /// Reads a file to its end; `None` when it is no ELF file.
+    pub fn read(file: &mut dyn Read) -> io::Result<Option<Self>> {
+        let mut start = Vec::new();
+        (&mut *file)
+            .take(MAGIC.len() as u64)
+            .read_to_end(&mut start)?;
+        if start != MAGIC {
+            return Ok(None);
+        }
+        Ok(inspect(&Kept::read(start, file)?))
+    }
+
+    /// Whether it asks nothing of the system that loads it.
+    pub fn is_static(&self) -> bool {
+        self.interpreter.is_none() && self.needed.is_empty()
+    }
+
     /// The processor in the image specification's words.
     pub fn architecture(&self) -> &'static str {
         match (self.machine, self.is_64_bit) {

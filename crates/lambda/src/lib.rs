@@ -17,6 +17,7 @@
 //! assert_eq!(rule.severity, Severity::Error);
 //! ```
 
+mod base_facts;
 mod bases;
 mod bytecode;
 mod collect;
@@ -31,15 +32,17 @@ mod tree;
 mod version;
 mod wheel;
 
+pub use base_facts::{BaseFacts, CLibrary, Contradiction, DirectoryFacts};
 pub use bases::{
     AWS_BASES, AWS_ENTRYPOINT, AwsBase, GLIBC_LIBRARIES, LANGUAGE_ROOT, LAYERS_ROOT, LIBRARY_PATH,
-    RUNTIME_ROOT, System, TASK_ROOT,
+    RUNTIME_ROOT, System, TASK_ROOT, is_of_glibc,
 };
 pub use bytecode::{BytecodeCheck, BytecodeFacts};
 pub use collect::{Collector, RawEntry};
 pub use elf::{ElfFacts, VersionNeed};
 pub use facts::{ContentFacts, EntryFacts, EntryKind, FACTS_VERSION, LayerFacts, Packing, RawPath};
 pub use finding::{Evidence, Finding, Findings, Rule, Scope, Severity};
+pub use libraries::expand_search_path;
 pub use rules::{RULES, judge, judge_index, rule};
 pub use subject::{Purpose, named_base, purpose_of};
-pub use version::GlibcVersion;
+pub use version::{GlibcVersion, PythonVersion};

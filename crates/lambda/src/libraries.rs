@@ -372,30 +372,8 @@ enum Search<'a> {
 impl<'a, 'b> Loader<'a, 'b> {
     fn new(subject: &'b Subject<'a>) -> Self {
         let tree = &subject.tree;
-        let path = subject.variable("LD_LIBRARY_PATH").unwrap_or_default();
-        let library_path = path
-            .split([':', ';'])
-            .filter(|directory| !directory.is_empty())
-            .map(|directory| directory.as_bytes().to_owned())
-            .collect();
-        let mut defaults = configured(tree);
-        let multiarch = match subject.architecture() {
-            "arm64" => "aarch64-linux-gnu",
-            _ => "x86_64-linux-gnu",
-        };
-        for directory in [
-            format!("lib/{multiarch}"),
-            format!("usr/lib/{multiarch}"),
-            "lib64".to_owned(),
-            "usr/lib64".to_owned(),
-            "lib".to_owned(),
-            "usr/lib".to_owned(),
-        ] {
-            defaults.push(directory.into_bytes());
-        }
-        if subject.libc == Some(Libc::Musl) {
-            defaults.push(b"usr/local/lib".to_vec());
-        }
+        let library_path = library_path(subject.variable("LD_LIBRARY_PATH"));
+        let defaults = default_directories(tree, subject.architecture(), subject.libc);
         let mut by_name: BTreeMap<&[u8], Vec<&[u8]>> = BTreeMap::new();
         for (path, node) in tree.all() {
             if node.entry.kind != EntryKind::Directory {
@@ -558,21 +536,10 @@ impl<'a, 'b> Loader<'a, 'b> {
             |path: &[u8]| String::from_utf8_lossy(parent_of(path).unwrap_or_default()).into_owned();
         // The loader takes the path that it opened; what a link of it leads to is tried as well.
         let real = self.subject.tree.follow(&loading.path).unwrap_or_default();
-        let library = if self.subject.architecture() == "arm64" {
-            "aarch64"
-        } else {
-            "x86_64"
-        };
         let mut directories = Vec::new();
-        for part in path.split(':').filter(|part| !part.is_empty()) {
-            for origin in [own(&loading.path), own(&real)] {
-                let part = part
-                    .replace("${ORIGIN}", "$ORIGIN")
-                    .replace("$ORIGIN", &format!("/{origin}"))
-                    .replace("${LIB}", "$LIB")
-                    .replace("$LIB", "lib64")
-                    .replace("${PLATFORM}", "$PLATFORM")
-                    .replace("$PLATFORM", library);
+        for origin in [own(&loading.path), own(&real)] {
+            let origin = format!("/{origin}");
+            for part in expand_search_path(path, &origin, self.subject.architecture()) {
                 if let Some(directory) = self.subject.tree.follow(part.as_bytes())
                     && !directories.contains(&directory)
                 {
@@ -671,8 +638,64 @@ fn glibc_problem(
     }
 }
 
+/// The directories of an rpath or runpath, for a file in the directory `origin`, with what the loader
+/// puts in place of its words (`ld.so(8)`, "Dynamic string tokens").
+pub fn expand_search_path(path: &str, origin: &str, architecture: &str) -> Vec<String> {
+    let platform = match architecture {
+        "arm64" => "aarch64",
+        _ => "x86_64",
+    };
+    let expand = |part: &str| {
+        part.replace("${ORIGIN}", "$ORIGIN")
+            .replace("$ORIGIN", origin)
+            .replace("${LIB}", "$LIB")
+            .replace("$LIB", "lib64")
+            .replace("${PLATFORM}", "$PLATFORM")
+            .replace("$PLATFORM", platform)
+    };
+    let parts = path.split(':').filter(|part| !part.is_empty());
+    parts.map(expand).collect()
+}
+
+/// The directories of `LD_LIBRARY_PATH`.
+pub(crate) fn library_path(variable: Option<&str>) -> Vec<Vec<u8>> {
+    variable
+        .unwrap_or_default()
+        .split([':', ';'])
+        .filter(|directory| !directory.is_empty())
+        .map(|directory| directory.as_bytes().to_owned())
+        .collect()
+}
+
+/// Where the loader of an image looks when nobody says otherwise.
+pub(crate) fn default_directories(
+    tree: &Tree<'_>,
+    architecture: &str,
+    libc: Option<Libc>,
+) -> Vec<Vec<u8>> {
+    let mut directories = configured(tree);
+    let multiarch = match architecture {
+        "arm64" => "aarch64-linux-gnu",
+        _ => "x86_64-linux-gnu",
+    };
+    for directory in [
+        format!("lib/{multiarch}"),
+        format!("usr/lib/{multiarch}"),
+        "lib64".to_owned(),
+        "usr/lib64".to_owned(),
+        "lib".to_owned(),
+        "usr/lib".to_owned(),
+    ] {
+        directories.push(directory.into_bytes());
+    }
+    if libc == Some(Libc::Musl) {
+        directories.push(b"usr/local/lib".to_vec());
+    }
+    directories
+}
+
 /// The newest release of glibc among symbol versions.
-fn newest(versions: &[String]) -> Option<GlibcVersion> {
+pub(crate) fn newest(versions: &[String]) -> Option<GlibcVersion> {
     versions
         .iter()
         .filter_map(|version| GlibcVersion::of_symbol_version(version))

@@ -197,7 +197,7 @@ fn languages(tree: &Tree<'_>) -> Vec<(&'static str, String)> {
     found
 }
 
-fn libc_of(tree: &Tree<'_>) -> Option<Libc> {
+pub(crate) fn libc_of(tree: &Tree<'_>) -> Option<Libc> {
     let mut found = (false, false);
     for (path, node) in tree.all() {
         if node.entry.kind == EntryKind::Directory {

@@ -6,13 +6,16 @@ use anyhow::{Context as _, Result};
 use futures_util::future::try_join;
 use serde_json::{Map, Value, json};
 use tierce_image::{Artifact, BaseImage, Image, Layer, assemble, assemble_index};
+use tierce_lambda::BaseFacts;
 use tierce_oci::{Compression, Document, ImageFormat, Index, MediaType, Platform, Raw};
 use tierce_store::atomic::write_file;
 
 use crate::arguments::BuildArguments;
 use crate::base::{self, Lock, LockPolicy};
+use crate::base_facts::{self, Needs};
 use crate::diagnostic::{Hinted as _, UsageError};
 use crate::environment::Environment;
+use crate::handler::{Handlers, PreparedHandler};
 use crate::head_start::{Arrived, HeadStart, Offers};
 use crate::layers::Sealer;
 use crate::output::{Output, describe_report};
@@ -83,6 +86,10 @@ pub(crate) async fn build(
 struct Resolved {
     platform: Platform,
     base: Option<BaseImage>,
+    /// What the build goes by of the base.
+    facts: BaseFacts,
+    /// What the compiled handler adds, if there is one.
+    handler: PreparedHandler,
 }
 
 async fn resolve_bases(
@@ -103,6 +110,12 @@ async fn resolve_bases(
             }
         });
     }
+    let handlers = Handlers {
+        context: &plan.context,
+        edits: &plan.edits,
+        cache: places.layer_cache()?,
+        output,
+    };
     let mut bases = Vec::new();
     for wanted in wanted {
         let base = base::resolve(&plan.base, wanted.as_ref(), lock, places).await?;
@@ -119,7 +132,30 @@ async fn resolve_bases(
                 "building for {platform}; --platform names another"
             ));
         }
-        bases.push(Resolved { platform, base });
+        let program = handlers.program(&plan.layers, &platform)?;
+        let facts = match &base {
+            Some(base) => {
+                let of_program = program.as_ref().map(|it| handlers.needs(it, base));
+                let needs = Needs::of(&plan.layers).and(of_program.unwrap_or_default());
+                base_facts::settle(base, &plan.base, needs, lock, places, output).await?
+            }
+            // There is nothing, and that is certain.
+            None => BaseFacts {
+                complete: true,
+                ..BaseFacts::default()
+            },
+        };
+        let handler = match &program {
+            Some(program) => handlers.prepare(program, base.as_ref(), &plan.base.text, &facts)?,
+            None => PreparedHandler::default(),
+        };
+        drop(program);
+        bases.push(Resolved {
+            platform,
+            base,
+            facts,
+            handler,
+        });
     }
     Ok(bases)
 }
@@ -162,13 +198,24 @@ impl Making<'_> {
     /// offers end with it.
     async fn make(&mut self, offers: Offers) -> Result<Vec<Image>> {
         let mut images = Vec::new();
-        for Resolved { platform, base } in self.bases {
+        for Resolved {
+            platform,
+            base,
+            facts,
+            handler,
+        } in self.bases
+        {
             offers.begin(platform)?;
-            let layers = self.sealer.seal(base.as_ref(), platform, &offers).await?;
+            let layers = self
+                .sealer
+                .seal(base.as_ref(), facts, handler, platform, &offers)
+                .await?;
+            let mut edits = self.plan.final_edits();
+            handler.apply(&mut edits);
             let image = assemble(
                 base.as_ref(),
                 layers,
-                &self.plan.final_edits(),
+                &edits,
                 platform,
                 self.format,
                 self.plan.created,

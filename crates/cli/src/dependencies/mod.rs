@@ -20,7 +20,7 @@ use std::sync::Arc;
 
 use anyhow::{Context as _, Result};
 use tempfile::TempDir;
-use tierce_image::BaseImage;
+use tierce_lambda::{BaseFacts, CLibrary};
 use tierce_oci::Platform;
 
 use self::installed::{tidy_node, tidy_python};
@@ -29,7 +29,7 @@ use self::node::{NodeTarget, Project};
 use self::python::{Installer, Manifest, PythonTarget};
 use self::requirements::Requirements;
 use self::secrets::{Secrets, without_credentials};
-use self::target::{BaseFacts, Glibc, Libc, Machine, PythonVersion};
+use self::target::{Glibc, Machine, PythonVersion};
 use self::tool::{Run, Tool, ToolFailed};
 use crate::background::in_background;
 use crate::diagnostic::Hinted as _;
@@ -121,7 +121,7 @@ impl<'a> Resolver<'a> {
     pub(crate) async fn resolve(
         &self,
         layers: &[LayerPlan],
-        base: Option<&BaseImage>,
+        facts: &BaseFacts,
         platform: &Platform,
     ) -> Result<Vec<LayerPlan>> {
         let mut resolved = layers.to_vec();
@@ -130,7 +130,7 @@ impl<'a> Resolver<'a> {
                 continue;
             };
             let tree = self
-                .tree(&layer.name, &dependencies, base, platform)
+                .tree(&layer.name, &dependencies, facts, platform)
                 .await
                 .with_context(|| format!("could not make the layer `{}`", layer.name))?;
             // First, so that files of the same layer override them.
@@ -151,10 +151,10 @@ impl<'a> Resolver<'a> {
         &self,
         layer: &str,
         dependencies: &Dependencies,
-        base: Option<&BaseImage>,
+        facts: &BaseFacts,
         platform: &Platform,
     ) -> Result<PathBuf> {
-        let job = self.job(layer, dependencies, base, platform).await?;
+        let job = self.job(layer, dependencies, facts, platform).await?;
         let kept = self.places.resolved()?;
         let key = job.key;
         if let Some(tree) = find(&kept, key).await? {
@@ -197,13 +197,12 @@ impl<'a> Resolver<'a> {
         &self,
         layer: &str,
         dependencies: &Dependencies,
-        base: Option<&BaseImage>,
+        facts: &BaseFacts,
         platform: &Platform,
     ) -> Result<Job> {
         let machine = Machine::of(platform).with_context(|| {
             format!("dependencies are known for linux/amd64 and linux/arm64, not for {platform}")
         })?;
-        let facts = base.map(BaseFacts::of).unwrap_or_default();
         match dependencies.language {
             Language::Python { version, glibc } => {
                 let version = version
@@ -213,14 +212,15 @@ impl<'a> Resolver<'a> {
                         "say it in tierce.toml, in the layer `{layer}`: `python-version = \"3.13\"`"
                     ))?;
                 let glibc = match (glibc, facts.libc) {
-                    (Some(glibc), _) | (None, Some(Libc::Glibc(glibc))) => Some(glibc),
-                    (None, Some(Libc::Musl)) => {
+                    (Some(glibc), _) => Some(glibc),
+                    (None, Some(CLibrary::Glibc(Some(version)))) => Some(Glibc::of(version)),
+                    (None, Some(CLibrary::Musl)) => {
                         return Err(anyhow::anyhow!(
                             "the base has musl in the place of glibc, which wheels are not chosen for"
                         )
                         .hint("use a base with glibc, such as one of AWS's or Debian's"));
                     }
-                    (None, None) => None,
+                    (None, Some(CLibrary::Glibc(None)) | None) => None,
                 };
                 let target = PythonTarget {
                     machine,
@@ -243,7 +243,7 @@ impl<'a> Resolver<'a> {
                 }
                 let target = NodeTarget {
                     machine,
-                    has_musl: facts.libc == Some(Libc::Musl),
+                    has_musl: facts.libc == Some(CLibrary::Musl),
                     scripts,
                 };
                 let mut job = self.node_job(&dependencies.file, target).await?;
