@@ -154,14 +154,14 @@ fn a_base_that_contradicts_its_name_wins_and_is_recorded() {
     // Who has looked may not build otherwise in silence.
     let refused = bench.tierce(&["build", "app", "--locked"]);
     insta::assert_snapshot!(bench.world.fails_as(1, refused), @"
-    error: the base `[REGISTRY]/lambda/python:3.12` has glibc 2.26, and not glibc 2.34; Python 3.11, and not Python 3.12 as its name says, and tierce.lock does not say so
+    error: the base `[REGISTRY]/lambda/python:3.12` for linux/amd64 is not as its name says: it has glibc 2.26, and not glibc 2.34; Python 3.11, and not Python 3.12; tierce.lock does not say so
     hint: run `tierce lock`, and commit tierce.lock
     ");
     let (asked, said, by_base) = bench.build(&["-o", "store:app"]);
     assert_eq!(asked, "x86_64-manylinux_2_17 3.11");
     insta::assert_snapshot!(said.lines().take(2).collect::<Vec<_>>().join("\n"), @"
-    warning: the base `[REGISTRY]/lambda/python:3.12` has glibc 2.26, and not glibc 2.34 as its name says; tierce.lock holds to what it has
-    warning: the base `[REGISTRY]/lambda/python:3.12` has Python 3.11, and not Python 3.12 as its name says; tierce.lock holds to what it has
+    warning: the base `[REGISTRY]/lambda/python:3.12` has glibc 2.26 for linux/amd64, and not glibc 2.34 as its name says; tierce.lock holds to what it has
+    warning: the base `[REGISTRY]/lambda/python:3.12` has Python 3.11 for linux/amd64, and not Python 3.12 as its name says; tierce.lock holds to what it has
     ");
     insta::assert_snapshot!(bench.lock(), @r#"
     # What the base's tag stood for, by platform. Written by tierce; keep it in version control.
@@ -324,7 +324,7 @@ fn without_a_lock_a_contradiction_is_an_error() {
     bench.world.runs(&["lint", &bench.name]);
     let other = bench.tierce(&["build", "app", "--base", &bench.name]);
     insta::assert_snapshot!(bench.world.fails_as(1, other), @"
-    error: the base `[REGISTRY]/lambda/python:3.12` has glibc 2.26, and not glibc 2.34; Python 3.11, and not Python 3.12 as its name says, and tierce.lock does not say so
+    error: the base `[REGISTRY]/lambda/python:3.12` for linux/amd64 is not as its name says: it has glibc 2.26, and not glibc 2.34; Python 3.11, and not Python 3.12; tierce.lock does not say so
     hint: name the base in a tierce.toml, beside which a tierce.lock can hold to it
     ");
 }

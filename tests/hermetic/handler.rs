@@ -209,7 +209,7 @@ fn a_program_and_what_the_base_lacks_become_two_layers() {
     let config = &image.config["config"];
     assert_eq!(config["Entrypoint"], json!(["/lambda-entrypoint.sh"]));
     assert_eq!(config["Cmd"], json!(["orders"]));
-    assert_eq!(config["Labels"]["io.tierce.target"], Value::Null);
+    assert_eq!(config["Labels"]["dev.tierce.target"], "lambda");
     let history = image.config["history"].to_string();
     assert!(history.contains("handler libraries"), "{history}");
     // No layer of the base was needed to know any of it.

@@ -12,6 +12,7 @@
 //! | `determinism` | do places, journeys and build profiles leave every digest alone |
 //! | `ecr` | do tokens of AWS lead to a push by the names that ECR has |
 //! | `files` | does every kind of file come out of a layer as it went in, or as the format says |
+//! | `handler` | do compiled handlers run with the libraries that were found for them, and only where they can |
 //! | `killed` | does docker-registry get whole images from pushes that are killed |
 //! | `lambda` | does a function on a Lambda-like base run and answer |
 //! | `lint` | is what compilers and package managers make judged rightly |
@@ -28,6 +29,7 @@ mod dependencies;
 mod determinism;
 mod ecr;
 mod files;
+mod handler;
 mod killed;
 mod lambda;
 mod lint;

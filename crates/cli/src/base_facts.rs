@@ -109,9 +109,9 @@ pub(crate) async fn settle(
     let (other, contradictions) = known.against(&facts);
     if !contradictions.is_empty() {
         if !lock.may_record() {
-            return Err(cannot_record(name, &contradictions, lock));
+            return Err(cannot_record(base, name, &contradictions, lock));
         }
-        warn(name, &contradictions, output);
+        warn(base, name, &contradictions, output);
         let recorded = other.or(locked.clone());
         lock.record(name, digest, recorded.clone());
         facts = recorded.or(facts);
@@ -144,7 +144,7 @@ pub(crate) async fn check(
         return Ok(());
     }
     let (mut other, contradictions) = read.against(&told(base));
-    warn(name, &contradictions, output);
+    warn(base, name, &contradictions, output);
     other.directories = read.directories;
     if other != BaseFacts::default() {
         lock.record(name, digest, other);
@@ -198,23 +198,31 @@ async fn read(
     Ok(facts)
 }
 
-fn warn(name: &BaseName, contradictions: &[Contradiction], output: Output) {
+fn warn(base: &BaseImage, name: &BaseName, contradictions: &[Contradiction], output: Output) {
     for Contradiction { found, thought } in contradictions {
         output.warn(&format!(
-            "the base `{}` has {found}, and not {thought} as its name says; tierce.lock holds to what it has",
-            name.text
+            "the base `{}` has {found} for {}, and not {thought} as its name says; tierce.lock holds to \
+             what it has",
+            name.text,
+            base.image.platform()
         ));
     }
 }
 
-fn cannot_record(name: &BaseName, contradictions: &[Contradiction], lock: &Lock) -> anyhow::Error {
+fn cannot_record(
+    base: &BaseImage,
+    name: &BaseName,
+    contradictions: &[Contradiction],
+    lock: &Lock,
+) -> anyhow::Error {
     let all: Vec<String> = contradictions
         .iter()
         .map(|Contradiction { found, thought }| format!("{found}, and not {thought}"))
         .collect();
     let error = anyhow::anyhow!(
-        "the base `{}` has {} as its name says, and tierce.lock does not say so",
+        "the base `{}` for {} is not as its name says: it has {}; tierce.lock does not say so",
         name.text,
+        base.image.platform(),
         all.join("; ")
     );
     error.hint(if lock.has_file() {

@@ -190,6 +190,11 @@ impl AwsBase {
         languages.find(|known| *known == language)
     }
 
+    /// Whether a library is surely there: others may be, but nobody has said so.
+    pub fn offers(library: &str) -> bool {
+        GLIBC_LIBRARIES.contains(&library) || GCC_LIBRARIES.contains(&library)
+    }
+
     /// What the base has.
     pub fn facts(&self) -> BaseFacts {
         let of = |language: &str| (self.language == language).then_some(self.version);

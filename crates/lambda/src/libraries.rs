@@ -5,7 +5,7 @@
 
 use std::collections::{BTreeMap, BTreeSet, VecDeque};
 
-use crate::bases::GLIBC_LIBRARIES;
+use crate::bases::AwsBase;
 use crate::elf::ElfFacts;
 use crate::facts::{ContentFacts, EntryKind, name_of, parent_of};
 use crate::subject::{Libc, Subject, elf_of};
@@ -470,9 +470,7 @@ impl<'a, 'b> Loader<'a, 'b> {
 
     /// Whether a library is one that AWS's base is known to have, though its files are not known.
     fn is_presumed(&self, library: &str) -> bool {
-        self.subject.libc.is_none()
-            && self.subject.base.is_some()
-            && GLIBC_LIBRARIES.contains(&library)
+        self.subject.libc.is_none() && self.subject.base.is_some() && AwsBase::offers(library)
     }
 
     fn missing(&self, library: &str, elf: &ElfFacts) -> LoadProblemKind {

@@ -75,7 +75,7 @@ impl Search<'_> {
     /// All libraries that must come along, by name; an error when one is missing, or when the base is
     /// too old for any of it.
     pub(crate) fn closure(&self, program: &Wanted<'_>) -> Result<Vec<Library>> {
-        self.require_c_library(program)?;
+        self.require_c_library(program.file, program.elf)?;
         let mut taken: BTreeMap<String, Library> = BTreeMap::new();
         let mut queue = VecDeque::from([Loading {
             file: program.file.to_owned(),
@@ -93,6 +93,7 @@ impl Search<'_> {
                 let Some(library) = self.find(name, &loading, &inherited)? else {
                     continue;
                 };
+                self.require_c_library(&library.file, &library.elf)?;
                 queue.push_back(Loading {
                     file: library.file.clone(),
                     elf: library.elf.clone(),
@@ -112,9 +113,9 @@ impl Search<'_> {
         inside.display().to_string()
     }
 
-    /// Refuses a program whose C library is not the base's.
-    fn require_c_library(&self, program: &Wanted<'_>) -> Result<()> {
-        let needs_musl = program.elf.is_for_musl();
+    /// Refuses what is linked to a C library that is not the base's.
+    fn require_c_library(&self, file: &Path, elf: &ElfFacts) -> Result<()> {
+        let needs_musl = elf.is_for_musl();
         let (needed, offered) = match (needs_musl, self.facts.libc) {
             (None, _)
             | (Some(true), Some(CLibrary::Musl))
@@ -125,7 +126,7 @@ impl Search<'_> {
         };
         Err(anyhow::anyhow!(
             "`{}` is linked to {needed}, and the base `{}` has {offered}",
-            self.show(program.file),
+            self.show(file),
             self.base_name
         )
         .hint(

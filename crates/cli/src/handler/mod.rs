@@ -355,7 +355,11 @@ impl<'h> Handlers<'h> {
         if !found.is_empty() {
             let parts = found.iter().map(|library| LayerPart::Exact {
                 from: library.file.clone(),
-                to: format!("{}/{}", library.directory, library.name),
+                to: format!(
+                    "{}/{}",
+                    library.directory.trim_end_matches('/'),
+                    library.name
+                ),
             });
             let name = format!("{} libraries", program.planned.name);
             let mut layer = LayerPlan::of_files(&name, parts.collect());
