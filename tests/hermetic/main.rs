@@ -4,6 +4,7 @@
 //! |---|---|
 //! | `architecture` | do the crates depend on each other as the design says |
 //! | `build` | does the image hold what files, flags and base say |
+//! | `bytecode` | is Python compiled where that is asked for, once and for all |
 //! | `dependencies` | lock files to layers, by stand-ins for the tools: what they are told, and how often |
 //! | `compression` | which codecs there are, and where they cannot be used |
 //! | `destinations` | do added files go where COPY would put them |
@@ -36,6 +37,7 @@ mod architecture;
 mod bad_input;
 mod base_links;
 mod build;
+mod bytecode;
 mod caching;
 mod compression;
 mod dependencies;

@@ -13,6 +13,7 @@ use crate::arguments::{BuildArguments, ImageArguments};
 use crate::config_file::{
     AddTable, ConfigFile, Keep, LayerTable, LoadedFile, Mtime, Split, Target,
 };
+use crate::dependencies::bytecode::Bytecode;
 use crate::dependencies::{Dependencies, Language};
 use crate::diagnostic::{Hinted as _, UsageError};
 use crate::environment::Environment;
@@ -53,6 +54,7 @@ pub(crate) struct LayerPlan {
     pub(crate) parts: Vec<LayerPart>,
     /// What becomes the first part when it is resolved for a platform.
     pub(crate) dependencies: Option<Dependencies>,
+    pub(crate) bytecode: Bytecode,
     pub(crate) keep_modes: bool,
     pub(crate) keep_owners: bool,
     pub(crate) keep_hardlinks: bool,
@@ -551,6 +553,10 @@ fn plan_layer(
         let reason = "a `verbatim` tar is a layer of its own: nothing is added, left out or moved";
         return Err(file.complain(&span, reason.to_owned()).into());
     }
+    if layer.verbatim && layer.bytecode {
+        let reason = "nothing of a `verbatim` tar is compiled: it has the bytes that it has";
+        return Err(file.complain(&span, reason.to_owned()).into());
+    }
     let split = match &layer.split {
         Some(split) => {
             if layer.verbatim && *split.get_ref() != Split::Off {
@@ -576,6 +582,11 @@ fn plan_layer(
         name: layer.name.clone(),
         parts,
         dependencies,
+        bytecode: if layer.bytecode {
+            Bytecode::Wanted(layer.python_version)
+        } else {
+            Bytecode::AsFound
+        },
         keep_modes: layer.modes == Keep::Keep,
         keep_owners: layer.owners == Keep::Keep,
         keep_hardlinks: layer.hardlinks == Keep::Keep,
@@ -594,7 +605,10 @@ fn plan_dependencies(
 ) -> Result<Option<Dependencies>> {
     let complain =
         |span: &Range<usize>, reason: &str| Err(file.complain(span, reason.to_owned()).into());
-    if layer.python.is_none() && (layer.python_version.is_some() || layer.glibc.is_some()) {
+    let python_matters = layer.python.is_some() || layer.bytecode;
+    if (layer.python_version.is_some() && !python_matters)
+        || (layer.glibc.is_some() && layer.python.is_none())
+    {
         return complain(
             span,
             "`python-version` and `glibc` of a layer belong to its `python`",
@@ -788,6 +802,7 @@ impl LayerPlan {
             name: name.to_owned(),
             parts,
             dependencies: None,
+            bytecode: Bytecode::AsFound,
             keep_modes: false,
             keep_owners: false,
             keep_hardlinks: false,
