@@ -212,7 +212,6 @@ fn only_the_very_version_will_do() {
     insta::assert_snapshot!(fails(), @"
     error: could not make the layer `code`
       caused by: `bytecode` needs Python 3.12 to compile with, and there is none on PATH
-
     hint: install it, as with `uv python install 3.12`, or leave `bytecode` out
     ");
     // One that uv knows of.
@@ -229,7 +228,6 @@ fn only_the_very_version_will_do() {
     insta::assert_snapshot!(fails(), @r#"
     error: could not make the layer `code`
       caused by: the base does not say which Python it has
-
     hint: say it in tierce.toml, in the layer `code`: `python-version = "3.13"`
     "#);
 }
@@ -248,11 +246,19 @@ fn an_interpreter_that_fails_is_told() {
         let lines = said.lines().filter(|line| !line.starts_with("compiling"));
         lines.collect::<Vec<_>>().join("\n")
     };
-    insta::assert_snapshot!(fails("echo Traceback >&2; echo MemoryError >&2; exit 1"), @"");
+    insta::assert_snapshot!(fails("echo Traceback >&2; echo MemoryError >&2; exit 1"), @"
+    error: could not make the layer `code`
+      caused by: Python 3.12 could not compile (exit status: 1): MemoryError
+    ");
     insta::assert_snapshot!(fails(
         "tr '\\0' '\\n' | while read -r source && read -r shown && read -r target; do \
          echo '0123456789abcdefghij' > \"$target\"; done"
-    ), @"");
+    ), @"
+    error: could not make the layer `code`
+      caused by: could not read what Python 3.12 made of `/var/task/app.py`
+      caused by: it is not the code of a Python that is known
+    hint: leave `bytecode` out for this Python
+    ");
 }
 
 #[test]

@@ -33,7 +33,7 @@ fn build(sandbox: &Sandbox, format: &str, output: &str) -> Digest {
 
 /// Gives the image one event under crun: what came of it, and what the container wrote.
 #[track_caller]
-fn invoke(image: &str, event: &str) -> Value {
+pub(crate) fn invoke(image: &str, event: &str) -> Value {
     let mut command = Command::new(repository("tests/lambda-base/run-under-crun"));
     let output = command.args(["--event", event, image]).output().unwrap();
     let stderr = String::from_utf8_lossy(&output.stderr);

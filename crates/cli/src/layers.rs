@@ -412,7 +412,8 @@ impl SealJob {
         if let (Bytecode::By(interpreter), Some(workshop)) = (&plan.bytecode, &self.workshop) {
             let say = |count| {
                 let version = interpreter.version;
-                let line = format!("compiling {count} files of Python {version}");
+                let files = if count == 1 { "file" } else { "files" };
+                let line = format!("compiling {count} {files} with Python {version}");
                 self.bars.suspend(|| self.output.note(&line));
             };
             workshop.compile(&mut tree, interpreter, &mut notices, say, cancel)?;

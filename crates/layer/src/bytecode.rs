@@ -120,6 +120,8 @@ impl Tree {
             compiled: Box::new(compiled),
             source: Box::new(of.source),
         };
+        // It takes the place of what is stale, about which there is nothing to say.
+        self.entries_mut().remove(&of.cache);
         self.insert(of.cache, Entry::file(content, 0o644), notices)
     }
 }
