@@ -3,9 +3,11 @@
 //! What `marshal` writes is not a function of the code alone. An object that somebody else holds too
 //! is marked as one that may be referred to again, whether or not anything does (cpython issues
 //! 78274 and 98819), every mark moves the numbers of those behind it, and the elements of sets are
-//! written in an order that hashes and those same marks decide. All of it depends on what a process
-//! did before, on addresses and on a seed, and none of it means anything. Here an object is marked
-//! when it is referred to, and sets are in the order of what their elements are.
+//! written in an order that hashes and those same marks decide. Strings of one character exist once
+//! in a process, and whether one is interned follows from where it was used first. All of it depends
+//! on what a process did before, on addresses and on a seed, and none of it means anything. Here an
+//! object is marked when it is referred to, sets are in the order of what their elements are, and
+//! strings of one character are interned.
 
 /// Compiled code that cannot be read.
 #[derive(Debug, Clone, Copy, PartialEq, Eq, thiserror::Error)]
@@ -94,6 +96,8 @@ impl Layout {
 
 /// An object: bytes as they are, and objects between them.
 struct Object {
+    /// The first byte, without its mark.
+    kind: u8,
     parts: Vec<Part>,
     /// Whether its objects have no order of their own.
     is_set: bool,
@@ -103,7 +107,7 @@ struct Object {
 
 #[derive(Clone, Copy)]
 enum Part {
-    /// From here to there; the first byte of an object without its mark.
+    /// From here to there; the first byte of an object stands in `kind`.
     Bytes(usize, usize),
     Object(usize),
 }
@@ -170,6 +174,7 @@ impl Reader<'_> {
         }
         let place = self.objects.len();
         self.objects.push(Object {
+            kind: kind & !MARK,
             parts: Vec::new(),
             is_set: false,
             is_whole: false,
@@ -185,6 +190,9 @@ impl Reader<'_> {
                 (members, vec![Part::Bytes(start, self.at)])
             }
         };
+        if self.is_one_character(kind, start) {
+            self.objects[place].kind = if kind == b'z' { b'Z' } else { b't' };
+        }
         self.objects[place].parts = parts;
         for _ in 0..members {
             let member = self.object(depth + 1)?;
@@ -193,6 +201,16 @@ impl Reader<'_> {
         self.objects[place].is_set = matches!(kind, b'<' | b'>');
         self.objects[place].is_whole = true;
         Ok(place)
+    }
+
+    /// Whether what was read from `start` on is a string of one character or none that is not
+    /// interned, and that Python keeps once: those of Latin-1.
+    fn is_one_character(&self, kind: u8, start: usize) -> bool {
+        match (kind, &self.bytes[start + 1..self.at]) {
+            (b'z', [0] | [1, _]) => true,
+            (b'u', [2, 0, 0, 0, first, _]) => matches!(first, 0xc2 | 0xc3),
+            _ => false,
+        }
     }
 
     /// Skips what an object has before its members, and says how many of these there are.
@@ -294,10 +312,8 @@ impl Writer<'_> {
                 Part::Object(member) => self.write(member)?,
             }
         }
-        self.out[first] &= !MARK;
-        if is_marked {
-            self.out[first] |= MARK;
-        }
+        let mark = if is_marked { MARK } else { 0 };
+        self.out[first] = self.objects[place].kind | mark;
         Ok(())
     }
 
@@ -334,7 +350,7 @@ impl Writer<'_> {
                     self.spell(part, key, room)?;
                 }
                 if let Some(kind) = key.get_mut(first) {
-                    *kind &= !MARK;
+                    *kind = self.objects[place].kind;
                 }
             }
         }
@@ -378,6 +394,15 @@ mod tests {
         let first = b"\x29\x02\x3e\x02\0\0\0\xda\x01b\xda\x01ar\0\0\0\0";
         let expected = b"\x29\x02\x3e\x02\0\0\0\x5a\x01a\xda\x01br\0\0\0\0";
         assert_eq!(canonical(first), expected);
+    }
+
+    #[test]
+    fn strings_of_one_character_are_interned() {
+        assert_eq!(canonical(b"\xfa\x01{"), b"Z\x01{");
+        assert_eq!(canonical(b"z\x00"), b"Z\x00");
+        assert_eq!(canonical(b"z\x02{}"), b"z\x02{}");
+        assert_eq!(canonical(b"u\x02\0\0\0\xc3\xa9"), b"t\x02\0\0\0\xc3\xa9");
+        assert_eq!(canonical(b"u\x02\0\0\0\xc4\x8d"), b"u\x02\0\0\0\xc4\x8d");
     }
 
     #[test]
