@@ -5,6 +5,7 @@
 //! | `architecture` | do the crates depend on each other as the design says |
 //! | `build` | does the image hold what files, flags and base say |
 //! | `handler` | compiled handlers: where they go, what comes along, what is refused |
+//! | `bytecode` | is Python compiled where that is asked for, once and for all |
 //! | `dependencies` | lock files to layers, by stand-ins for the tools: what they are told, and how often |
 //! | `compression` | which codecs there are, and where they cannot be used |
 //! | `destinations` | do added files go where COPY would put them |
@@ -39,6 +40,7 @@ mod bad_input;
 mod base_facts;
 mod base_links;
 mod build;
+mod bytecode;
 mod caching;
 mod compression;
 mod dependencies;

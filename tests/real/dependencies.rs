@@ -56,7 +56,7 @@ fn tools(sandbox: &Sandbox, with_uv: bool) -> PathBuf {
 }
 
 /// Lets a tool reach the indexes that the person who runs the tests has settled on.
-fn with_own_indexes(mut command: sandbox::Command) -> sandbox::Command {
+pub(crate) fn with_own_indexes(mut command: sandbox::Command) -> sandbox::Command {
     for (name, value) in std::env::vars() {
         let lower = name.to_ascii_lowercase();
         let beginnings = ["pip_", "uv_", "npm_config_", "node_extra_ca", "ssl_cert"];

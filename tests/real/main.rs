@@ -8,11 +8,13 @@
 //!
 //! | module | what it asks |
 //! |---|---|
+//! | `bytecode` | does Python find compiled code and none that is stale, the same bytes wherever it was made |
 //! | `dependencies` | do pip, uv and npm bring packages for either processor, and no credentials |
 //! | `determinism` | do places, journeys and build profiles leave every digest alone |
 //! | `ecr` | do tokens of AWS lead to a push by the names that ECR has |
 //! | `files` | does every kind of file come out of a layer as it went in, or as the format says |
 //! | `handler` | do compiled handlers run with the libraries that were found for them, and only where they can |
+//! | `functions` | do functions with dependencies run and answer, and have they code for either processor |
 //! | `killed` | does docker-registry get whole images from pushes that are killed |
 //! | `lambda` | does a function on a Lambda-like base run and answer |
 //! | `lint` | is what compilers and package managers make judged rightly |
@@ -25,10 +27,12 @@
 
 #![expect(clippy::unwrap_used, reason = "a test may fail where it stands")]
 
+mod bytecode;
 mod dependencies;
 mod determinism;
 mod ecr;
 mod files;
+mod functions;
 mod handler;
 mod killed;
 mod lambda;

@@ -236,6 +236,16 @@ pub(crate) fn invoke(image: &str, event: &str) -> Value {
     serde_json::from_slice(&output.stdout).unwrap_or_else(|_| panic!("no outcome:\n{stderr}"))
 }
 
+/// Puts the base with Node (tag `22`) into the sandbox, and names it as a base.
+#[track_caller]
+pub(crate) fn node_base(sandbox: &Sandbox) -> String {
+    let cache = target().join("node-base");
+    let layout = sandbox.path("node-base");
+    let arguments = [OsStr::new("--cache"), cache.as_ref(), layout.as_ref()];
+    script("tests/lambda-base/make-node", arguments);
+    format!("oci:{}:22", layout.display())
+}
+
 /// The folder that holds `tree-amd64`, 400 MB of real wheels.
 #[track_caller]
 pub(crate) fn wheels() -> PathBuf {

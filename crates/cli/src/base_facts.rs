@@ -19,6 +19,7 @@ use tierce_lambda::{AWS_ENTRYPOINT, AwsBase, BaseFacts, CLibrary, Contradiction}
 
 use crate::base::Lock;
 use crate::dependencies::Language;
+use crate::dependencies::bytecode::Bytecode;
 use crate::diagnostic::Hinted as _;
 use crate::layer_facts::{base_facts_of, read_layer_facts};
 use crate::output::Output;
@@ -46,9 +47,13 @@ pub(crate) struct Needs {
 }
 
 impl Needs {
-    /// What dependencies are chosen by.
+    /// What dependencies are chosen by, and what compiles Python.
     pub(crate) fn of(layers: &[LayerPlan]) -> Self {
-        let mut needs = Self::default();
+        let is_compiled_for_base = |layer: &LayerPlan| layer.bytecode == Bytecode::Wanted(None);
+        let mut needs = Self {
+            python: layers.iter().any(is_compiled_for_base),
+            ..Self::default()
+        };
         for dependencies in layers
             .iter()
             .filter_map(|layer| layer.dependencies.as_ref())

@@ -98,6 +98,9 @@ pub(crate) struct LayerTable {
     /// Which Python the base has, when it does not say so.
     #[serde(default, deserialize_with = "optional_text")]
     pub(crate) python_version: Option<PythonVersion>,
+    /// Whether sources of Python are compiled that bring no compiled code.
+    #[serde(default)]
+    pub(crate) bytecode: bool,
     /// Which glibc the base has, when it is not known.
     #[serde(default, deserialize_with = "optional_text")]
     pub(crate) glibc: Option<Glibc>,

@@ -22,6 +22,7 @@ use crate::background::in_background;
 use crate::base_links::read_base_links;
 use crate::config_file::Split;
 use crate::dependencies::Resolver;
+use crate::dependencies::bytecode::{Bytecode, Workshop};
 use crate::environment::Variables;
 use crate::handler::PreparedHandler;
 use crate::head_start::Offers;
@@ -44,6 +45,8 @@ pub(crate) struct Sealer<'a> {
     compression: Profile,
     sources: Arc<Sources>,
     resolver: Resolver<'a>,
+    /// Where Python is compiled, if any layer asks for that.
+    workshop: Option<Workshop>,
     /// WORKDIR and ENTRYPOINT, when the build sets them.
     working_dir: Option<String>,
     entrypoint: Option<String>,
@@ -118,8 +121,17 @@ impl<'a> Sealer<'a> {
                 "nothing is added by name: all of {context} goes to {to}"
             ));
         }
+        let compiles = |layer: &LayerPlan| layer.bytecode != Bytecode::AsFound;
+        let workshop = if plan.layers.iter().any(compiles) {
+            let (kept, scratch) = (places.resolved()?, places.scratch()?);
+            let jobs = plan.compress_jobs.0;
+            Some(Workshop::new(kept, scratch, variables, jobs))
+        } else {
+            None
+        };
         Ok(Self {
             places,
+            workshop,
             cache: places.layer_cache()?,
             output,
             jobs: plan.compress_jobs,
@@ -191,6 +203,7 @@ impl<'a> Sealer<'a> {
                 sources: Arc::clone(&self.sources),
                 ground: ground.clone(),
                 cache: Arc::clone(&self.cache),
+                workshop: self.workshop.clone(),
                 links: above,
                 identity_suffices: self.identity_suffices,
                 jobs: self.jobs,
@@ -289,6 +302,7 @@ struct SealJob {
     sources: Arc<Sources>,
     ground: Ground,
     cache: Arc<LayerCache>,
+    workshop: Option<Workshop>,
     /// The links that it meets.
     links: BaseLinks,
     identity_suffices: bool,
@@ -383,7 +397,7 @@ impl SealJob {
     fn make_of_tree(&self, cancel: &AtomicBool) -> Result<(Made, Vec<RememberedLayer>)> {
         let (plan, looked) = (self.plan(), self.looked());
         let mut notices = Vec::new();
-        let (tree, mut remarks) = match looked.take_tree() {
+        let (mut tree, mut remarks) = match looked.take_tree() {
             Some(taken) => taken,
             // The sources are what they were, but the links below are not, or a recipe is gone; or
             // it is made once more.
@@ -400,6 +414,15 @@ impl SealJob {
                 (tree, Vec::new())
             }
         };
+        if let (Bytecode::By(interpreter), Some(workshop)) = (&plan.bytecode, &self.workshop) {
+            let say = |count| {
+                let version = interpreter.version;
+                let files = if count == 1 { "file" } else { "files" };
+                let line = format!("compiling {count} {files} with Python {version}");
+                self.bars.suspend(|| self.output.note(&line));
+            };
+            workshop.compile(&mut tree, interpreter, &mut notices, say, cancel)?;
+        }
         let mut links = self.links.clone();
         links.apply_tree(&tree)?;
         let mut settled = tree.settle(Some(&self.links), &mut notices)?;

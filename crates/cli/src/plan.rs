@@ -14,6 +14,7 @@ use crate::arguments::{BuildArguments, ImageArguments};
 use crate::config_file::{
     AddTable, ConfigFile, Keep, LayerTable, LoadedFile, Mtime, Split, Target,
 };
+use crate::dependencies::bytecode::Bytecode;
 use crate::dependencies::target::Glibc;
 use crate::dependencies::{Dependencies, Language};
 use crate::diagnostic::{Hinted as _, UsageError};
@@ -58,6 +59,7 @@ pub(crate) struct LayerPlan {
     pub(crate) dependencies: Option<Dependencies>,
     /// What becomes a layer of its libraries, and the last part of this one, for a platform.
     pub(crate) handler: Option<CompiledHandler>,
+    pub(crate) bytecode: Bytecode,
     pub(crate) keep_modes: bool,
     pub(crate) keep_owners: bool,
     pub(crate) keep_hardlinks: bool,
@@ -568,6 +570,10 @@ fn plan_layer(
         let reason = "a `verbatim` tar is a layer of its own: nothing is added, left out or moved";
         return Err(file.complain(&span, reason.to_owned()).into());
     }
+    if layer.verbatim && layer.bytecode {
+        let reason = "nothing of a `verbatim` tar is compiled: it has the bytes that it has";
+        return Err(file.complain(&span, reason.to_owned()).into());
+    }
     let split = match &layer.split {
         Some(split) => {
             if layer.verbatim && *split.get_ref() != Split::Off {
@@ -594,6 +600,11 @@ fn plan_layer(
         parts,
         dependencies,
         handler,
+        bytecode: if layer.bytecode {
+            Bytecode::Wanted(layer.python_version)
+        } else {
+            Bytecode::AsFound
+        },
         keep_modes: layer.modes == Keep::Keep,
         keep_owners: layer.owners == Keep::Keep,
         keep_hardlinks: layer.hardlinks == Keep::Keep,
@@ -612,8 +623,11 @@ fn plan_dependencies(
 ) -> Result<Option<Dependencies>> {
     let complain =
         |span: &Range<usize>, reason: &str| Err(file.complain(span, reason.to_owned()).into());
-    if layer.python.is_none() && layer.python_version.is_some() {
-        return complain(span, "`python-version` of a layer belongs to its `python`");
+    if layer.python.is_none() && !layer.bytecode && layer.python_version.is_some() {
+        return complain(
+            span,
+            "`python-version` of a layer belongs to its `python` or `bytecode`",
+        );
     }
     if layer.python.is_none() && layer.binary.is_none() && layer.glibc.is_some() {
         return complain(
@@ -855,6 +869,7 @@ impl LayerPlan {
             parts,
             dependencies: None,
             handler: None,
+            bytecode: Bytecode::AsFound,
             keep_modes: false,
             keep_owners: false,
             keep_hardlinks: false,

@@ -49,6 +49,7 @@ mod entry;
 mod fingerprint;
 mod header;
 pub mod links;
+mod marshal;
 mod member;
 mod members;
 mod notice;
@@ -74,6 +75,7 @@ pub mod zip;
 pub use archive::{
     ArchiveAdd, ArchiveError, ReadLinksError, add_archive, add_archive_stream, read_links,
 };
+pub use bytecode::Uncompiled;
 pub use cache::LayerCache;
 pub use codec::{Codec, EncodeError, Encoder, Fast1, Stored, ZlibLevel, ZlibRs, Zstd, ZstdLevel};
 pub use compression::Compression;
@@ -82,6 +84,7 @@ pub use entry::{Attributes, Entry, EntryKind, FileEntry, Keep, LinkGroup, Treatm
 pub use fingerprint::Fingerprint;
 pub use header::MODIFIED;
 pub use links::{BaseLinks, LinkChange, LinkLoop, LinkRecord, needs_base_links};
+pub use marshal::{BytecodeError, canonical_bytecode};
 pub use member::{Limits, TarError};
 pub use members::{LayerMember, LayerMemberKind, ReadLayer, ReadMembersError, read_members};
 pub use notice::Notice;

@@ -5,6 +5,7 @@
 //! changed. A tool works in the run's own scratch directory; what it leaves of this machine is taken
 //! out (see [`installed`]), and then the tree gets its name.
 
+pub(crate) mod bytecode;
 pub(crate) mod installed;
 pub(crate) mod kept;
 pub(crate) mod node;
@@ -23,6 +24,7 @@ use tempfile::TempDir;
 use tierce_lambda::{BaseFacts, CLibrary};
 use tierce_oci::Platform;
 
+use self::bytecode::{Bytecode, Interpreter};
 use self::installed::{tidy_node, tidy_python};
 use self::kept::{Kept, Key};
 use self::node::{NodeTarget, Project};
@@ -126,6 +128,11 @@ impl<'a> Resolver<'a> {
     ) -> Result<Vec<LayerPlan>> {
         let mut resolved = layers.to_vec();
         for layer in &mut resolved {
+            if let Bytecode::Wanted(version) = layer.bytecode {
+                let interpreter = self.interpreter(&layer.name, version, facts).await;
+                let context = || format!("could not make the layer `{}`", layer.name);
+                layer.bytecode = Bytecode::By(interpreter.with_context(context)?);
+            }
             let Some(dependencies) = layer.dependencies.take() else {
                 continue;
             };
@@ -145,6 +152,22 @@ impl<'a> Resolver<'a> {
             );
         }
         Ok(resolved)
+    }
+
+    /// What the Python of a layer is compiled by.
+    async fn interpreter(
+        &self,
+        layer: &str,
+        version: Option<PythonVersion>,
+        facts: &BaseFacts,
+    ) -> Result<Interpreter> {
+        let version = version
+            .or(facts.python)
+            .context("the base does not say which Python it has")
+            .hint(format!(
+                "say it in tierce.toml, in the layer `{layer}`: `python-version = \"3.13\"`"
+            ))?;
+        Interpreter::find(version, &self.variables, &self.context).await
     }
 
     async fn tree(
