@@ -23,6 +23,7 @@ use crate::config_file::Split;
 use crate::dependencies::Resolver;
 use crate::environment::Variables;
 use crate::head_start::Offers;
+use crate::layer_facts::{FactsCache, LayerGathering};
 use crate::memory::{Memory, RememberedLayer, digest_of};
 use crate::notices::Remark;
 use crate::output::Output;
@@ -186,6 +187,7 @@ impl<'a> Sealer<'a> {
                 sources: Arc::clone(&self.sources),
                 ground: ground.clone(),
                 cache: Arc::clone(&self.cache),
+                facts: self.places.facts_cache().clone(),
                 links: above,
                 identity_suffices: self.identity_suffices,
                 jobs: self.jobs,
@@ -284,6 +286,7 @@ struct SealJob {
     sources: Arc<Sources>,
     ground: Ground,
     cache: Arc<LayerCache>,
+    facts: FactsCache,
     /// The links that it meets.
     links: BaseLinks,
     identity_suffices: bool,
@@ -444,6 +447,7 @@ impl SealJob {
         );
         looked.require_verbatim(file, &again)?;
         let (_, archive) = Compression::detect_and_decode(opened).with_context(open)?;
+        // What is in it is not gathered: whoever asks reads the finished layer, once.
         let sealed =
             seal_tar(archive, TarCheck::Strict(Limits::default()), &settings).with_context(open)?;
         bar.finish_and_clear();
@@ -510,13 +514,16 @@ impl SealJob {
             &self.name_of(part.label.as_deref()),
         );
         let progress = |bytes| bar.set_position(bytes);
+        let gathering = LayerGathering::default();
         let settings = SealSettings {
             last_time: last_time.as_ref(),
             progress: Some(&progress),
+            observer: Some(&gathering),
             ..self.settings(&*codec, jobs, cancel)
         };
         let sealed = seal(&part.plan, &settings)?;
         bar.finish_and_clear();
+        gathering.keep(&part.plan, &sealed, &*codec, last_time.as_ref(), &self.facts);
         let label = part.label.as_deref();
         let layer = self.finished(&sealed, &*codec, label, last_time.as_ref());
         let began = self.looked().began;
@@ -540,6 +547,7 @@ impl SealJob {
             jobs,
             progress: None,
             cancel: Some(cancel),
+            observer: None,
         }
     }
 

@@ -17,6 +17,7 @@ mod docker_config;
 mod documents;
 mod ecr_name;
 mod environment;
+mod gate;
 mod head_start;
 mod layer_facts;
 mod layers;
@@ -38,6 +39,7 @@ mod source;
 mod sources;
 mod time_span;
 mod transport;
+mod verdict;
 mod written;
 
 use std::process::ExitCode;

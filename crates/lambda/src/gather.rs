@@ -3,7 +3,7 @@
 use std::collections::BTreeMap;
 use std::io;
 use std::sync::atomic::{AtomicBool, AtomicUsize, Ordering};
-use std::sync::{Mutex, PoisonError};
+use std::sync::{Arc, Mutex, PoisonError};
 
 use crate::collect::{
     Collector, MOST_TEXT, RawEntry, START, described, has_content, inspect_ranges, inspect_whole,
@@ -128,7 +128,7 @@ impl Gathering {
     pub fn finish(
         self,
         entries: impl Iterator<Item = RawEntry>,
-        earlier: impl FnOnce() -> Option<LayerFacts>,
+        earlier: impl FnOnce() -> Option<Arc<LayerFacts>>,
         uncompressed_size: u64,
         packing: Packing,
     ) -> Option<LayerFacts> {
@@ -153,9 +153,9 @@ impl Gathering {
             }
             if let Some(earlier) = earlier.take() {
                 let earlier = earlier().filter(|facts| !facts.leaves_contents_out())?;
-                let files = earlier.entries.into_iter();
+                let files = earlier.entries.iter();
                 let files = files.filter(|entry| entry.kind == EntryKind::File);
-                known = files.map(|entry| (entry.path.clone(), entry)).collect();
+                known = files.map(|entry| (entry.path.clone(), entry.clone())).collect();
             }
             collector.keep(known.remove(&facts.path).filter(|known| known.size == facts.size)?);
         }
@@ -248,7 +248,7 @@ mod tests {
             }
         }
         let entries = files.iter().map(|(path, content)| file(path, content));
-        gathering.finish(entries, || earlier, 7, Packing::Gzip)
+        gathering.finish(entries, || earlier.map(Arc::new), 7, Packing::Gzip)
     }
 
     #[test]
@@ -286,7 +286,7 @@ mod tests {
         let (first, second) = program.split_at(100);
         gathering.take(0, entry(), 0, first, &Content(b""));
         gathering.take(0, entry(), 100, second, &Content(b""));
-        let earlier = || Some(streamed(&[("a", &program)]));
+        let earlier = || Some(Arc::new(streamed(&[("a", &program)])));
         let finished = gathering.finish([entry()].into_iter(), earlier, 7, Packing::Gzip);
         assert_eq!(finished, None);
     }

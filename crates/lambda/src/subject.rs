@@ -69,7 +69,7 @@ pub(crate) struct Subject<'a> {
     /// The lowest layers, where they are not known.
     pub(crate) below: UnknownBase,
     /// The others, the lowest first.
-    layers: &'a [LayerFacts],
+    layers: &'a [&'a LayerFacts],
     pub(crate) tree: Tree<'a>,
     pub(crate) purpose: Purpose,
     /// The members of the config's own `config`, as written.
@@ -111,7 +111,7 @@ impl<'a> Subject<'a> {
     pub(crate) fn new(
         image: &'a Image,
         below: UnknownBase,
-        layers: &'a [LayerFacts],
+        layers: &'a [&'a LayerFacts],
         purpose: Purpose,
     ) -> Self {
         let config = image.config();
@@ -158,7 +158,7 @@ impl<'a> Subject<'a> {
 
     /// The layers whose facts are known, with their numbers.
     pub(crate) fn layers(&self) -> impl Iterator<Item = (usize, &'a LayerFacts)> {
-        (self.below.layers..).zip(self.layers)
+        (self.below.layers..).zip(self.layers.iter().copied())
     }
 
     /// Whether there are layers of which nothing is known: what is not found may be there.

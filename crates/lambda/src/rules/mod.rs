@@ -82,7 +82,7 @@ pub struct UnknownBase {
 /// Judges a finished image, of which `layers` are the facts, the lowest first.
 ///
 /// Nothing is read and nothing is asked: the same image and facts have the same findings.
-pub fn judge(image: &Image, layers: &[LayerFacts], purpose: Purpose) -> Findings {
+pub fn judge(image: &Image, layers: &[&LayerFacts], purpose: Purpose) -> Findings {
     judge_above(image, UnknownBase::default(), layers, purpose)
 }
 
@@ -96,7 +96,7 @@ pub fn judge(image: &Image, layers: &[LayerFacts], purpose: Purpose) -> Findings
 pub fn judge_above(
     image: &Image,
     base: UnknownBase,
-    layers: &[LayerFacts],
+    layers: &[&LayerFacts],
     purpose: Purpose,
 ) -> Findings {
     let subject = Subject::new(image, base, layers, purpose);
