@@ -223,7 +223,7 @@ fn the_fixture_has_its_golden_bytes() {
     insta::assert_snapshot!(format!("{:#}", image.manifest), @r#"
     {
       "annotations": {
-        "org.opencontainers.image.base.digest": "sha256:91a56227ea1440e132cf4d47b0e41206c950dbca4084eb62d3e2a842e9e5d761"
+        "org.opencontainers.image.base.digest": "sha256:924fd2e8c009a6a3e8d3d50fbd5d5e8927cf74625b4172e713b9e1d050f022ba"
       },
       "config": {
         "digest": "sha256:86a7274ea0c51d04128ffca78821b4734ad4a3584cc2159ad8ec0a425ebe03d1",
@@ -275,7 +275,7 @@ fn the_fixture_has_its_golden_bytes() {
       ],
       "Labels": {
         "dev.tierce.target": "lambda",
-        "org.opencontainers.image.base.digest": "sha256:91a56227ea1440e132cf4d47b0e41206c950dbca4084eb62d3e2a842e9e5d761"
+        "org.opencontainers.image.base.digest": "sha256:924fd2e8c009a6a3e8d3d50fbd5d5e8927cf74625b4172e713b9e1d050f022ba"
       },
       "WorkingDir": "/var/task"
     }

@@ -25,6 +25,7 @@ use crate::background::in_background;
 use crate::output::{Output, describe_size};
 use crate::pieces_reader::PiecesReader;
 use crate::places::Places;
+use crate::records;
 
 /// The facts of layers that were read or made before.
 #[derive(Debug, Clone)]
@@ -42,13 +43,17 @@ pub(crate) fn facts_in(cache: &Path) -> PathBuf {
     cache.join("facts-1")
 }
 
-/// The facts in a file of the cache, if it is whole and of this version.
-fn decode(bytes: &[u8]) -> Option<LayerFacts> {
+/// Whether a file of the facts is as it was written.
+pub(crate) fn are_facts_sound(bytes: &[u8]) -> bool {
+    checked(bytes).is_some()
+}
+
+/// What a file of the cache says, if it is whole.
+fn checked(bytes: &[u8]) -> Option<&[u8]> {
     let end = bytes.iter().position(|&byte| byte == SEPARATOR)?;
     let (stated, json) = (&bytes[..end], &bytes[end + 1..]);
     // A flipped bit here would hide a defect, or make one up.
-    let is_whole = Digest::of(json).to_string().as_bytes() == stated;
-    is_whole.then(|| LayerFacts::from_json(json))?
+    (Digest::of(json).to_string().as_bytes() == stated).then_some(json)
 }
 
 impl FactsCache {
@@ -72,7 +77,9 @@ impl FactsCache {
         if let Some(known) = recent(None) {
             return Some(known);
         }
-        let facts = decode(&std::fs::read(self.path(layer)).ok()?)?;
+        let path = self.path(layer);
+        let facts = LayerFacts::from_json(checked(&std::fs::read(&path).ok()?)?)?;
+        records::touch(&path);
         recent(Some(Arc::new(facts)))
     }
 

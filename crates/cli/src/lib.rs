@@ -31,6 +31,7 @@ mod plan;
 mod profile;
 mod progress;
 mod quantity;
+mod records;
 mod registries;
 mod registries_file;
 mod sarif;
