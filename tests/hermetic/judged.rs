@@ -53,7 +53,15 @@ fn an_image_with_errors_gets_no_name() {
         3,
         &["build", "app", "--metadata-file=metadata.json", "-t", "app:1"],
     );
-    insta::assert_snapshot!(refused, @"");
+    insta::assert_snapshot!(refused, @"
+    building for linux/amd64; --platform names another
+    error[wrong-architecture] layer 3: /var/task/_fast.abi3.so: it is for arm64, and the image for amd64
+      why: a program or module for another machine cannot be run or imported (`exec format error`)
+      fix: install or build it for the architecture of the image
+    judged for Lambda: 1 error
+    error: `store:app:1` has an error
+    hint: what is meant to be so can be allowed by name: `--allow RULE`
+    ");
     assert!(!world.path("app/tierce.lock").exists());
     assert!(!world.path("metadata.json").exists());
     world.fails(1, &["inspect", "store:app:1"]);
@@ -77,7 +85,12 @@ fn an_image_with_errors_gets_no_name() {
 fn a_rule_that_is_allowed_is_counted_and_no_more() {
     let world = on_layout("");
     let output = world.ok(&["build", "app", "--allow=wrong-architecture"]);
-    insta::assert_snapshot!(world.shown(&output.stderr()), @"");
+    insta::assert_snapshot!(world.shown(&output.stderr()), @"
+    building for linux/amd64; --platform names another
+    judged for Lambda: 1 allowed
+    wrote app/tierce.lock
+    store:app:latest: blobs: 1 linked (372 B), 3 sent (1.5 KiB)
+    ");
     let output = world.ok(&["build", "app", "--json", "--allow", "wrong-architecture"]);
     let counts = json!({"errors": 0, "warnings": 0, "notes": 0, "allowed": 1});
     assert_eq!(output.json()["images"][0]["lint"], counts);
@@ -93,12 +106,30 @@ fn a_rule_that_is_allowed_is_counted_and_no_more() {
     allowing("wrong-architecture");
     world.runs(&["build", "app"]);
     allowing("wrong-architectur");
-    insta::assert_snapshot!(world.fails(1, &["build", "app"]), @"");
+    insta::assert_snapshot!(world.fails(1, &["build", "app"]), @r#"
+    error: app/tierce.toml:10:22: there is no rule `wrong-architectur`
+       |
+    10 | allow = ["hardlink", "wrong-architectur"]
+       |                      ^^^^^^^^^^^^^^^^^^^
+    hint: did you mean `wrong-architecture`?
+    "#);
     fs::write(&config, format!("{text}\n[lint]\nallows = []\n")).unwrap();
-    insta::assert_snapshot!(world.fails(1, &["build", "app"]), @"");
+    insta::assert_snapshot!(world.fails(1, &["build", "app"]), @"
+    error: app/tierce.toml:10:1: unknown field `allows`, expected `allow`
+       |
+    10 | allows = []
+       | ^^^^^^
+    hint: did you mean `allow`?
+    ");
     fs::write(&config, text).unwrap();
-    insta::assert_snapshot!(world.fails(2, &["build", "app", "--allow=wrong-arch"]), @"");
-    insta::assert_snapshot!(world.fails(2, &["push", "store:app", "--allow=entrypoint-notfound"]), @"");
+    insta::assert_snapshot!(world.fails(2, &["build", "app", "--allow=wrong-arch"]), @"
+    error: there is no rule `wrong-arch`
+    hint: `tierce lint --json` names the rules; docs/lint.md lists all
+    ");
+    insta::assert_snapshot!(world.fails(2, &["push", "store:app", "--allow=entrypoint-notfound"]), @"
+    error: there is no rule `entrypoint-notfound`
+    hint: did you mean `entrypoint-not-found`?
+    ");
 }
 
 #[test]
@@ -110,7 +141,12 @@ fn warnings_are_said_and_notes_counted() {
     let library = program("arm64").build();
     world.sandbox.write("app/src/tools/helper", library);
     let output = world.ok(&["build", "app", "--user=1000", "--json"]);
-    insta::assert_snapshot!(world.shown(&output.stderr()), @"");
+    insta::assert_snapshot!(world.shown(&output.stderr()), @"
+    building for linux/amd64; --platform names another
+    warning[foreign-binary] layer 3: /var/task/tools/helper: it is for arm64, and the image for amd64
+    judged for Lambda: 1 warning, 1 note; `tierce lint store:app:latest` says more
+    store:app:latest: blobs: 2 already there (499 B), 1 linked (384 B), 1 sent (1.0 KiB)
+    ");
     let counts = json!({"errors": 0, "warnings": 1, "notes": 1, "allowed": 0});
     assert_eq!(output.json()["images"][0]["lint"], counts);
 }
@@ -157,7 +193,14 @@ fn a_push_is_judged_too() {
     world.runs(&["build", "app", "--allow=wrong-architecture"]);
     let name = registry.reference("team/app", "1");
     let refused = world.fails(3, &["push", "store:app", &name]);
-    insta::assert_snapshot!(refused, @"");
+    insta::assert_snapshot!(refused, @"
+    error[wrong-architecture] layer 3: /var/task/_fast.abi3.so: it is for arm64, and the image for amd64
+      why: a program or module for another machine cannot be run or imported (`exec format error`)
+      fix: install or build it for the architecture of the image
+    judged for Lambda: 1 error
+    error: `store:app:latest` has an error
+    hint: what is meant to be so can be allowed by name: `--allow RULE`
+    ");
     assert_eq!(registry.log().filter(|it| it.method != "GET").len(), 0);
     let output = world.ok(&["push", "store:app", &name, "--allow=wrong-architecture", "--json"]);
     assert_eq!(output.json()["images"][0]["lint"]["allowed"], 1);
@@ -214,13 +257,30 @@ fn a_base_of_aws_is_known_by_its_name() {
     sandbox.write("app/src/musl.abi3.so", ElfBuilder::new("amd64").needs("libc.musl-x86_64.so.1").build());
     let platform = ["build", "app", "--platform=amd64"];
     let refused = world.fails(3, &platform);
-    insta::assert_snapshot!(refused, @"");
+    insta::assert_snapshot!(refused, @"
+    error[wrong-architecture] layer 3: /var/task/_fast.abi3.so: it is for arm64, and the image for amd64
+    error[wrong-architecture] layer 3: /var/task/musl.abi3.so: it is for musl, and the image has glibc, and the image for amd64
+      why: a program or module for another machine cannot be run or imported (`exec format error`)
+      fix: install or build it for the architecture of the image
+    error[glibc-version] layer 3: /var/task/new.abi3.so: it needs glibc 2.38 (GLIBC_2.38 for `f` of libc.so.6), and Amazon Linux 2023 (python 3.12) offers 2.34
+      why: the loader refuses what was built against a newer glibc (``version `GLIBC_…' not found``)
+      fix: build it on the base's own system or an older one, link it statically, or take a base with a newer glibc (Amazon Linux 2023 has 2.34, Amazon Linux 2 has 2.26)
+    warning[wheel-python] layer 3: /var/task/x-1.dist-info/WHEEL: x 1 was made for `cp311-cp311-manylinux2014_x86_64`, and the base has Python 3.12
+    judged for Lambda: 3 errors, 1 warning; the base by what is known of AWS's python 3.12
+    error: `store:app:latest` has 3 errors
+    hint: what is meant to be so can be allowed by name: `--allow RULE`
+    ");
     assert_eq!(layer_downloads(&registry, &base), 0);
     for file in ["_fast.abi3.so", "new.abi3.so", "musl.abi3.so"] {
         fs::remove_file(world.path("app/src").join(file)).unwrap();
     }
     let output = world.ok(&platform);
-    insta::assert_snapshot!(world.shown(&output.stderr()), @"");
+    insta::assert_snapshot!(world.shown(&output.stderr()), @"
+    warning[wheel-python] layer 3: /var/task/x-1.dist-info/WHEEL: x 1 was made for `cp311-cp311-manylinux2014_x86_64`, and the base has Python 3.12
+    judged for Lambda: 1 warning; the base by what is known of AWS's python 3.12; `tierce lint store:app:latest` says more
+    wrote app/tierce.lock
+    store:app:latest: blobs: 1 linked (464 B), 2 left where they are (499 B), 1 sent (1.1 KiB)
+    ");
     // A push knows as much.
     let target = FakeRegistry::start();
     let output = world.ok(&["push", "store:app", &target.reference("app", "1")]);
@@ -296,9 +356,18 @@ fn what_is_here_can_be_judged_offline() {
     let output = world.tierce(&offline).run().assert_code(3);
     assert_eq!(output.json()["errors"], 1);
     fs::remove_dir_all(world.sandbox.cache().join("tierce/facts-1")).unwrap();
-    insta::assert_snapshot!(world.fails(1, &offline), @"");
+    insta::assert_snapshot!(world.fails(1, &offline), @"
+    error: could not judge `store:app:latest`
+      caused by: could not read layer [LAYER]
+      caused by: could not read blob [LAYER]
+      caused by: the bytes are in `[REGISTRY]/team/base`, and --offline forbids to ask the registry
+    ");
     let there = registry.reference("team/base", "1");
-    insta::assert_snapshot!(world.fails(1, &["lint", &there, "--offline"]), @"");
+    insta::assert_snapshot!(world.fails(2, &["lint", &there, "--offline"]), @"
+    error: could not judge `[REGISTRY]/team/base:1`
+      caused by: `1` is not known here, and --offline forbids to ask the registry
+    hint: run the same build once without --offline, in a folder with a tierce.toml
+    ");
     assert_eq!(registry.log().len(), 0);
 }
 

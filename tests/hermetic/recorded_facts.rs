@@ -5,9 +5,8 @@ use std::fs;
 use std::path::PathBuf;
 use std::time::{Duration, SystemTime};
 
-use serde_json::Value;
 use tierce_testkit::elf::ElfBuilder;
-use tierce_testkit::images::{Format, LayerBuilder, small_base};
+use tierce_testkit::images::LayerBuilder;
 use tierce_testkit::zip::{Zip, ZipMember};
 
 use crate::caching::settle;
@@ -118,22 +117,21 @@ fn world() -> World {
         write(&format!("lib/{package}/__init__.py"), b"");
         write(&format!("lib/{package}/m.so"), &program().content(&noise(seed, 200_000)).build());
     }
-    small_base(Format::Docker, "amd64").write_layout(&world.path("base"), Some("1"));
     world.sandbox.write(
         "app/tierce.toml",
-        "[image]\nbase = \"oci:../base:1\"\n\
+        "[image]\nbase = \"scratch\"\n\
          [[layer]]\nname = \"files\"\ntar = \"in.tar\"\nhardlinks = \"keep\"\nadd = [\
          { from = \"src/\", to = \"/var/task/\" }, { from = \"etc/\", to = \"/etc/\" }]\n\
          [[layer]]\nname = \"packages\"\nadd = [{ from = \"lib/\", to = \"/opt/python/\" }]\n\
-         split = { budget = \"250 kB\", most = 4 }\n\
+         split = { budget = \"100 kB\", most = 4 }\n\
          [[layer]]\nname = \"zip\"\nzip = \"function.zip\"\nto = \"/srv/\"\n",
     );
     settle(&world.path("app"));
     world
 }
 
-/// The layers of [`world`]'s image: of the base, of files, packages and the zip.
-const LAYERS: usize = 1 + 1 + 4 + 1;
+/// The layers of [`world`]'s image: of files, packages and the zip.
+const LAYERS: usize = 1 + 4 + 1;
 
 /// The facts that a build leaves before anybody asks for them.
 #[track_caller]

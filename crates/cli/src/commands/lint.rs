@@ -11,12 +11,13 @@ use tierce_store::atomic::write_file;
 
 use crate::arguments::{LintArguments, LintPurpose};
 use crate::commands::inspect::in_store;
-use crate::diagnostic::{Hinted as _, LintRefusal};
+use crate::diagnostic::{Hinted as _, LintRefusal, UsageError, find};
 use crate::environment::Environment;
 use crate::layer_facts::read_layer_facts;
 use crate::output::Output;
 use crate::places::{Places, PlacesSettings, processors};
 use crate::sarif;
+use crate::source::SourceError;
 use crate::transport::ImagePlace;
 use crate::verdict::{Judged, Verdict, allowed_rules};
 
@@ -38,8 +39,19 @@ pub(crate) async fn lint(
     let place = &arguments.image;
     let verdict = match judge_place(&arguments, &places, output).await {
         Ok(images) => Verdict { images, allowed },
+        Err(error) if matches!(find(&error), Some(SourceError::Offline(_))) => {
+            return Err(UsageError(format!(
+                "--offline forbids to ask for `{place}`"
+            )))
+            .hint("judge it without --offline, or bring it here before: `tierce pull`");
+        }
         Err(error) => {
-            let error = error.context(format!("could not judge `{place}`"));
+            let mut error = error.context(format!("could not judge `{place}`"));
+            if arguments.offline {
+                error = error.hint(
+                    "without --offline its layers are read once; what is learnt of them is kept",
+                );
+            }
             return Err(match in_store(place, &places).await {
                 Some(stored) => error.hint(format!("the local store has one: `store:{stored}`")),
                 None => error,
