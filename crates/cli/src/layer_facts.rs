@@ -3,7 +3,7 @@
 //! Of layers that are made here they are gathered while the bytes pass by; others are read.
 
 use std::collections::BTreeMap;
-use std::io;
+use std::io::{self, Write as _};
 use std::ops::Range;
 use std::path::{Path, PathBuf};
 use std::sync::{Arc, Mutex, PoisonError};
@@ -19,7 +19,6 @@ use tierce_layer::{
     Observer, Plan, Record, RecordKind, SealedLayer, read_members,
 };
 use tierce_oci::Digest;
-use tierce_store::atomic::write_file;
 
 use crate::background::in_background;
 use crate::output::{Output, describe_size};
@@ -84,17 +83,28 @@ impl FactsCache {
     }
 
     /// Keeps the facts of a layer. A cache that cannot be written is only slower, never an error.
-    pub(crate) fn keep(&self, layer: &Digest, facts: LayerFacts) -> Arc<LayerFacts> {
+    /// They come by way of `scratch`, a directory of this run's own: the run may end meanwhile.
+    pub(crate) fn keep(
+        &self,
+        layer: &Digest,
+        facts: LayerFacts,
+        scratch: &Path,
+    ) -> Arc<LayerFacts> {
         let json = facts.to_json();
         let mut bytes = Digest::of(&json).to_string().into_bytes();
         bytes.push(SEPARATOR);
         bytes.extend(json);
         let path = self.path(layer);
-        let kept = std::fs::create_dir_all(&self.directory)
-            .map_err(anyhow::Error::from)
-            .and_then(|()| Ok(write_file(&path, &bytes)?));
+        let kept = std::fs::create_dir_all(&self.directory).and_then(|()| {
+            let mut file = tempfile::Builder::new()
+                .permissions(std::os::unix::fs::PermissionsExt::from_mode(0o644))
+                .tempfile_in(scratch)?;
+            file.write_all(&bytes)?;
+            file.persist(&path)?;
+            Ok(())
+        });
         if let Err(error) = kept {
-            tracing::debug!("could not keep {}: {error:#}", path.display());
+            tracing::debug!("could not keep {}: {error}", path.display());
         }
         let facts = Arc::new(facts);
         let mut recent = self.recent.lock().unwrap_or_else(PoisonError::into_inner);
@@ -144,6 +154,7 @@ impl LayerGathering {
         codec: &dyn Codec,
         last_time: Option<&LastTime>,
         cache: &FactsCache,
+        scratch: &Path,
     ) {
         let recipe = &sealed.recipe;
         if sealed.effort.read == 0 && cache.read(&recipe.digest).is_some() {
@@ -158,7 +169,7 @@ impl LayerGathering {
             packing(codec.compression()),
         );
         if let Some(facts) = facts {
-            cache.keep(&recipe.digest, facts);
+            cache.keep(&recipe.digest, facts, scratch);
         }
     }
 }
@@ -209,7 +220,7 @@ pub(crate) async fn read_layer_facts(
                 let facts = read_layer(layer, places, output)
                     .await
                     .with_context(|| format!("could not read layer {digest}"))?;
-                cache.keep(&digest, facts)
+                cache.keep(&digest, facts, places.scratch()?)
             }
         };
         all.push(facts);
@@ -293,7 +304,7 @@ mod tests {
         let layer = Digest::of(b"layer");
         assert_eq!(cache().read(&layer), None);
         let facts = LayerFacts::new(1024, Packing::Gzip, Vec::new());
-        let kept = cache().keep(&layer, facts.clone());
+        let kept = cache().keep(&layer, facts.clone(), directory.path());
         assert_eq!(*kept, facts);
         assert_eq!(cache().read(&layer), Some(kept));
         let path = cache().path(&layer);

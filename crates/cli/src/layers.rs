@@ -523,7 +523,14 @@ impl SealJob {
         };
         let sealed = seal(&part.plan, &settings)?;
         bar.finish_and_clear();
-        gathering.keep(&part.plan, &sealed, &*codec, last_time.as_ref(), &self.facts);
+        gathering.keep(
+            &part.plan,
+            &sealed,
+            &*codec,
+            last_time.as_ref(),
+            &self.facts,
+            self.cache.scratch(),
+        );
         let label = part.label.as_deref();
         let layer = self.finished(&sealed, &*codec, label, last_time.as_ref());
         let began = self.looked().began;
