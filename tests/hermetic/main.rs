@@ -20,6 +20,8 @@
 //! | `head_start` | do layers go to a registry while others are made, and nothing more than that |
 //! | `inspect` | what is shown of an image |
 //! | `lint` | is what Lambda refuses found, and nothing else |
+//! | `recorded_facts` | is what is recorded of a layer while it is made what reading it finds |
+//! | `judged` | does nothing for Lambda get a name that would be refused there |
 //! | `referrers` | artifacts that are attached to images |
 //! | `registries` | credentials, certificates, refusals |
 //! | `registry_settings` | endpoints, mirrors, trust and proxies, as a user settles them |
@@ -52,9 +54,11 @@ mod handler;
 mod head_start;
 mod inspect;
 mod interruptions;
+mod judged;
 mod lint;
 mod lock;
 mod platforms;
+mod recorded_facts;
 mod referrers;
 mod registries;
 mod registry_settings;

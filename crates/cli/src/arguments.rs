@@ -173,6 +173,10 @@ pub(crate) struct BuildArguments {
     #[arg(long)]
     pub(crate) dry_run: bool,
 
+    /// Let an image for Lambda break this rule of `tierce lint`; repeat for several rules
+    #[arg(long, value_name = "RULE")]
+    pub(crate) allow: Vec<String>,
+
     /// Fail unless tierce.lock pins the base for every platform
     #[arg(long)]
     pub(crate) locked: bool,
@@ -354,6 +358,10 @@ pub(crate) struct PushArguments {
     #[arg(value_name = "REF")]
     pub(crate) references: Vec<Reference>,
 
+    /// Let an image for Lambda break this rule of `tierce lint`; repeat for several rules
+    #[arg(long, value_name = "RULE")]
+    pub(crate) allow: Vec<String>,
+
     /// Make the repository when ECR has none of that name
     #[arg(long)]
     pub(crate) create_repository: bool,
@@ -469,6 +477,10 @@ pub(crate) struct LintArguments {
     /// Do not count what this rule finds; repeat for several rules
     #[arg(long, value_name = "RULE")]
     pub(crate) allow: Vec<String>,
+
+    /// Use no network: the image must be here, and its layers too or read before
+    #[arg(long)]
+    pub(crate) offline: bool,
 
     /// Write the findings to this file too, as SARIF 2.1.0
     #[arg(long, value_name = "FILE")]

@@ -21,7 +21,7 @@ use crate::base::Lock;
 use crate::dependencies::Language;
 use crate::dependencies::bytecode::Bytecode;
 use crate::diagnostic::Hinted as _;
-use crate::layer_facts::{base_facts_of, read_layer_facts};
+use crate::layer_facts::read_layer_facts;
 use crate::output::Output;
 use crate::places::Places;
 use crate::plan::LayerPlan;
@@ -109,7 +109,7 @@ pub(crate) async fn settle(
     if needs == Needs::default() || facts.complete {
         return Ok(facts);
     }
-    let known = places.facts_cache().of_base(&base.image);
+    let known = places.facts_cache().of_base(&base.image, places.scratch()?);
     let known = known.unwrap_or_else(|| BaseFacts::of_config(base.image.config()));
     let (other, contradictions) = known.against(&facts);
     if !contradictions.is_empty() {
@@ -184,10 +184,11 @@ async fn read(
     places: &Places,
     output: Output,
 ) -> Result<BaseFacts> {
-    if let Some(facts) = places.facts_cache().of_base(&base.image) {
+    let scratch = places.scratch()?;
+    if let Some(facts) = places.facts_cache().of_base(&base.image, scratch) {
         return Ok(facts);
     }
-    let layers = read_layer_facts(&base.image, places, output)
+    let layers = read_layer_facts(base.image.layers(), places, output)
         .await
         .with_context(|| format!("could not find out what the base `{}` has", name.text));
     let layers = if places.is_offline() {
@@ -198,9 +199,9 @@ async fn read(
     } else {
         layers?
     };
-    let facts = base_facts_of(&base.image, &layers);
-    places.facts_cache().keep_base(&base.image.digest(), &facts);
-    Ok(facts)
+    Ok(places
+        .facts_cache()
+        .keep_base(&base.image, &layers, scratch))
 }
 
 fn warn(base: &BaseImage, name: &BaseName, contradictions: &[Contradiction], output: Output) {

@@ -10,6 +10,7 @@ use serde::de::DeserializeOwned;
 use serde::de::value::MapAccessDeserializer;
 use serde::{Deserialize, Deserializer};
 use tierce_image::EnvEdit;
+use tierce_lambda::Rule;
 use tierce_layer::{Destination, Matcher, SplitSettings};
 use tierce_oci::{ImageFormat, Platform, Reference};
 use toml::Spanned;
@@ -19,6 +20,7 @@ use crate::dependencies::target::{Glibc, PythonVersion};
 use crate::handler::BinaryFile;
 use crate::profile::Profile;
 use crate::transport::BaseName;
+use crate::verdict::nearest_rule;
 
 /// The whole file.
 #[derive(Debug, Deserialize)]
@@ -30,6 +32,8 @@ pub(crate) struct ConfigFile {
     pub(crate) layer: Vec<Spanned<LayerTable>>,
     #[serde(default = "no_run_table")]
     pub(crate) config: Spanned<RunTable>,
+    #[serde(default)]
+    pub(crate) lint: LintTable,
 }
 
 impl Default for ConfigFile {
@@ -38,6 +42,7 @@ impl Default for ConfigFile {
             image: ImageTable::default(),
             layer: Vec::new(),
             config: no_run_table(),
+            lint: LintTable::default(),
         }
     }
 }
@@ -61,6 +66,15 @@ pub(crate) struct ImageTable {
     pub(crate) format: Option<ImageFormat>,
     pub(crate) target: Option<Target>,
     pub(crate) compression: Option<Profile>,
+}
+
+/// `[lint]`: how an image for Lambda is judged.
+#[derive(Debug, Default, Deserialize)]
+#[serde(deny_unknown_fields, rename_all = "kebab-case")]
+pub(crate) struct LintTable {
+    /// Names of rules that it may break.
+    #[serde(default)]
+    allow: Vec<Spanned<String>>,
 }
 
 /// What an image is for.
@@ -402,6 +416,21 @@ impl LoadedFile {
             text,
             values,
         })
+    }
+
+    /// The rules that the image may break.
+    pub(crate) fn allowed_rules(&self) -> Result<Vec<&'static Rule>, ConfigFileError> {
+        let names = self.values.lint.allow.iter();
+        let known = |name: &Spanned<String>| {
+            let text = name.get_ref();
+            tierce_lambda::rule(text).ok_or_else(|| {
+                let message = format!("there is no rule `{text}`");
+                let mut error = self.complain(&name.span(), message);
+                error.nearest = nearest_rule(text).map(str::to_owned);
+                error
+            })
+        };
+        names.map(known).collect()
     }
 
     /// A complaint about what stands at `span`.

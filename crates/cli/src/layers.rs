@@ -26,6 +26,7 @@ use crate::dependencies::bytecode::{Bytecode, Workshop};
 use crate::environment::Variables;
 use crate::handler::PreparedHandler;
 use crate::head_start::Offers;
+use crate::layer_facts::{FactsCache, LayerGathering};
 use crate::memory::{Memory, RememberedLayer, digest_of};
 use crate::notices::Remark;
 use crate::output::Output;
@@ -204,6 +205,7 @@ impl<'a> Sealer<'a> {
                 ground: ground.clone(),
                 cache: Arc::clone(&self.cache),
                 workshop: self.workshop.clone(),
+                facts: self.places.facts_cache().clone(),
                 links: above,
                 identity_suffices: self.identity_suffices,
                 jobs: self.jobs,
@@ -303,6 +305,7 @@ struct SealJob {
     ground: Ground,
     cache: Arc<LayerCache>,
     workshop: Option<Workshop>,
+    facts: FactsCache,
     /// The links that it meets.
     links: BaseLinks,
     identity_suffices: bool,
@@ -472,6 +475,7 @@ impl SealJob {
         );
         looked.require_verbatim(file, &again)?;
         let (_, archive) = Compression::detect_and_decode(opened).with_context(open)?;
+        // What is in it is not gathered: whoever asks reads the finished layer, once.
         let sealed =
             seal_tar(archive, TarCheck::Strict(Limits::default()), &settings).with_context(open)?;
         bar.finish_and_clear();
@@ -538,13 +542,23 @@ impl SealJob {
             &self.name_of(part.label.as_deref()),
         );
         let progress = |bytes| bar.set_position(bytes);
+        let gathering = LayerGathering::default();
         let settings = SealSettings {
             last_time: last_time.as_ref(),
             progress: Some(&progress),
+            observer: Some(&gathering),
             ..self.settings(&*codec, jobs, cancel)
         };
         let sealed = seal(&part.plan, &settings)?;
         bar.finish_and_clear();
+        gathering.keep(
+            &part.plan,
+            &sealed,
+            &*codec,
+            last_time.as_ref(),
+            &self.facts,
+            self.cache.scratch(),
+        );
         let label = part.label.as_deref();
         let layer = self.finished(&sealed, &*codec, label, last_time.as_ref());
         let began = self.looked().began;
@@ -568,6 +582,7 @@ impl SealJob {
             jobs,
             progress: None,
             cancel: Some(cancel),
+            observer: None,
         }
     }
 

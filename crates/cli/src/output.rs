@@ -107,6 +107,11 @@ pub(crate) fn printable(text: &str) -> String {
         .collect()
 }
 
+/// Text out of an image, on one line.
+pub(crate) fn one_line(text: &str) -> String {
+    printable(text).replace('\n', "\u{fffd}")
+}
+
 /// What a walk did, in one line: `3 layers already there, 1 mounted, 1 sent (214 KiB)`.
 pub(crate) fn describe_report(report: &WriteReport) -> String {
     if report.up_to_date {

@@ -6,7 +6,7 @@ use std::path::{Path, PathBuf};
 
 use anyhow::{Context as _, Result};
 use tierce_image::{ConfigEdits, EnvEdit, Jobs, TARGET_LABEL};
-use tierce_lambda::AwsBase;
+use tierce_lambda::{AwsBase, Rule};
 use tierce_oci::{ImageFormat, Platform, Reference, Selector, Tag, Timestamp};
 use toml::Spanned;
 
@@ -23,6 +23,7 @@ use crate::handler::{BinaryFile, CompiledHandler};
 use crate::places::processors;
 use crate::profile::Profile;
 use crate::transport::{BaseName, ImagePlace, store_reference_of};
+use crate::verdict::allowed_rules;
 
 /// A whole build, as values.
 #[derive(Debug)]
@@ -46,6 +47,8 @@ pub(crate) struct BuildPlan {
     pub(crate) created: Timestamp,
     pub(crate) destinations: Vec<ImagePlace>,
     pub(crate) index: bool,
+    /// The rules that an image for Lambda may break.
+    pub(crate) allow: Vec<&'static Rule>,
     pub(crate) compress_jobs: Jobs,
     pub(crate) transfer_jobs: Jobs,
 }
@@ -163,6 +166,11 @@ impl BuildPlan {
             }
         };
         let names = names(arguments, values, &context)?;
+        let mut allow = match &file {
+            Some(file) => file.allowed_rules()?,
+            None => Vec::new(),
+        };
+        allow.extend(allowed_rules(&arguments.allow)?);
         if let Some(file) = &file {
             // First the file alone, so that its mistakes are pointed at.
             let (edits, _) = edits(&ImageArguments::default(), values)?;
@@ -232,6 +240,7 @@ impl BuildPlan {
             written_in_context: written_in_context(arguments, &context),
             destinations: destinations(arguments, &names)?,
             index: arguments.index,
+            allow,
             compress_jobs: arguments.jobs.map_or_else(processors, Jobs),
             transfer_jobs: Jobs(arguments.jobs.unwrap_or(four)),
             context,

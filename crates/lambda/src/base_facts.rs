@@ -15,6 +15,7 @@ use crate::bases::RUNTIME_ROOT;
 use crate::elf::ElfFacts;
 use crate::facts::{EntryKind, LayerFacts, name_of, parent_of};
 use crate::libraries::{default_directories, library_path, newest};
+use crate::rules::UnknownBase;
 use crate::subject::{Libc, elf_of, libc_of, variable};
 use crate::tree::{Tree, join};
 use crate::version::{GlibcVersion, PythonVersion, number_after};
@@ -175,11 +176,11 @@ impl BaseFacts {
     /// path is when nobody says otherwise.
     pub fn of_layers(
         config: &ImageConfig,
-        layers: &[LayerFacts],
+        layers: &[&LayerFacts],
         usual: &dyn Fn(&str) -> DirectoryFacts,
     ) -> Self {
-        let tree = Tree::of(layers);
-        let libc = libc_of(&tree);
+        let tree = Tree::of(0, layers);
+        let libc = libc_of(&tree, UnknownBase::default());
         let architecture = config.platform.architecture.as_str();
         let mut searched = library_path(variable(config, "LD_LIBRARY_PATH"));
         searched.extend(default_directories(&tree, architecture, libc));
@@ -354,7 +355,7 @@ impl<'a> Shelves<'a> {
             for (path, _) in tree.below(&real) {
                 let name = name_of(path);
                 let is_inside = parent_of(path).unwrap_or_default() == real;
-                if !is_inside || !crate::elf::contains(name, b".so") {
+                if !is_inside || !name.windows(3).any(|part| part == b".so") {
                     continue;
                 }
                 let Some((_, node)) = tree.find(&join(&real, name)) else {
@@ -529,7 +530,7 @@ mod tests {
             ],
         )];
         let config = config(&["NODE_VERSION=22.1.0", "PYTHON_VERSION=3.8"]);
-        let facts = BaseFacts::of_layers(&config, &layers, &usual);
+        let facts = BaseFacts::of_layers(&config, &layers.each_ref(), &usual);
         let glibc = CLibrary::Glibc(Some(GlibcVersion::new(2, 36)));
         assert_eq!(facts.libc, Some(glibc));
         assert_eq!(facts.python, Some(PythonVersion { minor: 9 }));

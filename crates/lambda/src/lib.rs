@@ -1,8 +1,8 @@
 //! What Lambda is: its limits, its bases, and what it accepts.
 //!
 //! ```text
-//! entries of a layer ─ Collector → LayerFacts ─┐  (kept by the layer's digest)
-//! manifest, config ─────────────── Image ──────┴→ judge → Findings
+//! entries of a layer ─ Collector or Gathering → LayerFacts ─┐  (kept by the layer's digest)
+//! manifest, config ────────────────────────────── Image ─────┴→ judge → Findings
 //! ```
 //!
 //! No file, network or clock is touched. Whoever reads layers tells a [`Collector`] of their
@@ -24,9 +24,11 @@ mod collect;
 mod elf;
 mod facts;
 mod finding;
+mod gather;
 mod libraries;
 pub mod limits;
 mod rules;
+mod search;
 mod subject;
 mod tree;
 mod version;
@@ -39,10 +41,11 @@ pub use bases::{
 };
 pub use bytecode::{BytecodeCheck, BytecodeFacts};
 pub use collect::{Collector, RawEntry};
-pub use elf::{ElfFacts, VersionNeed};
+pub use elf::{ElfFacts, ReadRange, VersionNeed};
 pub use facts::{ContentFacts, EntryFacts, EntryKind, FACTS_VERSION, LayerFacts, Packing, RawPath};
 pub use finding::{Evidence, Finding, Findings, Rule, Scope, Severity};
+pub use gather::Gathering;
 pub use libraries::expand_search_path;
-pub use rules::{RULES, judge, judge_index, rule};
+pub use rules::{RULES, UnknownBase, judge, judge_above, judge_index, rule};
 pub use subject::{Purpose, named_base, purpose_of};
 pub use version::{GlibcVersion, PythonVersion};

@@ -436,6 +436,8 @@ impl<'a, 'b> Loader<'a, 'b> {
                         }
                     }
                     _ if !fresh || names.contains(library) || started.contains(library) => {}
+                    // It may be in the layers that are not known.
+                    _ if self.subject.is_partly_unknown() => {}
                     Search::OtherMachine(path, architecture) => problems.push(LoadProblem {
                         reason,
                         path: loading.path.clone(),
@@ -470,7 +472,8 @@ impl<'a, 'b> Loader<'a, 'b> {
 
     /// Whether a library is one that AWS's base is known to have, though its files are not known.
     fn is_presumed(&self, library: &str) -> bool {
-        self.subject.libc.is_none() && self.subject.base.is_some() && AwsBase::offers(library)
+        let is_known = self.subject.libc.is_some() && !self.subject.is_partly_unknown();
+        !is_known && self.subject.base.is_some() && AwsBase::offers(library)
     }
 
     fn missing(&self, library: &str, elf: &ElfFacts) -> LoadProblemKind {
@@ -558,6 +561,10 @@ impl<'a, 'b> Loader<'a, 'b> {
         let mut worst: Option<(GlibcVersion, LoadProblemKind)> = None;
         for need in &elf.needs {
             let library = found.get(need.library.as_str());
+            if library.is_some() && self.subject.is_partly_unknown() {
+                // The layers that are not known may have another one, which comes first.
+                continue;
+            }
             let offered = match library {
                 Some((_, node)) => elf_of(*node).map(|elf| elf.defines.as_slice()),
                 None => None,

@@ -24,10 +24,10 @@ pub(crate) struct Node<'a> {
 const MOST_LINKS: usize = 40;
 
 impl<'a> Tree<'a> {
-    /// Puts the layers on top of each other, the lowest first.
-    pub(crate) fn of(layers: &'a [LayerFacts]) -> Self {
+    /// Puts the layers on top of each other, the lowest first, whose number is `first`.
+    pub(crate) fn of(first: usize, layers: &[&'a LayerFacts]) -> Self {
         let mut tree = Self::default();
-        for (number, layer) in layers.iter().enumerate() {
+        for (number, layer) in (first..).zip(layers) {
             // Most entries lie where the one before does.
             let mut last: Option<(&[u8], Vec<u8>)> = None;
             for entry in &layer.entries {
@@ -221,7 +221,8 @@ mod tests {
     }
 
     fn shown(layers: &[LayerFacts]) -> Vec<String> {
-        let tree = Tree::of(layers);
+        let layers: Vec<&LayerFacts> = layers.iter().collect();
+        let tree = Tree::of(0, &layers);
         let show = |(path, node): (&[u8], Node<'_>)| {
             format!("{} {}", node.layer, String::from_utf8_lossy(path))
         };
@@ -280,7 +281,8 @@ mod tests {
             directory("c"),
             file("c/d"),
         ]]);
-        let tree = Tree::of(&layers);
+        let layers: Vec<&LayerFacts> = layers.iter().collect();
+        let tree = Tree::of(0, &layers);
         assert_eq!(tree.find(b"/a").unwrap().0, b"c/d");
         assert_eq!(tree.follow(b"round/x"), None);
         assert_eq!(tree.follow(b"../../e").unwrap(), b"e");

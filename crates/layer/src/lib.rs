@@ -33,6 +33,7 @@
 //!     jobs: NonZeroUsize::MIN,
 //!     progress: None,
 //!     cancel: None,
+//!     observer: None,
 //! })?;
 //! assert_eq!(layer.recipe.entries.directories, 2);
 //! assert_eq!(layer.recipe.uncompressed_size, 3 * 512 + 512 + 1024);
@@ -93,8 +94,8 @@ pub use pattern::{BadPattern, Matched, Matcher};
 pub use plan::{Plan, Record, RecordKind, SettleError};
 pub use scan::{Anchored, ScanAdd, ScanError, add_walked, scan};
 pub use seal::{
-    Effort, EntryCounts, LastTime, Piece, SealError, SealSettings, SealedLayer, TarCheck, seal,
-    seal_tar,
+    Effort, EntryCounts, LastTime, Observed, Observer, Piece, SealError, SealSettings, SealedLayer,
+    TarCheck, seal, seal_tar,
 };
 pub use signature::Signature;
 pub use split::{Part, SplitSettings};

@@ -102,6 +102,14 @@ pub(crate) struct PrunedTrees {
     pub(crate) left: KeptUse,
 }
 
+/// What was found in a look at all trees.
+#[derive(Debug, Default)]
+pub(crate) struct VerifiedTrees {
+    pub(crate) sound: KeptUse,
+    /// What was not whole, and is removed.
+    pub(crate) removed: Vec<PathBuf>,
+}
+
 /// The right to make the tree of one key.
 #[derive(Debug)]
 pub(crate) struct Claim {
@@ -143,11 +151,7 @@ impl Kept {
     /// The tree under `key`, if it is here.
     pub(crate) fn find(&self, key: &Key) -> Option<PathBuf> {
         let place = self.root.join(key.0.hex());
-        let tree = place.join("tree");
-        let noted = fs::read_to_string(place.join("size")).ok()?;
-        if size_below(&tree).ok()?.note() != noted {
-            return None;
-        }
+        let tree = whole_tree(&place)?;
         // What was used last is pruned last.
         let now = fs::FileTimes::new().set_modified(SystemTime::now());
         let _ = File::open(&place).and_then(|place| place.set_times(now));
@@ -190,12 +194,7 @@ impl Kept {
         if !root.exists() {
             return Ok(pruned);
         }
-        let lock = open_lock(&root.join("lock"))?;
-        match lock.try_lock() {
-            Ok(()) => {}
-            Err(TryLockError::WouldBlock) => return Err(KeptError::InUse(root.to_owned())),
-            Err(TryLockError::Error(error)) => return Err(KeptError::of("lock", root)(error)),
-        }
+        let _alone = lock_alone(root)?;
         let mut found = list(root)?;
         found.sort_by(|one, other| (one.used, &one.place).cmp(&(other.used, &other.place)));
         let mut total: u64 = found.iter().map(|kept| kept.size.bytes).sum();
@@ -204,11 +203,7 @@ impl Kept {
                 pruned.left.add(kept.size);
                 continue;
             }
-            // Half a tree must not be found under the name of a whole one.
-            let leaving = kept.place.with_extension("leaving");
-            fs::rename(&kept.place, &leaving)
-                .and_then(|()| fs::remove_dir_all(&leaving))
-                .map_err(KeptError::of("remove", &kept.place))?;
+            kept.remove()?;
             total -= kept.size.bytes;
             pruned.removed.add(kept.size);
         }
@@ -221,6 +216,42 @@ impl Kept {
         }
         Ok(pruned)
     }
+
+    /// Looks whether all trees have as many files and bytes as they were given, and removes those
+    /// that have not. What is in their files is not known otherwise.
+    pub(crate) fn verify(root: &Path) -> Result<VerifiedTrees, KeptError> {
+        let mut verified = VerifiedTrees::default();
+        if !root.exists() {
+            return Ok(verified);
+        }
+        let _alone = lock_alone(root)?;
+        for kept in list(root)? {
+            if !kept.is_unfinished && whole_tree(&kept.place).is_some() {
+                verified.sound.add(kept.size);
+            } else {
+                kept.remove()?;
+                verified.removed.push(kept.place);
+            }
+        }
+        Ok(verified)
+    }
+}
+
+/// Locks the cache for somebody who removes trees.
+fn lock_alone(root: &Path) -> Result<File, KeptError> {
+    let lock = open_lock(&root.join("lock"))?;
+    match lock.try_lock() {
+        Ok(()) => Ok(lock),
+        Err(TryLockError::WouldBlock) => Err(KeptError::InUse(root.to_owned())),
+        Err(TryLockError::Error(error)) => Err(KeptError::of("lock", root)(error)),
+    }
+}
+
+/// The tree in `place`, if it is as large as its note says.
+fn whole_tree(place: &Path) -> Option<PathBuf> {
+    let tree = place.join("tree");
+    let noted = fs::read_to_string(place.join("size")).ok()?;
+    (size_below(&tree).ok()?.note() == noted).then_some(tree)
 }
 
 impl Claim {
@@ -257,6 +288,16 @@ struct Found {
     used: SystemTime,
     size: KeptUse,
     is_unfinished: bool,
+}
+
+impl Found {
+    fn remove(&self) -> Result<(), KeptError> {
+        // Half a tree must not be found under the name of a whole one.
+        let leaving = self.place.with_extension("leaving");
+        fs::rename(&self.place, &leaving)
+            .and_then(|()| fs::remove_dir_all(&leaving))
+            .map_err(KeptError::of("remove", &self.place))
+    }
 }
 
 fn list(root: &Path) -> Result<Vec<Found>, KeptError> {
@@ -365,7 +406,15 @@ mod tests {
         let claim = kept.claim(&key, &cancelled).unwrap();
         fs::write(tree.join("below/file"), "").unwrap();
         assert_eq!(kept.find(&key), None, "a file lost its content");
+        assert!(matches!(Kept::verify(&kept.root), Err(KeptError::InUse(_))));
         claim.keep(&made(folder.path(), "x")).unwrap();
-        assert_eq!(kept.find(&key), Some(tree));
+        assert_eq!(kept.find(&key).as_ref(), Some(&tree));
+        let root = kept.root.clone();
+        drop(kept);
+        assert_eq!(Kept::verify(&root).unwrap().sound.trees, 1);
+        fs::remove_file(tree.join("below/file")).unwrap();
+        let verified = Kept::verify(&root).unwrap();
+        assert_eq!((verified.sound.trees, verified.removed.len()), (0, 1));
+        assert!(!tree.exists());
     }
 }

@@ -33,7 +33,7 @@ pub(super) static PARENT_IN_LOWER_LAYER: Rule = Rule {
 /// which a lower layer has it. Of each directory the first such entry is named.
 fn orphans(subject: &Subject<'_>, report: &mut Report<'_>, in_lower_layer: bool) {
     let mut lower: BTreeSet<&[u8]> = BTreeSet::new();
-    for (number, layer) in subject.layers.iter().enumerate() {
+    for (number, layer) in subject.layers() {
         let mut here: BTreeSet<&[u8]> = BTreeSet::new();
         let mut named: BTreeSet<&[u8]> = BTreeSet::new();
         let directories: BTreeSet<&[u8]> = layer
@@ -48,6 +48,7 @@ fn orphans(subject: &Subject<'_>, report: &mut Report<'_>, in_lower_layer: bool)
                 && !here.contains(parent)
                 && !is_deletion(entry)
                 && lower.contains(parent) == in_lower_layer
+                && (in_lower_layer || !subject.is_partly_unknown())
                 && named.insert(parent)
             {
                 let comes_later = directories.contains(parent);
@@ -84,7 +85,7 @@ pub(super) static DUPLICATE_ENTRY: Rule = Rule {
     why: "the image specification forbids two entries for one path in a layer",
     fix: "write the archive with one entry for each path",
     check: |subject, report| {
-        for (number, layer) in subject.layers.iter().enumerate() {
+        for (number, layer) in subject.layers() {
             let mut seen = BTreeSet::new();
             for entry in layer.entries.iter().filter(|entry| !is_deletion(entry)) {
                 if !seen.insert(entry.path.as_bytes()) {
@@ -108,9 +109,10 @@ pub(super) static BROKEN_HARDLINK: Rule = Rule {
     fix: "write the file before its links, or as a file in each place",
     check: |subject, report| {
         let mut files: BTreeSet<&[u8]> = BTreeSet::new();
-        for (number, layer) in subject.layers.iter().enumerate() {
+        for (number, layer) in subject.layers() {
             for entry in &layer.entries {
                 if let EntryKind::Hardlink(target) = &entry.kind
+                    && !subject.is_partly_unknown()
                     && !files.contains(target.as_bytes())
                     && subject.tree.find(target.as_bytes()).is_none()
                 {
@@ -133,7 +135,7 @@ pub(super) static HARDLINK: Rule = Rule {
     why: "Lambda is said to refuse some layers with hardlinks, and takes most",
     fix: "nothing, as long as Lambda takes it; `tierce build` writes copies",
     check: |subject, report| {
-        for (number, layer) in subject.layers.iter().enumerate() {
+        for (number, layer) in subject.layers() {
             let is_link = |entry: &&EntryFacts| matches!(entry.kind, EntryKind::Hardlink(_));
             let count = layer.entries.iter().filter(is_link).count();
             if let Some(first) = layer.entries.iter().find(is_link) {
@@ -155,7 +157,7 @@ pub(super) static SPECIAL_FILE: Rule = Rule {
     why: "it is not known what Lambda makes of entries that are no files, directories or links",
     fix: "leave it out",
     check: |subject, report| {
-        for (number, layer) in subject.layers.iter().enumerate() {
+        for (number, layer) in subject.layers() {
             for entry in &layer.entries {
                 if let EntryKind::Other(kind) = &entry.kind {
                     report.path(number, entry.path.as_bytes(), format!("a {kind}"));

@@ -60,10 +60,11 @@ pub(super) static WORKING_DIRECTORY: Rule = Rule {
         }
         if !directory.starts_with('/') {
             report.image(format!("WORKDIR `{directory}` does not begin with a slash"));
-        } else if !subject
-            .tree
-            .follow(directory.as_bytes())
-            .is_some_and(|path| subject.tree.is_directory(&path))
+        } else if !subject.is_partly_unknown()
+            && !subject
+                .tree
+                .follow(directory.as_bytes())
+                .is_some_and(|path| subject.tree.is_directory(&path))
         {
             report.image(format!("the image has no directory {directory}"));
         }
@@ -143,7 +144,7 @@ fn handler_not_found(subject: &Subject<'_>, report: &mut Report<'_>) {
         let endings = [".py", ".pyc", "/__init__.py", "/__init__.pyc"];
         let names: Vec<String> = endings.map(|ending| format!("{module}{ending}")).into();
         (places, names)
-    } else if language("node") {
+    } else if language("node") || subject.is_on_base_for("nodejs") {
         let (directory, file) = handler.rsplit_once('/').unwrap_or(("", handler));
         let Some((file, _)) = file.split_once('.') else {
             return;

@@ -162,6 +162,10 @@ pub(super) static MISSING_BOOTSTRAP: Rule = Rule {
             .programs
             .iter()
             .any(|program| program.role == "the bootstrap");
+        // Those for a language have one.
+        if subject.is_partly_unknown() && !subject.is_on_base_for("provided") {
+            return;
+        }
         // A base by itself is no function yet.
         if subject.programs.is_aws && !has_one && !subject.config().cmd.is_empty() {
             report
@@ -198,6 +202,7 @@ fn no_runtime_client(subject: &Subject<'_>, report: &mut Report<'_>) {
         name == "java" || name == "dotnet"
     };
     if start.is_aws
+        || subject.is_partly_unknown()
         || start.command.is_none()
         || !start.missing.is_empty()
         || start
