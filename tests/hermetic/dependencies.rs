@@ -271,6 +271,63 @@ fn a_tool_runs_only_when_something_changed() {
 }
 
 #[test]
+fn what_steers_a_tool_from_outside_counts() {
+    let bench = Bench::new();
+    bench.uv();
+    bench.app(
+        "python = \"requirements.txt\"",
+        "requirements.txt",
+        // As Windows and people write it.
+        "\u{feff}--pre -r more.txt\r\npkg==${VERSION}\r\n",
+    );
+    let sandbox = &bench.world.sandbox;
+    sandbox.write("app/more.txt", "more==1\n");
+    let runs = |version: &str| {
+        let before = bench.calls("uv").len();
+        let command = bench.tierce(&["build", "app"]).env("VERSION", version);
+        drop(bench.world.built_as(command));
+        bench.calls("uv").len() - before
+    };
+    assert_eq!([runs("1"), runs("1"), runs("2"), runs("1")], [1, 0, 1, 0]);
+    sandbox.write("app/more.txt", "more==2\n");
+    assert_eq!(
+        [runs("1"), runs("1")],
+        [1, 0],
+        "a file behind another option"
+    );
+    let settings = sandbox.config().join("uv/uv.toml");
+    fs::create_dir_all(settings.parent().unwrap()).unwrap();
+    let index = |text: &str| fs::write(&settings, format!("index-url = \"{text}\"\n")).unwrap();
+    index("https://me:first@host/simple");
+    assert_eq!([runs("1"), runs("1")], [1, 0], "settings of the user");
+    index("https://me:second@host/simple");
+    assert_eq!(runs("1"), 0, "a new password");
+    sandbox.write("app/uv.toml", "prerelease = \"allow\"\n");
+    assert_eq!([runs("1"), runs("1")], [1, 0], "settings of the project");
+}
+
+#[test]
+fn a_tree_that_was_damaged_is_made_again() {
+    let bench = Bench::new();
+    bench.uv();
+    bench.app(
+        "python = \"requirements.txt\"",
+        "requirements.txt",
+        "pkg==1\n",
+    );
+    let first = bench.built(&["build", "app"]);
+    let kept = bench.world.sandbox.cache().join("tierce");
+    for file in files_with(&kept, "built = '") {
+        // As long as before.
+        let text = fs::read_to_string(&file).unwrap();
+        fs::write(&file, text.replace("built", "bUilt")).unwrap();
+    }
+    let again = bench.built(&["build", "app"]);
+    assert_eq!(bench.calls("uv").len(), 2);
+    assert_eq!(first.manifest_bytes, again.manifest_bytes);
+}
+
+#[test]
 fn every_platform_gets_its_own() {
     let bench = Bench::new();
     bench.uv();
@@ -400,6 +457,9 @@ fn nothing_secret_is_kept() {
     for tar in &image.tars {
         assert!(!String::from_utf8_lossy(tar).contains("password-of-url"));
     }
+    // Arguments are everybody's to see.
+    let calls = bench.calls("uv").concat().join("\n");
+    assert!(!calls.contains("password-of-url"), "{calls}");
     for directory in [bench.world.sandbox.cache(), bench.world.path("built")] {
         assert_eq!(
             files_with(&directory, "password-of-url"),
@@ -495,7 +555,7 @@ fn lock_files_are_turned_into_requirements_by_their_own_tools() {
         export
         --quiet
         --frozen
-        --no-dev
+        --no-default-groups
         --no-emit-project
         --format=requirements-txt
         --project=[SANDBOX]/work/app
@@ -550,6 +610,11 @@ fn npm_installs_for_the_target_and_without_scripts() {
     --no-audit
     --no-fund
     --ignore-scripts
+    --bin-links=true
+    --global=false
+    --include=prod
+    --install-links=false
+    --install-strategy=hoisted
     --cpu=arm64
     --os=linux
     --libc=glibc
@@ -621,11 +686,11 @@ fn what_npm_cannot_do_for_the_target_is_refused() {
 
     let lock = r#"{"packages": {"node_modules/own": {"resolved": "own", "link": true}}}"#;
     bench.app("node = \"package-lock.json\"", "package-lock.json", lock);
-    insta::assert_snapshot!(bench.fails(&["build", "app"]), @"
+    insta::assert_snapshot!(bench.fails(&["build", "app"]), @r#"
     error: could not make the layer `dependencies`
       caused by: `own` is a folder of the project and not a package of a registry
-    hint: add the folder to a layer of its own: `add = [{ from = …, to = … }]`
-    ");
+    hint: publish it, or bundle the function with it (esbuild, ncc) and add the bundle: `add = [{ from = "dist/", to = … }]`
+    "#);
 }
 
 #[test]
@@ -703,12 +768,14 @@ fn gate(bench: &Bench) -> PathBuf {
 #[test]
 fn a_build_that_is_ended_takes_the_tool_with_it() {
     let bench = Bench::new();
-    let gate = gate(&bench);
-    let note = bench.world.sandbox.root().join("pid");
+    drop(gate(&bench));
+    let note = bench.world.sandbox.root().join("pids");
+    // One that was started by another, as by a script around it, ends too.
+    let inner = format!("({WAIT}) & echo $! >> \"$note\"; wait");
     bench.tool(
         "uv",
         "uv 1.0",
-        &format!("echo $$ > '{}'\n{WAIT}", note.display()),
+        &format!("note='{}'\necho $$ > \"$note\"\n{inner}\n", note.display()),
     );
     bench.app(
         "python = \"requirements.txt\"",
@@ -722,11 +789,10 @@ fn a_build_that_is_ended_takes_the_tool_with_it() {
         assert_eq!((ended, stdout.as_str()), (code, ""));
         if signal == "-TERM" {
             bench.world.assert_no_litter();
-            let pid = fs::read_to_string(&note).unwrap();
-            assert!(ends_soon(pid.trim()), "the tool goes on");
-        } else {
-            // Nobody could end this one.
-            fs::write(&gate, "go\n").unwrap();
+        }
+        let pids = fs::read_to_string(&note).unwrap();
+        for pid in pids.lines() {
+            assert!(ends_soon(pid), "{signal}: the tool goes on");
         }
     }
     // What the killed one left is no tree, and in nobody's way.

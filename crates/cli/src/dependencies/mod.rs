@@ -11,6 +11,7 @@ pub(crate) mod node;
 pub(crate) mod python;
 pub(crate) mod requirements;
 pub(crate) mod secrets;
+pub(crate) mod settings;
 pub(crate) mod target;
 pub(crate) mod tool;
 
@@ -27,8 +28,8 @@ use self::installed::{tidy_node, tidy_python};
 use self::kept::{Kept, Key};
 use self::node::{NodeTarget, Project};
 use self::python::{Installer, Manifest, PythonTarget};
-use self::requirements::Requirements;
-use self::secrets::{Secrets, without_credentials};
+use self::requirements::{Requirements, expanded};
+use self::secrets::{Secrets, without_userinfo};
 use self::target::{BaseFacts, Glibc, Libc, Machine, PythonVersion};
 use self::tool::{Run, Tool, ToolFailed};
 use crate::background::in_background;
@@ -275,6 +276,11 @@ impl<'a> Resolver<'a> {
             .into(),
         ];
         parts.extend(project.parts(target.scripts));
+        for text in settings::of_node(&self.variables) {
+            secrets.add_of_npmrc(&text);
+            secrets.add_of_variables(&text, &self.variables);
+            parts.push(node::without_secrets(&text).into());
+        }
         Ok(Job {
             key: Key::of(parts),
             target: String::new(),
@@ -305,11 +311,12 @@ impl<'a> Resolver<'a> {
             format!("{manifest:?}").into(),
         ];
         if manifest == Manifest::Requirements {
-            let requirements = Requirements::read(&lock, &self.context)?;
+            let requirements = Requirements::read(&lock, &self.context, &self.variables)?;
             for text in &requirements.texts {
-                secrets.add_of_urls(text);
                 secrets.add_of_variables(text, &self.variables);
-                parts.push(without_credentials(text).into());
+                let text = expanded(text, &self.variables);
+                secrets.add_of_urls(&text);
+                parts.push(without_userinfo(&text).into());
             }
             for local in &requirements.local {
                 add_local(local, &mut parts)
@@ -320,8 +327,18 @@ impl<'a> Resolver<'a> {
                 let text = std::fs::read_to_string(&path)
                     .with_context(|| format!("could not read {}", path.display()))?;
                 secrets.add_of_urls(&text);
-                parts.push(without_credentials(&text).into());
+                parts.push(without_userinfo(&text).into());
             }
+        }
+        let settings = match installer {
+            Installer::Uv(_) => {
+                settings::of_uv(&self.variables, self.directory_for(manifest, &lock))
+            }
+            Installer::Pip(_) => settings::of_pip(&self.variables),
+        };
+        for text in settings {
+            secrets.add_of_urls(&text);
+            parts.push(without_userinfo(&text).into());
         }
         Ok(Job {
             key: Key::of(parts),
@@ -334,6 +351,15 @@ impl<'a> Resolver<'a> {
             },
             secrets,
         })
+    }
+
+    /// Where the tools of Python run: what a file of requirements names is seen from the context, and
+    /// the settings of a project are beside its lock.
+    fn directory_for<'b>(&'b self, manifest: Manifest, lock: &'b Path) -> &'b Path {
+        match manifest {
+            Manifest::Requirements => &self.context,
+            Manifest::UvLock | Manifest::PoetryLock => lock.parent().unwrap_or(&self.context),
+        }
     }
 
     /// Makes `made/tree` in the folder `work`.
@@ -351,6 +377,7 @@ impl<'a> Resolver<'a> {
                 installer,
                 target,
             } => {
+                let directory = self.directory_for(*manifest, lock);
                 let exported = work.path().join("requirements.txt");
                 let requirements = if *manifest == Manifest::Requirements {
                     lock
@@ -358,17 +385,17 @@ impl<'a> Resolver<'a> {
                     let (tool, arguments, environment) =
                         python::exporter(*manifest, lock, &exported, &self.variables).await?;
                     self.say(&format!("exporting `{shown}` with {}", tool.name));
-                    let directory = lock.parent().unwrap_or(&self.context);
                     self.run(job, shown, &tool, directory, arguments, environment)
                         .await?;
                     &exported
                 };
-                let read = Requirements::read(requirements, &self.context)?;
+                let read = Requirements::read(requirements, directory, &self.variables)
+                    .with_context(|| format!("`{shown}` leads to what cannot be installed"))?;
                 let arguments = installer.arguments(requirements, read.has_hashes, *target, &tree);
                 let environment = installer.environment(&self.variables);
                 let tool = installer.tool();
                 self.say(&resolving(tool));
-                self.run(job, shown, tool, &self.context, arguments, environment)
+                self.run(job, shown, tool, directory, arguments, environment)
                     .await
             }
             Work::Node {
