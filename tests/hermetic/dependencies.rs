@@ -154,6 +154,7 @@ fn uv_is_told_what_the_base_has() {
         --python-version=3.12
         --target=[SANDBOX]/cache/tierce/scratch/[RUN]/made/tree
         --requirement=[SANDBOX]/work/app/requirements.txt
+        --deps
         ");
     });
     insta::assert_snapshot!(top_layer(&image), @"
@@ -432,7 +433,7 @@ fn a_failure_is_told_in_the_terms_of_the_user_and_without_secrets() {
         with **** and ****
         ERROR: Could not find a version that satisfies pkg==1 (from versions: none)
         ERROR: No matching distribution found for pkg==1 at https://****@host/x?****
-    hint: there is no wheel for that Python, processor and glibc, and source packages are not built: another version may have one; what the base has can be said with `python-version` and `glibc`
+    hint: there is no wheel for that Python, processor and glibc (source packages are not built), no package of that name, or an index that lets nobody in: look for a slip in the name, and at `python-version`, `glibc` and credentials
     ");
     let quiet = bench.world.fails_as(1, command(&["-q"]));
     assert!(quiet.starts_with("error: could not make"), "{quiet}");
@@ -501,6 +502,7 @@ fn tools_that_are_not_there_are_named() {
     insta::assert_snapshot!(said("python = \"requirements.txt\"", "requirements.txt", "-e ./lib\n"), @"
     error: could not make the layer `dependencies`
       caused by: [SANDBOX]/work/app/requirements.txt:1: `./lib` is not a wheel: it would be built for this machine, by running its code
+    hint: a wheel of it that was built beforehand is taken: `pip wheel --no-deps --wheel-dir wheels …`, and `./wheels/NAME.whl` in its place; code of the project goes into the image with `add`
     ");
 }
 
@@ -609,6 +611,7 @@ fn npm_installs_for_the_target_and_without_scripts() {
     --omit=dev
     --no-audit
     --no-fund
+    --loglevel=notice
     --ignore-scripts
     --bin-links=true
     --global=false
@@ -642,6 +645,33 @@ fn npm_installs_for_the_target_and_without_scripts() {
         .write("app/.npmrc", "//host/:_authToken=token-of-npm-2\n");
     drop(bench.built(&["build", "app"]));
     assert_eq!(bench.calls("npm").len(), 1);
+}
+
+#[test]
+fn a_file_that_npm_could_not_write_is_no_success() {
+    let bench = Bench::new();
+    let warning = "npm warn tar TAR_ENTRY_ERROR ENOSPC: no space left on device, write";
+    bench.tool(
+        "npm",
+        "11.0.0",
+        &format!("{INSTALL_NODE}\necho '{warning}' >&2"),
+    );
+    bench.world.sandbox.write("app/package.json", "{}");
+    let lock = r#"{"packages": {}}"#;
+    bench.app("node = \"package-lock.json\"", "package-lock.json", lock);
+    let said = bench.fails(&["build", "app"]);
+    insta::assert_snapshot!(said, @"
+    resolving `package-lock.json` for linux/arm64 with npm
+    npm warn tar TAR_ENTRY_ERROR ENOSPC: no space left on device, write
+    error: could not make the layer `dependencies`
+      caused by: `npm` could not write every file of a package, and calls that a success
+      caused by: npm warn tar TAR_ENTRY_ERROR ENOSPC: no space left on device, write
+    hint: free some space; TIERCE_CACHE and TIERCE_STORE move the files to another disk
+    ");
+    // Nothing of it is kept.
+    bench.tool("npm", "11.0.0", INSTALL_NODE);
+    drop(bench.built(&["build", "app"]));
+    assert_eq!(bench.calls("npm").len(), 2);
 }
 
 #[test]

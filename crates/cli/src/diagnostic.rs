@@ -14,6 +14,7 @@ use tierce_registry::{Answer, ReferrersError, RegistryError};
 use tierce_store::{ArchiveError, PieceError};
 
 use crate::config_file::ConfigFileError;
+use crate::dependencies::requirements::BadRequirement;
 use crate::dependencies::tool::ToolFailed;
 use crate::source::SourceError;
 
@@ -195,6 +196,9 @@ fn known(cause: &(dyn std::error::Error + 'static)) -> Option<String> {
     if let Some(error) = cause.downcast_ref::<ToolFailed>() {
         return known_of_tool(error).map(str::to_owned);
     }
+    if let Some(error) = cause.downcast_ref::<BadRequirement>() {
+        return error.needs_a_build().then(|| BUILT_BEFOREHAND.to_owned());
+    }
     let fixed = if cause.is::<LintRefusal>() {
         "what is meant to be so can be allowed by name: `--allow RULE`"
     } else if matches!(cause.downcast_ref(), Some(WriteError::ImmutableTag { .. })) {
@@ -248,9 +252,7 @@ fn known(cause: &(dyn std::error::Error + 'static)) -> Option<String> {
         }
     } else if let Some(error) = cause.downcast_ref::<io::Error>() {
         match error.kind() {
-            io::ErrorKind::StorageFull | io::ErrorKind::QuotaExceeded => {
-                "free some space; TIERCE_CACHE and TIERCE_STORE move the files to another disk"
-            }
+            io::ErrorKind::StorageFull | io::ErrorKind::QuotaExceeded => FREE_SPACE,
             io::ErrorKind::FileTooLarge => {
                 "the limit on the size of files (`ulimit -f`) is too low"
             }
@@ -261,6 +263,23 @@ fn known(cause: &(dyn std::error::Error + 'static)) -> Option<String> {
     };
     Some(fixed.to_owned())
 }
+
+/// What to do about a full disk.
+pub(crate) const FREE_SPACE: &str =
+    "free some space; TIERCE_CACHE and TIERCE_STORE move the files to another disk";
+
+/// Whether a tool says that a disk is full.
+pub(crate) fn is_about_space(line: &str) -> bool {
+    line.contains("ENOSPC") || line.contains("No space left on device")
+}
+
+/// What uv says when there is a package and nothing of it for the target.
+const OF_WHEELS: [&str; 4] = [
+    "usable wheels",
+    "no wheels",
+    "has wheels",
+    "Wheels are required",
+];
 
 /// What pip, uv, npm and their like mean.
 fn known_of_tool(error: &ToolFailed) -> Option<&'static str> {
@@ -280,6 +299,8 @@ fn known_of_tool(error: &ToolFailed) -> Option<&'static str> {
     };
     Some(if error.status.signal() == Some(9) {
         "somebody killed it, as the system does when memory is short"
+    } else if error.last_lines.iter().any(|line| is_about_space(line)) {
+        FREE_SPACE
     } else if says(&["error: externally-managed", "No module named pip"]) {
         "uv does without the system's pip: `pip install uv`"
     } else if says(&[
@@ -319,15 +340,21 @@ fn known_of_tool(error: &ToolFailed) -> Option<&'static str> {
         "not found in the package registry",
         "E404",
         "ERR_PNPM_FETCH_404",
-    ]) {
+    ]) || has_code(&["404"])
+    {
         "no index has a package of that name and version: look for a slip in the name, or say where \
          it is: PIP_EXTRA_INDEX_URL, UV_INDEX, or `registry` in .npmrc"
     } else if says(&["ResolutionImpossible", "conflicting dependencies"])
-        || says(&["No solution found"]) && !says(&["wheels"])
+        || says(&["No solution found"]) && !says(&OF_WHEELS)
     {
         "the requirements contradict each other, or ask for another Python: loosen one of those that \
          are named"
-    } else if says(&["No matching distribution", "wheels", "from versions:"]) {
+    } else if says(&["from versions: none"]) {
+        // pip does not tell them apart.
+        "there is no wheel for that Python, processor and glibc (source packages are not built), no \
+         package of that name, or an index that lets nobody in: look for a slip in the name, and at \
+         `python-version`, `glibc` and credentials"
+    } else if says(&["No matching distribution", "from versions:"]) || says(&OF_WHEELS) {
         "there is no wheel for that Python, processor and glibc, and source packages are not built: \
          another version may have one; what the base has can be said with `python-version` and `glibc`"
     } else if says(&["in sync", "EUSAGE"]) {
@@ -336,6 +363,11 @@ fn known_of_tool(error: &ToolFailed) -> Option<&'static str> {
         return None;
     })
 }
+
+/// What to do about what is no wheel.
+const BUILT_BEFOREHAND: &str = "a wheel of it that was built beforehand is taken: `pip wheel --no-deps \
+    --wheel-dir wheels …`, and `./wheels/NAME.whl` in its place; code of the project goes into the \
+    image with `add`";
 
 /// Where AWS's own credentials come from.
 const AWS_WAYS: &str = "name a profile with `--aws-profile` or AWS_PROFILE, log in with \
@@ -525,6 +557,14 @@ mod tests {
                 "no index has a package",
             ),
             ("npm error code E404", "no index has a package"),
+            (
+                "OSError: [Errno 28] No space left on device",
+                "free some space",
+            ),
+            (
+                "HTTP error 404 while getting http://h/wheels/a.whl",
+                "no index has a package",
+            ),
             (
                 "No solution found\n  cause: Because a==1 has no usable wheels",
                 "there is no wheel",

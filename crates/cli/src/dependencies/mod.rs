@@ -17,7 +17,7 @@ pub(crate) mod tool;
 
 use std::ffi::OsString;
 use std::path::{Path, PathBuf};
-use std::sync::Arc;
+use std::sync::{Arc, OnceLock};
 
 use anyhow::{Context as _, Result};
 use tempfile::TempDir;
@@ -33,7 +33,7 @@ use self::secrets::{Secrets, without_userinfo};
 use self::target::{BaseFacts, Glibc, Libc, Machine, PythonVersion};
 use self::tool::{Run, Tool, ToolFailed};
 use crate::background::in_background;
-use crate::diagnostic::Hinted as _;
+use crate::diagnostic::{FREE_SPACE, Hinted as _, is_about_space};
 use crate::environment::Variables;
 use crate::output::Output;
 use crate::places::Places;
@@ -391,7 +391,15 @@ impl<'a> Resolver<'a> {
                 };
                 let read = Requirements::read(requirements, directory, &self.variables)
                     .with_context(|| format!("`{shown}` leads to what cannot be installed"))?;
-                let arguments = installer.arguments(requirements, read.has_hashes, *target, &tree);
+                let mut arguments =
+                    installer.arguments(requirements, read.has_hashes, *target, &tree);
+                let project = settings::of_project_of_uv(directory);
+                if matches!(installer, Installer::Uv(_))
+                    && !project.is_some_and(|text| text.contains("no-deps"))
+                {
+                    // The user's own settings may say otherwise.
+                    arguments.push("--deps".into());
+                }
                 let environment = installer.environment(&self.variables);
                 let tool = installer.tool();
                 self.say(&resolving(tool));
@@ -439,9 +447,27 @@ impl<'a> Resolver<'a> {
             directory,
             environment,
         };
-        let ended = run.run(&job.secrets, |line| self.say(line)).await?;
+        let lost = OnceLock::new();
+        let show = |line: &str| {
+            if line.contains(node::LOST_A_FILE) {
+                let _ = lost.set(line.to_owned());
+            }
+            self.say(line);
+        };
+        let ended = run.run(&job.secrets, show).await?;
         if ended.status.success() {
-            return Ok(());
+            let Some(line) = lost.into_inner() else {
+                return Ok(());
+            };
+            let error = anyhow::anyhow!("{line}").context(format!(
+                "`{}` could not write every file of a package, and calls that a success",
+                tool.name
+            ));
+            return Err(if is_about_space(&line) {
+                error.hint(FREE_SPACE)
+            } else {
+                error
+            });
         }
         Err(ToolFailed {
             tool: tool.name,

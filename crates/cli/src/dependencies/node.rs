@@ -43,6 +43,9 @@ pub(crate) struct Project {
     settings: Vec<(PathBuf, String)>,
 }
 
+/// How npm warns of a file that it could not write, as when the disk is full. It goes on, and succeeds.
+pub(crate) const LOST_A_FILE: &str = "TAR_ENTRY_ERROR";
+
 /// From which version on a manager can install for another processor.
 const FOREIGN_NPM: (u32, u32) = (10, 3);
 const FOREIGN_PNPM: (u32, u32) = (10, 14);
@@ -265,7 +268,14 @@ impl Project {
     /// The arguments for an installation in the folder that was set up.
     pub(crate) fn arguments(&self, target: NodeTarget) -> Vec<OsString> {
         let mut arguments = match self.manager {
-            Manager::Npm => words(["ci", "--omit=dev", "--no-audit", "--no-fund"]),
+            Manager::Npm => words([
+                "ci",
+                "--omit=dev",
+                "--no-audit",
+                "--no-fund",
+                // The usual one: no warning goes unheard.
+                "--loglevel=notice",
+            ]),
             Manager::Pnpm => words([
                 "install",
                 "--frozen-lockfile",

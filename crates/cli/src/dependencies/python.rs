@@ -337,8 +337,9 @@ fn environment_of_pip(variables: &Variables) -> Vec<(OsString, OsString)> {
     let mut environment = variables_but(variables, |name| {
         name.starts_with("PIP_") && !OF_PIP.contains(&name)
     });
-    // pip.conf may say otherwise, and pip then refuses a target.
+    // pip.conf may say otherwise: pip then refuses a target, or leaves half of the packages out.
     environment.push(("PIP_USER".into(), "0".into()));
+    environment.push(("PIP_NO_DEPS".into(), "0".into()));
     environment.push(("PIP_REQUIRE_VIRTUALENV".into(), "0".into()));
     environment.push(("PIP_ROOT_USER_ACTION".into(), "ignore".into()));
     environment

@@ -50,6 +50,13 @@ pub(crate) enum Problem {
     Sources(String),
 }
 
+impl BadRequirement {
+    /// Whether a tool would have to build something.
+    pub(crate) fn needs_a_build(&self) -> bool {
+        matches!(self.problem, Problem::NotAWheel(_) | Problem::Sources(_))
+    }
+}
+
 impl Requirements {
     /// Reads the file at `path` and all that it names, in `context`, where the tools start.
     /// `${NAME}` is what `variables` say, as it is for the tools.
@@ -560,5 +567,30 @@ mod tests {
         std::fs::write(context.join("bad.txt"), b"\xff\xfea\0").unwrap();
         let error = Requirements::read(&context.join("bad.txt"), &context, &variables);
         assert!(error.unwrap_err().to_string().contains("not in UTF-8"));
+    }
+
+    #[test]
+    fn any_text_is_read() {
+        use crate::dependencies::secrets::without_credentials;
+        const PIECES: [&str; 22] = [
+            "--", "-", "r", "=", " ", "\\", "\n", "\"", "'", "#", "${", "}", "A", "@", "://", "é",
+            "[", "]", "file:", ".whl", "\r", "?",
+        ];
+        let variables = Variables::of([("A", "${A}\n")]);
+        for number in 0..PIECES.len().pow(3) {
+            let digit = |place: u32| PIECES[number / PIECES.len().pow(place) % PIECES.len()];
+            let text = [0, 1, 2].map(digit).concat();
+            for (_, line) in logical_lines(&text) {
+                let Some(line) = line else { continue };
+                assert!(!line.contains('\n') && !line.is_empty(), "{text:?}");
+                for part in Part::read(&expanded(&line, &variables)) {
+                    if let Part::Wheel(name) | Part::Links(name) | Part::File(name) = part {
+                        local_path(&name);
+                    }
+                }
+            }
+            let shown = without_credentials(&text);
+            assert_eq!(without_credentials(&shown), shown, "{text:?}");
+        }
     }
 }

@@ -27,26 +27,31 @@ pub(crate) fn of_pip(variables: &Variables) -> Vec<String> {
     read_all(places)
 }
 
-/// The texts of uv's files; those of a project are found from `directory` on upwards.
+/// The texts of uv's files, with those of the project around `directory`.
 ///
 /// <https://docs.astral.sh/uv/concepts/configuration-files/>
 pub(crate) fn of_uv(variables: &Variables, directory: &Path) -> Vec<String> {
     if let Some(file) = path(variables, "UV_CONFIG_FILE") {
         return read_all([file]);
     }
-    let own = directory.ancestors().find_map(|folder| {
-        let of_project = || {
-            let text = read(&folder.join("pyproject.toml"))?;
-            Some(text).filter(|text| text.contains("tool.uv"))
-        };
-        read(&folder.join("uv.toml")).or_else(of_project)
-    });
     let mut places = vec![
         PathBuf::from("/etc/uv/uv.toml"),
         PathBuf::from("/etc/xdg/uv/uv.toml"),
     ];
     places.extend(in_configuration(variables, "uv/uv.toml"));
-    own.into_iter().chain(read_all(places)).collect()
+    let project = of_project_of_uv(directory);
+    project.into_iter().chain(read_all(places)).collect()
+}
+
+/// The text of the nearest file with settings of uv, from `directory` on upwards.
+pub(crate) fn of_project_of_uv(directory: &Path) -> Option<String> {
+    directory.ancestors().find_map(|folder| {
+        let in_project_file = || {
+            let text = read(&folder.join("pyproject.toml"))?;
+            Some(text).filter(|text| text.contains("tool.uv"))
+        };
+        read(&folder.join("uv.toml")).or_else(in_project_file)
+    })
 }
 
 /// The texts of the files of npm, pnpm and yarn.
