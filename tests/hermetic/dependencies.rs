@@ -326,6 +326,19 @@ fn a_tree_that_was_damaged_is_made_again() {
     let again = bench.built(&["build", "app"]);
     assert_eq!(bench.calls("uv").len(), 2);
     assert_eq!(first.manifest_bytes, again.manifest_bytes);
+    let verify = || bench.world.ok(&["cache", "verify"]);
+    assert!(verify().stdout().contains(" and 1 tree ("));
+    for file in files_with(&kept, "built = '") {
+        fs::write(&file, "").unwrap();
+    }
+    let verified = verify();
+    assert!(verified.stderr().contains(" was damaged and is removed"));
+    assert!(
+        verified.stdout().contains("; damaged: 0 files and 1 tree"),
+        "{verified:?}"
+    );
+    drop(bench.built(&["build", "app"]));
+    assert_eq!(bench.calls("uv").len(), 3);
 }
 
 #[test]
@@ -645,6 +658,27 @@ fn npm_installs_for_the_target_and_without_scripts() {
         .write("app/.npmrc", "//host/:_authToken=token-of-npm-2\n");
     drop(bench.built(&["build", "app"]));
     assert_eq!(bench.calls("npm").len(), 1);
+}
+
+#[test]
+fn a_lock_that_was_made_for_one_machine_is_told_of() {
+    let bench = Bench::new();
+    bench.tool("npm", "11.0.0", INSTALL_NODE);
+    bench.world.sandbox.write("app/package.json", "{}");
+    let lock = r#"{"packages": {
+        "node_modules/fast": {"optionalDependencies": {"@fast/linux-arm64": "1", "@fast/linux-x64": "1"}},
+        "node_modules/@fast/linux-x64": {"optional": true}}}"#;
+    bench.app("node = \"package-lock.json\"", "package-lock.json", lock);
+    let told = "warning: `fast` has `@fast/linux-arm64` for this target, and the lock does not: \
+                npm leaves such packages out where it finds those of another machine";
+    for (platform, is_told) in [("arm64", true), ("amd64", false)] {
+        let platform = format!("--platform={platform}");
+        let output = bench
+            .tierce(&["build", "app", &platform, "-o=store:x:1"])
+            .run();
+        let said = output.assert_success().stderr();
+        assert_eq!(said.contains(told), is_told, "{said}");
+    }
 }
 
 #[test]

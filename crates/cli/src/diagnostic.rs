@@ -550,7 +550,7 @@ mod tests {
                 last_lines: said.lines().map(str::to_owned).collect(),
             })
         };
-        const FAILED: i32 = 1 << 8;
+        let failed = 1 << 8;
         for (said, part) in [
             (
                 "cause: Because a was not found in the package registry and you require a",
@@ -591,12 +591,12 @@ mod tests {
             ("npm error 403 Forbidden", "wants credentials"),
             ("cause: dns error", "cannot be reached"),
         ] {
-            let hint = hint(FAILED, said).unwrap_or_default();
+            let hint = hint(failed, said).unwrap_or_default();
             assert!(hint.contains(part), "{said}: {hint}");
         }
         // Digests have any digits.
         assert_eq!(
-            hint(FAILED, "could not read /packages/b7/4014033/a.whl"),
+            hint(failed, "could not read /packages/b7/4014033/a.whl"),
             None
         );
         assert!(hint(9, "").is_some_and(|hint| hint.contains("memory")));

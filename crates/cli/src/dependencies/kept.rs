@@ -102,6 +102,14 @@ pub(crate) struct PrunedTrees {
     pub(crate) left: KeptUse,
 }
 
+/// What was found by reading everything.
+#[derive(Debug, Clone, PartialEq, Eq, Default)]
+pub(crate) struct VerifiedTrees {
+    pub(crate) sound: KeptUse,
+    /// What was damaged.
+    pub(crate) removed: Vec<PathBuf>,
+}
+
 /// The right to make the tree of one key.
 #[derive(Debug)]
 pub(crate) struct Claim {
@@ -191,6 +199,34 @@ impl Kept {
         Ok(all)
     }
 
+    /// Reads every tree in the cache at `root`, and removes those that are not what they were.
+    pub(crate) fn verify(root: &Path) -> Result<VerifiedTrees, KeptError> {
+        let mut verified = VerifiedTrees::default();
+        if !root.exists() {
+            return Ok(verified);
+        }
+        let _open = Self::open(root.to_owned())?;
+        let mut found = list(root)?;
+        found.sort_by(|one, other| one.place.cmp(&other.place));
+        for kept in found.into_iter().filter(|kept| !kept.is_unfinished) {
+            let lock = open_lock(&kept.place.with_extension("lock"))?;
+            if matches!(lock.try_lock(), Err(TryLockError::WouldBlock)) {
+                // It is being made.
+                continue;
+            }
+            let noted = Note::read(&kept.place);
+            let now = Note::of(&kept.place.join("tree"));
+            let now = now.map_err(KeptError::of("read", &kept.place))?;
+            if noted.is_some_and(|noted| noted.contents == now.contents) {
+                verified.sound.add(kept.size);
+            } else {
+                remove(&kept.place)?;
+                verified.removed.push(kept.place);
+            }
+        }
+        Ok(verified)
+    }
+
     /// Removes what was not used for longest until at most `limit` bytes are left.
     pub(crate) fn prune(root: &Path, limit: u64) -> Result<PrunedTrees, KeptError> {
         let mut pruned = PrunedTrees::default();
@@ -211,11 +247,7 @@ impl Kept {
                 pruned.left.add(kept.size);
                 continue;
             }
-            // Half a tree must not be found under the name of a whole one.
-            let leaving = kept.place.with_extension("leaving");
-            fs::rename(&kept.place, &leaving)
-                .and_then(|()| fs::remove_dir_all(&leaving))
-                .map_err(KeptError::of("remove", &kept.place))?;
+            remove(&kept.place)?;
             total -= kept.size.bytes;
             pruned.removed.add(kept.size);
         }
@@ -228,6 +260,14 @@ impl Kept {
         }
         Ok(pruned)
     }
+}
+
+/// Removes a tree. Half of one must not be found under the name of a whole one.
+fn remove(place: &Path) -> Result<(), KeptError> {
+    let leaving = place.with_extension("leaving");
+    fs::rename(place, &leaving)
+        .and_then(|()| fs::remove_dir_all(&leaving))
+        .map_err(KeptError::of("remove", place))
 }
 
 impl Claim {
@@ -454,6 +494,33 @@ mod tests {
         assert_eq!(kept.find(&key), None, "a file has another content");
         claim.keep(&made(folder.path(), "x")).unwrap();
         assert_eq!(kept.find(&key).as_ref(), Some(&tree));
+    }
+
+    #[test]
+    fn verifying_reads_everything_and_removes_what_is_damaged() {
+        let folder = tempfile::tempdir().unwrap();
+        let root = folder.path().join("resolved-1");
+        assert_eq!(Kept::verify(&root).unwrap(), VerifiedTrees::default());
+        let kept = Kept::open(root.clone()).unwrap();
+        let never = AtomicBool::new(false);
+        for name in ["one", "other"] {
+            let claim = kept.claim(&Key::of([name]), &never).unwrap();
+            claim.keep(&made(folder.path(), "x")).unwrap();
+        }
+        assert_eq!(Kept::verify(&root).unwrap().sound.trees, 2);
+        // As a disk does it: nothing but the content changes.
+        let tree = kept.find(&Key::of(["one"])).unwrap();
+        let file = tree.join("below/file");
+        let time = file.metadata().unwrap().modified().unwrap();
+        fs::write(&file, "y").unwrap();
+        File::open(&file).unwrap().set_modified(time).unwrap();
+        let held = kept.claim(&Key::of(["one"]), &never).unwrap();
+        assert_eq!(Kept::verify(&root).unwrap().removed, [] as [PathBuf; 0]);
+        drop(held);
+        let verified = Kept::verify(&root).unwrap();
+        assert_eq!(verified.sound.trees, 1);
+        assert_eq!(verified.removed, [tree.parent().unwrap()]);
+        assert!(!verified.removed[0].exists());
     }
 
     #[test]

@@ -276,6 +276,10 @@ impl<'a> Resolver<'a> {
             .into(),
         ];
         parts.extend(project.parts(target.scripts));
+        if target.scripts {
+            let version = node::version_of_node(&self.variables, &self.context).await;
+            parts.push(version.unwrap_or_default().into());
+        }
         for text in settings::of_node(&self.variables) {
             secrets.add_of_npmrc(&text);
             secrets.add_of_variables(&text, &self.variables);
@@ -415,6 +419,13 @@ impl<'a> Resolver<'a> {
                 project.set_up(&folder)?;
                 let arguments = project.arguments(*target);
                 let environment = node::environment(&self.variables);
+                if let Some((package, missing)) = project.lacks(target.machine) {
+                    self.warn(&format!(
+                        "`{package}` has `{missing}` for this target, and the lock does not: npm \
+                         leaves such packages out where it finds those of another machine; without \
+                         node_modules and the old lock, `npm install` makes one for all"
+                    ));
+                }
                 self.say(&resolving(manager));
                 self.run(job, shown, manager, &folder, arguments, environment)
                     .await?;
@@ -426,6 +437,10 @@ impl<'a> Resolver<'a> {
                 Ok(())
             }
         }
+    }
+
+    fn warn(&self, line: &str) {
+        self.places.bars().suspend(|| self.output.warn(line));
     }
 
     fn say(&self, line: &str) {

@@ -1,5 +1,6 @@
 //! Packages of Node, by the manager whose lock file is there.
 
+use std::collections::BTreeSet;
 use std::ffi::{OsStr, OsString};
 use std::fs;
 use std::os::unix::fs::symlink;
@@ -138,6 +139,12 @@ impl Manager {
     }
 }
 
+/// The version of the Node that scripts run in: what they build is for it.
+pub(crate) async fn version_of_node(variables: &Variables, directory: &Path) -> Option<String> {
+    let node = find("node", variables)?;
+    ask(&node, &["--version"], directory, environment(variables)).await
+}
+
 /// npm's version stands beside its program, so that Node need not start for it.
 async fn version_of(program: &Path, variables: &Variables, directory: &Path) -> Option<String> {
     let real = program.canonicalize().ok()?;
@@ -233,6 +240,26 @@ impl Project {
         parts
     }
 
+    /// Packages for one machine that a lock of npm lacks: who wants them, and what. They were left out
+    /// by <https://github.com/npm/cli/issues/4828>, and then are missing when the function runs.
+    pub(crate) fn lacks(&self, machine: Machine) -> Option<(String, String)> {
+        let lock: Value = match self.manager {
+            Manager::Npm => serde_json::from_str(&self.lock_text).ok()?,
+            Manager::Pnpm | Manager::Yarn => return None,
+        };
+        let packages = lock["packages"].as_object()?;
+        let names: BTreeSet<&str> = packages.keys().map(|path| name_of(path)).collect();
+        packages.iter().find_map(|(path, package)| {
+            let wanted = package["optionalDependencies"].as_object()?;
+            let missing = wanted.keys().find(|name| {
+                let words: Vec<&str> = name.split(['-', '/', '.', '_']).collect();
+                let is_for_target = words.contains(&"linux") && words.contains(&machine.of_node());
+                is_for_target && !names.contains(name.as_str())
+            })?;
+            Some((name_of(path).to_owned(), missing.clone()))
+        })
+    }
+
     /// The texts in which there may be credentials.
     pub(crate) fn texts(&self) -> impl Iterator<Item = &str> {
         let settings = self.settings.iter().map(|(_, text)| text.as_str());
@@ -319,7 +346,15 @@ pub(crate) fn without_secrets(settings: &str) -> String {
 }
 
 fn read(path: &Path) -> Result<String> {
-    fs::read_to_string(path).with_context(|| format!("could not read {}", path.display()))
+    let text = fs::read_to_string(path);
+    let text = text.with_context(|| format!("could not read {}", path.display()))?;
+    // The mark that Windows puts at the beginning; Node leaves it out too.
+    Ok(text.strip_prefix('\u{feff}').unwrap_or(&text).to_owned())
+}
+
+/// The name of the package at a path in a lock of npm.
+fn name_of(path: &str) -> &str {
+    path.rsplit("node_modules/").next().unwrap_or(path)
 }
 
 /// The first package of a lock that is a folder of the project.
@@ -332,12 +367,7 @@ fn local_of_npm(lock: &str) -> Result<Option<String>> {
             let is_file = |text: &str| text.starts_with("file:");
             package["link"] == true || package["resolved"].as_str().is_some_and(is_file)
         });
-    let local = local.map(|(path, _)| {
-        path.rsplit("node_modules/")
-            .next()
-            .unwrap_or(path)
-            .to_owned()
-    });
+    let local = local.map(|(path, _)| name_of(path).to_owned());
     Ok(local.or_else(|| local_of_old_npm(&lock)))
 }
 
@@ -510,7 +540,7 @@ mod tests {
     fn settings_of_the_project_count_and_those_of_the_user_do_not() {
         let folder = tempfile::tempdir().unwrap();
         let at = |name: &str| folder.path().join(name);
-        fs::write(at("package.json"), "{}").unwrap();
+        fs::write(at("package.json"), "\u{feff}{}").unwrap();
         fs::write(at("package-lock.json"), r#"{"packages": {}}"#).unwrap();
         fs::write(at(".npmrc"), "bin-links = false\ninclude[]=peer\n").unwrap();
         let project = Project::read(&at("package-lock.json")).unwrap();

@@ -202,8 +202,11 @@ enum Part {
     Other,
 }
 
-/// Options with a value, and what it means. pip takes them abbreviated too.
-const OPTIONS: [(&str, &str, fn(String) -> Part); 10] = [
+/// What the value of an option means.
+type Meaning = fn(String) -> Part;
+
+/// Options with a value, long and short. pip takes them abbreviated too.
+const OPTIONS: [(&str, &str, Meaning); 10] = [
     ("--requirement", "-r", Part::File),
     ("--constraint", "-c", Part::File),
     ("--find-links", "-f", Part::Links),

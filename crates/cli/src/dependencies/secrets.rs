@@ -26,7 +26,7 @@ impl fmt::Debug for Secrets {
 /// Shorter ones would be found in words that have nothing to do with them.
 const SHORTEST: usize = 4;
 
-/// Users are shorter; of what is known the tokens of PyPI, GitHub, GitLab, npm and CodeArtifact are
+/// Users are shorter; the known tokens (of npm, GitHub, GitLab, and of indexes of Python) are
 /// longer.
 const SHORTEST_TOKEN: usize = 20;
 

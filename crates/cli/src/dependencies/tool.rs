@@ -96,12 +96,21 @@ pub(crate) async fn ask(
     output.status.success().then(|| text.trim().to_owned())
 }
 
+/// Has git and ssh fail where they would ask: the terminal belongs to tierce's process group, and a
+/// tool that reads from it would be stopped, for ever.
+const NOBODY_ANSWERS: [(&str, &str); 3] = [
+    ("GIT_TERMINAL_PROMPT", "0"),
+    ("SSH_ASKPASS", "false"),
+    ("SSH_ASKPASS_REQUIRE", "force"),
+];
+
 fn command(program: &Path, directory: &Path, environment: Vec<(OsString, OsString)>) -> Command {
     let mut command = Command::new(program);
     command
         .current_dir(directory)
         .env_clear()
         .envs(environment)
+        .envs(NOBODY_ANSWERS)
         .stdin(Stdio::null())
         // Nobody waits for what it does when the build has ended.
         .kill_on_drop(true);
