@@ -1088,6 +1088,10 @@ fn what_is_damaged_in_the_cache_is_found_and_removed() {
         --
         {
           "removed": [],
+          "resolved": {
+            "bytes": 0,
+            "trees": 0
+          },
           "segments": 0,
           "sound": {
             "bytes": [BYTES],

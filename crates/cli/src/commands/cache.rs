@@ -125,23 +125,36 @@ fn verify(environment: &Environment, output: Output) -> Result<()> {
         Verified::default()
     };
     let records = records::verify(&environment.cache)?;
-    let trees = Kept::verify(&resolved_in(&environment.cache))?;
-    verified.sound.files += records.sound.files + trees.sound.files;
-    verified.sound.bytes += records.sound.bytes + trees.sound.bytes;
+    verified.sound.files += records.sound.files;
+    verified.sound.bytes += records.sound.bytes;
     verified.removed.extend(records.removed);
-    verified.removed.extend(trees.removed);
+    let trees = Kept::verify(&resolved_in(&environment.cache))?;
+    let removed: Vec<_> = verified.removed.iter().chain(&trees.removed).collect();
     if output.json {
         return output.result_json(&json!({
             "sound": {"files": verified.sound.files, "bytes": verified.sound.bytes},
             "segments": verified.segments,
-            "removed": verified.removed,
+            "resolved": {"trees": trees.sound.trees, "bytes": trees.sound.bytes},
+            "removed": removed,
         }));
     }
-    for path in &verified.removed {
+    for path in &removed {
         output.warn(&format!("{} was damaged and is removed", path.display()));
     }
+    let sound_trees = match trees.sound.trees {
+        0 => String::new(),
+        number => format!(
+            " and {} ({})",
+            counted(number, "tree"),
+            describe_size(trees.sound.bytes)
+        ),
+    };
+    let damaged_trees = match trees.removed.len() as u64 {
+        0 => String::new(),
+        number => format!(" and {}", counted(number, "tree")),
+    };
     output.result_line(&format!(
-        "sound: {} ({}) with {}; damaged: {}",
+        "sound: {} ({}) with {}{sound_trees}; damaged: {}{damaged_trees}",
         counted(verified.sound.files, "file"),
         describe_size(verified.sound.bytes),
         counted(verified.segments, "segment"),

@@ -12,12 +12,13 @@ pub(crate) mod node;
 pub(crate) mod python;
 pub(crate) mod requirements;
 pub(crate) mod secrets;
+pub(crate) mod settings;
 pub(crate) mod target;
 pub(crate) mod tool;
 
 use std::ffi::OsString;
 use std::path::{Path, PathBuf};
-use std::sync::Arc;
+use std::sync::{Arc, OnceLock};
 
 use anyhow::{Context as _, Result};
 use tempfile::TempDir;
@@ -29,12 +30,12 @@ use self::installed::{tidy_node, tidy_python};
 use self::kept::{Kept, Key};
 use self::node::{NodeTarget, Project};
 use self::python::{Installer, Manifest, PythonTarget};
-use self::requirements::Requirements;
-use self::secrets::{Secrets, without_credentials};
+use self::requirements::{Requirements, expanded};
+use self::secrets::{Secrets, without_userinfo};
 use self::target::{Glibc, Machine, PythonVersion};
 use self::tool::{Run, Tool, ToolFailed};
 use crate::background::in_background;
-use crate::diagnostic::Hinted as _;
+use crate::diagnostic::{FREE_SPACE, Hinted as _, is_about_space};
 use crate::environment::Variables;
 use crate::output::Output;
 use crate::places::Places;
@@ -298,6 +299,15 @@ impl<'a> Resolver<'a> {
             .into(),
         ];
         parts.extend(project.parts(target.scripts));
+        if target.scripts {
+            let version = node::version_of_node(&self.variables, &self.context).await;
+            parts.push(version.unwrap_or_default().into());
+        }
+        for text in settings::of_node(&self.variables) {
+            secrets.add_of_npmrc(&text);
+            secrets.add_of_variables(&text, &self.variables);
+            parts.push(node::without_secrets(&text).into());
+        }
         Ok(Job {
             key: Key::of(parts),
             target: String::new(),
@@ -328,11 +338,12 @@ impl<'a> Resolver<'a> {
             format!("{manifest:?}").into(),
         ];
         if manifest == Manifest::Requirements {
-            let requirements = Requirements::read(&lock, &self.context)?;
+            let requirements = Requirements::read(&lock, &self.context, &self.variables)?;
             for text in &requirements.texts {
-                secrets.add_of_urls(text);
                 secrets.add_of_variables(text, &self.variables);
-                parts.push(without_credentials(text).into());
+                let text = expanded(text, &self.variables);
+                secrets.add_of_urls(&text);
+                parts.push(without_userinfo(&text).into());
             }
             for local in &requirements.local {
                 add_local(local, &mut parts)
@@ -343,8 +354,18 @@ impl<'a> Resolver<'a> {
                 let text = std::fs::read_to_string(&path)
                     .with_context(|| format!("could not read {}", path.display()))?;
                 secrets.add_of_urls(&text);
-                parts.push(without_credentials(&text).into());
+                parts.push(without_userinfo(&text).into());
             }
+        }
+        let settings = match installer {
+            Installer::Uv(_) => {
+                settings::of_uv(&self.variables, self.directory_for(manifest, &lock))
+            }
+            Installer::Pip(_) => settings::of_pip(&self.variables),
+        };
+        for text in settings {
+            secrets.add_of_urls(&text);
+            parts.push(without_userinfo(&text).into());
         }
         Ok(Job {
             key: Key::of(parts),
@@ -357,6 +378,15 @@ impl<'a> Resolver<'a> {
             },
             secrets,
         })
+    }
+
+    /// Where the tools of Python run: what a file of requirements names is seen from the context, and
+    /// the settings of a project are beside its lock.
+    fn directory_for<'b>(&'b self, manifest: Manifest, lock: &'b Path) -> &'b Path {
+        match manifest {
+            Manifest::Requirements => &self.context,
+            Manifest::UvLock | Manifest::PoetryLock => lock.parent().unwrap_or(&self.context),
+        }
     }
 
     /// Makes `made/tree` in the folder `work`.
@@ -374,6 +404,7 @@ impl<'a> Resolver<'a> {
                 installer,
                 target,
             } => {
+                let directory = self.directory_for(*manifest, lock);
                 let exported = work.path().join("requirements.txt");
                 let requirements = if *manifest == Manifest::Requirements {
                     lock
@@ -381,17 +412,25 @@ impl<'a> Resolver<'a> {
                     let (tool, arguments, environment) =
                         python::exporter(*manifest, lock, &exported, &self.variables).await?;
                     self.say(&format!("exporting `{shown}` with {}", tool.name));
-                    let directory = lock.parent().unwrap_or(&self.context);
                     self.run(job, shown, &tool, directory, arguments, environment)
                         .await?;
                     &exported
                 };
-                let read = Requirements::read(requirements, &self.context)?;
-                let arguments = installer.arguments(requirements, read.has_hashes, *target, &tree);
+                let read = Requirements::read(requirements, directory, &self.variables)
+                    .with_context(|| format!("`{shown}` leads to what cannot be installed"))?;
+                let mut arguments =
+                    installer.arguments(requirements, read.has_hashes, *target, &tree);
+                let project = settings::of_project_of_uv(directory);
+                if matches!(installer, Installer::Uv(_))
+                    && !project.is_some_and(|text| text.contains("no-deps"))
+                {
+                    // The user's own settings may say otherwise.
+                    arguments.push("--deps".into());
+                }
                 let environment = installer.environment(&self.variables);
                 let tool = installer.tool();
                 self.say(&resolving(tool));
-                self.run(job, shown, tool, &self.context, arguments, environment)
+                self.run(job, shown, tool, directory, arguments, environment)
                     .await
             }
             Work::Node {
@@ -403,6 +442,13 @@ impl<'a> Resolver<'a> {
                 project.set_up(&folder)?;
                 let arguments = project.arguments(*target);
                 let environment = node::environment(&self.variables);
+                if let Some((package, missing)) = project.lacks(target.machine) {
+                    self.warn(&format!(
+                        "`{package}` has `{missing}` for this target, and the lock does not: npm \
+                         leaves such packages out where it finds those of another machine; without \
+                         node_modules and the old lock, `npm install` makes one for all"
+                    ));
+                }
                 self.say(&resolving(manager));
                 self.run(job, shown, manager, &folder, arguments, environment)
                     .await?;
@@ -414,6 +460,10 @@ impl<'a> Resolver<'a> {
                 Ok(())
             }
         }
+    }
+
+    fn warn(&self, line: &str) {
+        self.places.bars().suspend(|| self.output.warn(line));
     }
 
     fn say(&self, line: &str) {
@@ -435,9 +485,27 @@ impl<'a> Resolver<'a> {
             directory,
             environment,
         };
-        let ended = run.run(&job.secrets, |line| self.say(line)).await?;
+        let lost = OnceLock::new();
+        let show = |line: &str| {
+            if line.contains(node::LOST_A_FILE) {
+                let _ = lost.set(line.to_owned());
+            }
+            self.say(line);
+        };
+        let ended = run.run(&job.secrets, show).await?;
         if ended.status.success() {
-            return Ok(());
+            let Some(line) = lost.into_inner() else {
+                return Ok(());
+            };
+            let error = anyhow::anyhow!("{line}").context(format!(
+                "`{}` could not write every file of a package, and calls that a success",
+                tool.name
+            ));
+            return Err(if is_about_space(&line) {
+                error.hint(FREE_SPACE)
+            } else {
+                error
+            });
         }
         Err(ToolFailed {
             tool: tool.name,
