@@ -7,7 +7,7 @@ use futures_util::TryStreamExt as _;
 use tierce_image::{Blob, Image, Layer};
 use tierce_lambda::{Collector, EntryKind, LayerFacts, Packing, RawEntry, RawPath};
 use tierce_layer::{Compression, LayerMember, LayerMemberKind, Limits, read_members};
-use tierce_oci::Digest;
+use tierce_oci::{Digest, MediaType};
 use tierce_store::atomic::write_file;
 
 use crate::background::in_background;
@@ -72,6 +72,11 @@ pub(crate) async fn read_layer_facts(
     let mut all = Vec::new();
     for layer in image.layers() {
         let digest = layer.descriptor.digest;
+        if !matches!(layer.descriptor.media_type, MediaType::Layer(..)) {
+            // Nobody can say what its bytes are: a rule names it.
+            all.push(LayerFacts::new(0, Packing::None, Vec::new()));
+            continue;
+        }
         let facts = match cache.read(&digest) {
             Some(facts) => facts,
             None => {

@@ -13,6 +13,16 @@ use crate::wheel;
 
 /// The variable that names the Runtime API, as every client of it has to.
 const RUNTIME_API: &[u8] = b"AWS_LAMBDA_RUNTIME_API";
+/// The same as .NET writes it into programs.
+const RUNTIME_API_WIDE: [u8; 2 * RUNTIME_API.len()] = {
+    let mut wide = [0; 2 * RUNTIME_API.len()];
+    let mut at = 0;
+    while at < RUNTIME_API.len() {
+        wide[2 * at] = RUNTIME_API[at];
+        at += 1;
+    }
+    wide
+};
 /// As much of a file as is read to tell what it is. Scripts are looked through so far.
 const START: u64 = 64 << 10;
 /// As long as the `#!` line of a script may be (`BINPRM_BUF_SIZE` of Linux).
@@ -128,19 +138,28 @@ fn inspect(facts: &mut EntryFacts, content: &mut dyn Read) -> io::Result<()> {
     (&mut *content).take(START).read_to_end(&mut start)?;
     let path = facts.path.as_bytes();
     if start.starts_with(elf::MAGIC) {
-        let kept = Kept::read(start, content)?;
-        facts.speaks_runtime_api = kept.contains(RUNTIME_API);
+        let kept = Kept::read(start, content, &[RUNTIME_API, &RUNTIME_API_WIDE])?;
+        facts.speaks_runtime_api = kept.is_naming;
         facts.content = elf::inspect(&kept).map(|elf| ContentFacts::Elf(Box::new(elf)));
     } else if let Some(format) = foreign(&start) {
         facts.content = Some(ContentFacts::Foreign(format.to_owned()));
     } else if start.starts_with(b"#!") {
         facts.speaks_runtime_api = elf::contains(&start, RUNTIME_API);
         facts.content = Some(ContentFacts::Script(shebang(&start)));
+    } else if [&b".py"[..], b".js", b".mjs", b".cjs", b".rb"]
+        .iter()
+        .any(|ending| path.ends_with(ending))
+    {
+        // What an interpreter is given needs no `#!` line.
+        facts.speaks_runtime_api = elf::contains(&start, RUNTIME_API);
     } else if path.ends_with(b".pyc") {
         facts.content = BytecodeFacts::read(&start).map(ContentFacts::Bytecode);
     } else if facts.path.name() == b"WHEEL" && in_dist_info(path) {
         facts.content = Some(ContentFacts::Wheel(wheel::tags(&start)));
-    } else if path == b"etc/ld.so.conf" || path.starts_with(b"etc/ld.so.conf.d/") {
+    } else if path == b"etc/ld.so.conf"
+        || path.starts_with(b"etc/ld.so.conf.d/")
+        || (path.starts_with(b"etc/ld-musl-") && path.ends_with(b".path"))
+    {
         let text = String::from_utf8_lossy(&start).into_owned();
         facts.content = Some(ContentFacts::Text(text));
     }
@@ -177,11 +196,28 @@ fn foreign(start: &[u8]) -> Option<&'static str> {
         }
         [b'M', b'Z', ..] => {
             let at = u32::from_le_bytes(start.get(0x3c..0x40)?.try_into().ok()?);
-            let at = usize::try_from(at).ok()?;
-            (start.get(at..at.checked_add(4)?)? == b"PE\0\0").then_some("Windows")
+            let header = start.get(usize::try_from(at).ok()?..)?;
+            // Assemblies of .NET are such files too, on every system.
+            (header.starts_with(b"PE\0\0") && !is_managed(header)).then_some("Windows")
         }
         _ => None,
     }
+}
+
+/// Whether a Portable Executable, from its signature on, holds code for .NET: its directory 14 is
+/// there (ECMA-335, II.25.2.3.3).
+fn is_managed(header: &[u8]) -> bool {
+    /// The signature, and the file header behind it.
+    const OPTIONAL: usize = 24;
+    let directories = match header.get(OPTIONAL..OPTIONAL + 2) {
+        Some([0x0b, 0x01]) => OPTIONAL + 96,
+        Some([0x0b, 0x02]) => OPTIONAL + 112,
+        _ => return false,
+    };
+    let at = directories + 14 * 8;
+    header
+        .get(at..at + 8)
+        .is_some_and(|entry| entry.iter().any(|&byte| byte != 0))
 }
 
 fn text_of(content: &ContentFacts) -> usize {
@@ -276,6 +312,12 @@ mod tests {
         windows[0x3c] = 0x40;
         windows[0x40..0x42].copy_from_slice(b"PE");
         assert_eq!(content(&windows), foreign("Windows"));
+        // Assemblies of .NET run where .NET does.
+        windows.resize(0x200, 0);
+        windows[0x58..0x5a].copy_from_slice(&[0x0b, 0x02]);
+        assert_eq!(content(&windows), foreign("Windows"));
+        windows[0x58 + 112 + 14 * 8] = 8;
+        assert_eq!(content(&windows), None);
         assert_eq!(content(b"MZ"), None);
     }
 }

@@ -4,6 +4,8 @@
 //! may be stripped. The bytes are anybody's: every offset, count and length is checked, what is
 //! kept is bounded, and a file that contradicts itself is known in part or not at all.
 
+use std::cell::Cell;
+use std::collections::BTreeMap;
 use std::io::{self, Read};
 
 use goblin::container::Ctx;
@@ -18,6 +20,12 @@ use serde::{Deserialize, Serialize};
 
 /// The first bytes of every ELF file.
 pub(crate) const MAGIC: &[u8] = b"\x7fELF";
+
+// Processors that `goblin` does not name, as `elf.h` numbers them.
+const EM_LOONGARCH: u16 = 258;
+const EM_CUDA: u16 = 190;
+const EM_AMDGPU: u16 = 224;
+const EM_BPF: u16 = 247;
 
 /// What the loader would ask of the system.
 #[derive(Debug, Clone, PartialEq, Eq, Default, Serialize, Deserialize)]
@@ -75,18 +83,28 @@ impl ElfFacts {
             (EM_AARCH64, _) => "arm64",
             (EM_386, _) => "386",
             (EM_ARM, _) => "arm",
-            (EM_RISCV, _) => "riscv",
+            (EM_RISCV, true) => "riscv64",
             (goblin::elf::header::EM_PPC64, _) => "ppc64le",
             (goblin::elf::header::EM_S390, _) => "s390x",
             (goblin::elf::header::EM_MIPS, _) => "mips",
+            (EM_LOONGARCH, _) => "loong64",
             _ => "another processor",
         }
+    }
+
+    /// Whether it is for a graphics processor or the kernel's own machine, and not for a CPU.
+    pub(crate) fn is_for_coprocessor(&self) -> bool {
+        matches!(self.machine, EM_CUDA | EM_AMDGPU | EM_BPF)
     }
 
     /// Whether it was made for musl, and not for glibc; `None` when it needs neither.
     pub fn is_for_musl(&self) -> Option<bool> {
         let names = || self.needed.iter().chain(&self.interpreter);
-        if names().any(|name| name.contains("libc.musl-") || name.contains("ld-musl-")) {
+        // musl's own name for itself is `libc.so`, which in glibc is no library.
+        let is_musl = |name: &String| {
+            name == "libc.so" || name.contains("libc.musl-") || name.contains("ld-musl-")
+        };
+        if names().any(is_musl) {
             Some(true)
         } else if names().any(|name| name == "libc.so.6" || name.contains("ld-linux")) {
             Some(false)
@@ -106,19 +124,30 @@ const LONGEST_DYNAMIC: u64 = 1 << 20;
 const LONGEST_TEXT: usize = 4096;
 /// As many libraries, or versions of one, as are listed.
 const MOST_NAMES: usize = 4096;
-/// As many symbols as are looked at.
-const MOST_SYMBOLS: u64 = 1 << 20;
+/// As many symbols as are looked at. Those of others come first; of these the largest libraries have
+/// tens of thousands.
+const MOST_SYMBOLS: u64 = 1 << 17;
+/// As many parts of a file as are loaded; linkers make four to six.
+const MOST_LOADS: usize = 64;
+/// Bytes of names that are read in one file, where names may overlap.
+const MOST_TEXT: u64 = 1 << 20;
 
 /// The parts of a file that may matter: its beginning, its end, and the dynamic section.
 pub(crate) struct Kept {
     head: Vec<u8>,
     window: (u64, Vec<u8>),
     tail: (u64, Vec<u8>),
+    /// Whether any of the needles is anywhere in the file.
+    pub(crate) is_naming: bool,
 }
 
 impl Kept {
-    /// Reads a file to its end; `start` has been read of it already.
-    pub(crate) fn read(start: Vec<u8>, rest: &mut dyn Read) -> io::Result<Self> {
+    /// Reads a file to its end, and looks for `needles` on the way; `start` has been read of it
+    /// already.
+    pub(crate) fn read(start: Vec<u8>, rest: &mut dyn Read, needles: &[&[u8]]) -> io::Result<Self> {
+        let has_needle = |bytes: &[u8]| needles.iter().any(|needle| contains(bytes, needle));
+        let longest = needles.iter().map(|needle| needle.len()).max();
+        let mut is_naming = false;
         let mut head = start;
         let room = HEAD.saturating_sub(head.len()) as u64;
         rest.take(room).read_to_end(&mut head)?;
@@ -126,6 +155,7 @@ impl Kept {
         let mut offset = head.len() as u64;
         let mut window = (wanted.start.max(offset), Vec::new());
         let mut tail = Vec::new();
+        is_naming |= has_needle(&head);
         let mut buffer = vec![0; 256 << 10];
         loop {
             let read = rest.read(&mut buffer)?;
@@ -142,21 +172,20 @@ impl Kept {
             }
             tail.extend_from_slice(piece);
             if tail.len() > 2 * TAIL {
+                let gone = tail.len() - TAIL + longest.unwrap_or_default();
+                is_naming = is_naming || has_needle(&tail[..gone]);
                 tail.drain(..tail.len() - TAIL);
             }
             offset = next;
         }
+        is_naming = is_naming || has_needle(&tail);
         let tail_start = offset - tail.len() as u64;
         Ok(Self {
             head,
             window,
             tail: (tail_start, tail),
+            is_naming,
         })
-    }
-
-    /// Whether the kept bytes hold `needle`.
-    pub(crate) fn contains(&self, needle: &[u8]) -> bool {
-        contains(&self.head, needle) || contains(&self.tail.1, needle)
     }
 
     fn at(&self, offset: u64, length: u64) -> Option<&[u8]> {
@@ -246,9 +275,10 @@ pub(crate) fn inspect(file: &Kept) -> Option<ElfFacts> {
     let Some(range) = dynamic_of(&file.head) else {
         return Some(facts);
     };
+    let loads = programs.iter().filter(|load| load.p_type == PT_LOAD);
     let loaded = Loaded {
         file,
-        programs: &programs,
+        loads: loads.take(MOST_LOADS).collect(),
         is_64_bit: facts.is_64_bit,
         is_little: context.le.is_little(),
     };
@@ -261,7 +291,7 @@ pub(crate) fn inspect(file: &Kept) -> Option<ElfFacts> {
 /// A file as it lies in memory once it is loaded.
 struct Loaded<'a> {
     file: &'a Kept,
-    programs: &'a [ProgramHeader],
+    loads: Vec<&'a ProgramHeader>,
     is_64_bit: bool,
     is_little: bool,
 }
@@ -300,8 +330,7 @@ impl Loaded<'_> {
     }
 
     fn offset_of(&self, address: u64) -> Option<u64> {
-        let loads = self.programs.iter().filter(|load| load.p_type == PT_LOAD);
-        for load in loads {
+        for load in &self.loads {
             if let Some(within) = address.checked_sub(load.p_vaddr)
                 && within < load.p_filesz
             {
@@ -315,9 +344,12 @@ impl Loaded<'_> {
     fn read_dynamic(&self, range: std::ops::Range<u64>, facts: &mut ElfFacts) -> Option<()> {
         let dynamic = self.dynamic(range)?;
         let strings = self.offset_of(dynamic.strings)?;
+        let text_left = Cell::new(MOST_TEXT);
         let text = |index: u64| {
             let left = dynamic.strings_size.checked_sub(index)?;
-            self.file.text_at(strings.checked_add(index)?, left)
+            let text = self.file.text_at(strings.checked_add(index)?, left)?;
+            text_left.set(text_left.get().checked_sub(text.len() as u64)?);
+            Some(text)
         };
         facts.soname = dynamic.soname.and_then(text);
         facts.rpath = dynamic.rpath.and_then(text);
@@ -441,12 +473,13 @@ impl Loaded<'_> {
             self.at(dynamic.hash.saturating_add(4), 4)
         };
         let size: u64 = if self.is_64_bit { 24 } else { 16 };
-        let mut missing = numbers.len();
+        let places: BTreeMap<u64, usize> = numbers.iter().copied().zip(0..).collect();
+        let mut missing = places.len();
         for index in 1..count.unwrap_or(0).min(MOST_SYMBOLS) {
             let Some(number) = self.at(dynamic.versions.saturating_add(2 * index), 2) else {
                 return;
             };
-            let Some(at) = numbers.iter().position(|known| *known == number & 0x7fff) else {
+            let Some(&at) = places.get(&(number & 0x7fff)) else {
                 continue;
             };
             if facts.needs[at].symbol.is_some() {
@@ -471,7 +504,7 @@ mod tests {
     use proptest::prelude::*;
 
     fn inspect_bytes(bytes: &[u8]) -> Option<ElfFacts> {
-        let kept = Kept::read(bytes.to_vec(), &mut io::empty()).unwrap();
+        let kept = Kept::read(bytes.to_vec(), &mut io::empty(), &[]).unwrap();
         inspect(&kept)
     }
 
@@ -497,13 +530,19 @@ mod tests {
         for (number, byte) in bytes.iter_mut().enumerate() {
             *byte = u8::try_from(number % 251).unwrap();
         }
-        let kept = Kept::read(bytes[..10].to_vec(), &mut &bytes[10..]).unwrap();
+        let middle = HEAD + TAIL / 2;
+        bytes[middle..middle + 6].copy_from_slice(b"needle");
+        let read = |needle: &[u8]| {
+            Kept::read(bytes[..10].to_vec(), &mut &bytes[10..], &[b"none", needle]).unwrap()
+        };
+        assert!(!read(b"neither").is_naming);
+        let kept = read(b"needle");
+        assert!(kept.is_naming);
         let end = bytes.len() as u64;
         assert_eq!(kept.at(0, 20).unwrap(), &bytes[..20]);
         assert_eq!(kept.at(end - 5, 5).unwrap(), &bytes[bytes.len() - 5..]);
         assert_eq!(kept.at(end - 5, 6), None);
         assert_eq!(kept.at(u64::MAX, 2), None);
-        assert!(kept.contains(&bytes[bytes.len() - 5..]));
     }
 
     proptest! {

@@ -12,7 +12,7 @@ use crate::bytecode::BytecodeFacts;
 use crate::elf::ElfFacts;
 
 /// Counts up whenever facts say more or something else than before.
-pub const FACTS_VERSION: u32 = 1;
+pub const FACTS_VERSION: u32 = 2;
 
 /// All that rules ask of one layer.
 #[derive(Debug, Clone, PartialEq, Eq, Serialize, Deserialize)]
@@ -271,7 +271,7 @@ mod tests {
         let json = facts.to_json();
         assert_eq!(LayerFacts::from_json(&json), Some(facts));
         let text = String::from_utf8(json).unwrap();
-        let other = text.replacen("\"version\":1", "\"version\":0", 1);
+        let other = text.replacen(&format!("\"version\":{FACTS_VERSION}"), "\"version\":0", 1);
         assert_eq!(LayerFacts::from_json(other.as_bytes()), None);
         assert_eq!(LayerFacts::from_json(b"{"), None);
     }

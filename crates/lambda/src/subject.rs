@@ -228,6 +228,10 @@ fn find_start(config: &ImageConfig, tree: &Tree<'_>, start: &mut Start) {
         return;
     };
     start.command = Some(command.clone());
+    if config.platform.os != "linux" {
+        // Paths mean something else there.
+        return;
+    }
     let Some(file) = look_up(command, config, tree) else {
         let role = "the entrypoint".to_owned();
         start.missing.push((role, command.clone(), None));
@@ -287,7 +291,15 @@ fn run(role: &str, path: &[u8], config: &ImageConfig, tree: &Tree<'_>, start: &m
         let Some(interpreter_path) = interpreter.first() else {
             return;
         };
-        if tree.find(interpreter_path.as_bytes()).is_none() {
+        let place = if interpreter_path.starts_with('/') {
+            interpreter_path.clone()
+        } else {
+            format!(
+                "{}/{interpreter_path}",
+                config.working_dir.as_deref().unwrap_or("/")
+            )
+        };
+        if tree.find(place.as_bytes()).is_none() {
             start
                 .missing
                 .push((role.clone(), interpreter_path.clone(), Some(path)));
@@ -299,7 +311,7 @@ fn run(role: &str, path: &[u8], config: &ImageConfig, tree: &Tree<'_>, start: &m
             .flatten()
             .and_then(|argument| env_command(argument));
         match through_env {
-            None => next = interpreter_path.as_bytes().to_owned(),
+            None => next = place.into_bytes(),
             Some(command) => match look_up(command, config, tree) {
                 Some(found) => next = found,
                 None => {
