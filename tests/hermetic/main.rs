@@ -17,6 +17,7 @@
 //! | `head_start` | do layers go to a registry while others are made, and nothing more than that |
 //! | `inspect` | what is shown of an image |
 //! | `lint` | is what Lambda refuses found, and nothing else |
+//! | `hostile` | has every image of the corpus exactly the findings that are written beside it |
 //! | `referrers` | artifacts that are attached to images |
 //! | `registries` | credentials, certificates, refusals |
 //! | `registry_settings` | endpoints, mirrors, trust and proxies, as a user settles them |
@@ -44,6 +45,7 @@ mod determinism;
 mod ecr;
 mod ecr_push;
 mod head_start;
+mod hostile;
 mod inspect;
 mod interruptions;
 mod lint;

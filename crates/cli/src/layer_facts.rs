@@ -72,8 +72,9 @@ pub(crate) async fn read_layer_facts(
     let mut all = Vec::new();
     for layer in image.layers() {
         let digest = layer.descriptor.digest;
-        if !matches!(layer.descriptor.media_type, MediaType::Layer(..)) {
-            // Nobody can say what its bytes are: a rule names it.
+        let media_type = &layer.descriptor.media_type;
+        if !matches!(media_type, MediaType::Layer(..)) && !media_type.to_string().contains("tar") {
+            // An attestation, or something else that no runtime unpacks: a rule names it.
             all.push(LayerFacts::new(0, Packing::None, Vec::new()));
             continue;
         }

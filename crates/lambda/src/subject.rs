@@ -237,7 +237,9 @@ fn find_start(config: &ImageConfig, tree: &Tree<'_>, start: &mut Start) {
         start.missing.push((role, command.clone(), None));
         return;
     };
-    start.is_aws = file == AWS_ENTRYPOINT.as_bytes()[1..];
+    start.is_aws = tree
+        .follow(&file)
+        .is_some_and(|real| real == AWS_ENTRYPOINT.as_bytes()[1..]);
     start.file = Some(file.clone());
     run("the entrypoint", &file, config, tree, start);
     if !start.is_aws {

@@ -241,7 +241,7 @@ fn no_runtime_client(subject: &Subject<'_>, report: &mut Report<'_>) {
             .iter()
             .any(|program| is_language(&program.path))
     };
-    if start.is_aws || start.command.is_none() || !start.missing.is_empty() || starts_language {
+    if start.is_aws || start.file.is_none() || !start.missing.is_empty() || starts_language {
         return;
     }
     let functions = subject.function_directories();
