@@ -80,7 +80,7 @@ fn allowed(names: &[String]) -> Result<Vec<&'static Rule>> {
             let error = anyhow::Error::new(UsageError(format!("there is no rule `{name}`")));
             match nearest {
                 Some((_, nearest)) => error.hint(format!("did you mean `{nearest}`?")),
-                None => error.hint("`tierce lint --json` names the rules; docs/lint.md lists all"),
+                None => error.hint("docs/lint.md lists all rules; a SARIF file has them too"),
             }
         })
     };
@@ -170,7 +170,7 @@ fn count(judged: &[Judged], counts: impl Fn(&Finding) -> bool) -> usize {
         .count()
 }
 
-/// As many places as are shown of one rule in one layer. All of them are in the JSON document.
+/// As many places as are shown of one rule. More of them are in the JSON document.
 const SHOWN: usize = 10;
 
 fn show(judged: &[Judged], allowed: &[&Rule], output: Output) -> Result<()> {
