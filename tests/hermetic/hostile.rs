@@ -213,6 +213,7 @@ fn elf(words: &str) -> Vec<u8> {
         };
         elf = match key {
             "machine" => elf,
+            "abi" => elf.abi(value.parse().unwrap()),
             "interpreter" => elf.interpreter(value),
             "soname" => elf.soname(value),
             "needs" => value.split(',').fold(elf, ElfBuilder::needs),

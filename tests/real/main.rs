@@ -11,6 +11,7 @@
 //! | `dependencies` | do pip, uv and npm bring packages for either processor, and no credentials |
 //! | `determinism` | do places, journeys and build profiles leave every digest alone |
 //! | `ecr` | do tokens of AWS lead to a push by the names that ECR has |
+//! | `everyday` | has lint nothing against images that work on Lambda |
 //! | `files` | does every kind of file come out of a layer as it went in, or as the format says |
 //! | `killed` | does docker-registry get whole images from pushes that are killed |
 //! | `lambda` | does a function on a Lambda-like base run and answer |
@@ -27,6 +28,7 @@
 mod dependencies;
 mod determinism;
 mod ecr;
+mod everyday;
 mod files;
 mod killed;
 mod lambda;

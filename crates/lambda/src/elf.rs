@@ -13,7 +13,10 @@ use goblin::elf::dynamic::{
     DT_GNU_HASH, DT_HASH, DT_NEEDED, DT_RPATH, DT_RUNPATH, DT_SONAME, DT_STRSZ, DT_STRTAB,
     DT_SYMTAB, DT_VERDEF, DT_VERDEFNUM, DT_VERNEED, DT_VERNEEDNUM, DT_VERSYM,
 };
-use goblin::elf::header::{EM_386, EM_AARCH64, EM_ARM, EM_RISCV, EM_X86_64, ET_DYN, ET_EXEC};
+use goblin::elf::header::{
+    EI_OSABI, ELFOSABI_FREEBSD, ELFOSABI_NETBSD, ELFOSABI_OPENBSD, ELFOSABI_SOLARIS, EM_386,
+    EM_AARCH64, EM_ARM, EM_RISCV, EM_X86_64, ET_DYN, ET_EXEC,
+};
 use goblin::elf::program_header::{PT_DYNAMIC, PT_INTERP, PT_LOAD};
 use goblin::elf::{Elf, ProgramHeader};
 use serde::{Deserialize, Serialize};
@@ -34,6 +37,9 @@ pub struct ElfFacts {
     pub machine: u16,
     /// Whether it is of the 64-bit class.
     pub is_64_bit: bool,
+    /// The system it is for, where its header names one that is not Linux.
+    #[serde(default, skip_serializing_if = "Option::is_none")]
+    pub system: Option<String>,
     /// Whether it is a program or library, and not an object file or a core.
     pub is_loadable: bool,
     /// The loader that the kernel starts, for programs.
@@ -260,12 +266,24 @@ fn dynamic_of(head: &[u8]) -> Option<std::ops::Range<u64>> {
     Some(dynamic.p_offset..dynamic.p_offset.checked_add(length)?)
 }
 
+/// The system that a header names. Linux's own programs mostly name none.
+fn foreign_system(abi: u8) -> Option<&'static str> {
+    Some(match abi {
+        ELFOSABI_NETBSD => "NetBSD",
+        ELFOSABI_SOLARIS => "Solaris",
+        ELFOSABI_FREEBSD => "FreeBSD",
+        ELFOSABI_OPENBSD => "OpenBSD",
+        _ => return None,
+    })
+}
+
 /// Reads what `file` asks for; `None` when it is no ELF file after all.
 pub(crate) fn inspect(file: &Kept) -> Option<ElfFacts> {
     let (header, context, programs) = headers_of(&file.head)?;
     let mut facts = ElfFacts {
         machine: header.e_machine,
         is_64_bit: context.container.is_big(),
+        system: foreign_system(header.e_ident[EI_OSABI]).map(str::to_owned),
         is_loadable: matches!(header.e_type, ET_EXEC | ET_DYN),
         ..ElfFacts::default()
     };

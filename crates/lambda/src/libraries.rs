@@ -328,6 +328,9 @@ fn misfit(elf: &ElfFacts, subject: &Subject<'_>) -> Option<String> {
     if architecture != subject.architecture() && is_known(subject.architecture()) {
         return Some(architecture.to_owned());
     }
+    if let Some(system) = &elf.system {
+        return Some(system.clone());
+    }
     match (elf.is_for_musl(), subject.libc) {
         (Some(true), Some(Libc::Glibc)) => Some("musl, and the image has glibc".to_owned()),
         (Some(false), Some(Libc::Musl)) => Some("glibc, and the image has musl".to_owned()),

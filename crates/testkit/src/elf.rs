@@ -8,6 +8,7 @@
 #[must_use]
 pub struct ElfBuilder {
     machine: u16,
+    abi: u8,
     interpreter: Option<String>,
     soname: Option<String>,
     needed: Vec<String>,
@@ -48,6 +49,7 @@ impl ElfBuilder {
         };
         Self {
             machine,
+            abi: 0,
             interpreter: None,
             soname: None,
             needed: Vec::new(),
@@ -57,6 +59,12 @@ impl ElfBuilder {
             defines: Vec::new(),
             content: Vec::new(),
         }
+    }
+
+    /// Says by its number in `e_ident` for which system it is; zero, as Linux's own are, is for any.
+    pub fn abi(mut self, number: u8) -> Self {
+        self.abi = number;
+        self
     }
 
     /// Makes it a program that this loader starts.
@@ -203,6 +211,7 @@ impl ElfBuilder {
     fn file(&self, body: &Body, interpreter: Option<(u64, u64)>, dynamic: (u64, u64)) -> Vec<u8> {
         let size = (body.start + body.bytes.len()) as u64;
         let mut file = b"\x7fELF\x02\x01\x01\0\0\0\0\0\0\0\0\0".to_vec();
+        file[7] = self.abi;
         // A program or library that may lie anywhere (ET_DYN).
         half(&mut file, &[3, self.machine]);
         word(&mut file, &[1]);

@@ -55,8 +55,8 @@ pub(crate) async fn lint(
     } else {
         show(&judged, &allowed, output)?;
     }
-    let errors = count(&judged, |finding| {
-        finding.rule.severity == Severity::Error && !is_allowed(finding, &allowed)
+    let errors = count(&judged, |rule| {
+        rule.severity == Severity::Error && !is_allowed(rule, &allowed)
     });
     if errors > 0 {
         return Err(LintRefusal {
@@ -158,16 +158,17 @@ impl LintArguments {
     }
 }
 
-fn is_allowed(finding: &Finding, allowed: &[&Rule]) -> bool {
-    allowed.iter().any(|rule| rule.name == finding.rule.name)
+fn is_allowed(rule: &Rule, allowed: &[&Rule]) -> bool {
+    allowed.iter().any(|known| known.name == rule.name)
 }
 
-fn count(judged: &[Judged], counts: impl Fn(&Finding) -> bool) -> usize {
-    judged
-        .iter()
-        .flat_map(|image| image.findings.list())
-        .filter(|finding| counts(finding))
-        .count()
+/// How often rules were broken, those alone that count: what is found very often is not listed.
+fn count(judged: &[Judged], counts: impl Fn(&Rule) -> bool) -> usize {
+    let by_rule = judged.iter().flat_map(|image| image.findings.counts());
+    by_rule
+        .filter(|(name, _)| tierce_lambda::rule(name).is_some_and(&counts))
+        .map(|(_, count)| count)
+        .sum()
 }
 
 /// As many places as are shown of one rule. More of them are in the JSON document.
@@ -179,7 +180,7 @@ fn show(judged: &[Judged], allowed: &[&Rule], output: Output) -> Result<()> {
             .findings
             .list()
             .iter()
-            .filter(|finding| !is_allowed(finding, allowed))
+            .filter(|finding| !is_allowed(finding.rule, allowed))
             .collect();
         if judged.len() > 1 && !findings.is_empty() {
             let what = match &image.platform {
@@ -200,8 +201,8 @@ fn show(judged: &[Judged], allowed: &[&Rule], output: Output) -> Result<()> {
         }
     }
     let of = |severity: Severity| {
-        count(judged, |finding| {
-            finding.rule.severity == severity && !is_allowed(finding, allowed)
+        count(judged, |rule| {
+            rule.severity == severity && !is_allowed(rule, allowed)
         })
     };
     let mut parts = Vec::new();
@@ -216,7 +217,7 @@ fn show(judged: &[Judged], allowed: &[&Rule], output: Output) -> Result<()> {
             count => parts.push(format!("{count} {many}")),
         }
     }
-    match count(judged, |finding| is_allowed(finding, allowed)) {
+    match count(judged, |rule| is_allowed(rule, allowed)) {
         0 => {}
         count => parts.push(format!("{count} allowed")),
     }
@@ -284,7 +285,7 @@ fn document(place: &ImagePlace, judged: &[Judged], allowed: &[&Rule]) -> Value {
                         "what": finding.what,
                         "why": rule.why,
                         "fix": rule.fix,
-                        "allowed": is_allowed(finding, allowed),
+                        "allowed": is_allowed(finding.rule, allowed),
                     })
                 })
                 .collect();
@@ -302,8 +303,8 @@ fn document(place: &ImagePlace, judged: &[Judged], allowed: &[&Rule]) -> Value {
         })
         .collect();
     let of = |severity: Severity| {
-        count(judged, |finding| {
-            finding.rule.severity == severity && !is_allowed(finding, allowed)
+        count(judged, |rule| {
+            rule.severity == severity && !is_allowed(rule, allowed)
         })
     };
     json!({
@@ -312,7 +313,7 @@ fn document(place: &ImagePlace, judged: &[Judged], allowed: &[&Rule]) -> Value {
         "errors": of(Severity::Error),
         "warnings": of(Severity::Warning),
         "notes": of(Severity::Note),
-        "allowed": count(judged, |finding| is_allowed(finding, allowed)),
+        "allowed": count(judged, |rule| is_allowed(rule, allowed)),
     })
 }
 
@@ -323,7 +324,7 @@ fn sarif_log(place: &ImagePlace, judged: &[Judged], allowed: &[&Rule]) -> Value 
         .flat_map(|image| image.findings.list())
         .map(|finding| sarif::Result {
             finding,
-            is_allowed: is_allowed(finding, allowed),
+            is_allowed: is_allowed(finding.rule, allowed),
             image: &name,
         })
         .collect();
