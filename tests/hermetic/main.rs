@@ -22,6 +22,7 @@
 //! | `lint` | is what Lambda refuses found, and nothing else |
 //! | `recorded_facts` | is what is recorded of a layer while it is made what reading it finds |
 //! | `judged` | does nothing for Lambda get a name that would be refused there |
+//! | `hostile` | has every image of the corpus exactly the findings that are written beside it |
 //! | `referrers` | artifacts that are attached to images |
 //! | `registries` | credentials, certificates, refusals |
 //! | `registry_settings` | endpoints, mirrors, trust and proxies, as a user settles them |
@@ -52,6 +53,7 @@ mod ecr;
 mod ecr_push;
 mod handler;
 mod head_start;
+mod hostile;
 mod inspect;
 mod interruptions;
 mod judged;

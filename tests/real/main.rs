@@ -12,6 +12,7 @@
 //! | `dependencies` | do pip, uv and npm bring packages for either processor, and no credentials |
 //! | `determinism` | do places, journeys and build profiles leave every digest alone |
 //! | `ecr` | do tokens of AWS lead to a push by the names that ECR has |
+//! | `everyday` | has lint nothing against images that work on Lambda |
 //! | `files` | does every kind of file come out of a layer as it went in, or as the format says |
 //! | `handler` | do compiled handlers run with the libraries that were found for them, and only where they can |
 //! | `functions` | do functions with dependencies run and answer, and have they code for either processor |
@@ -31,6 +32,7 @@ mod bytecode;
 mod dependencies;
 mod determinism;
 mod ecr;
+mod everyday;
 mod files;
 mod functions;
 mod handler;

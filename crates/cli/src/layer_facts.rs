@@ -20,7 +20,7 @@ use tierce_layer::{
     LayerMemberKind, Limits, Observed, Observer, Plan, Record, RecordKind, SealedLayer,
     read_members,
 };
-use tierce_oci::Digest;
+use tierce_oci::{Digest, MediaType};
 
 use crate::background::in_background;
 use crate::output::{Output, describe_size};
@@ -276,6 +276,12 @@ pub(crate) async fn read_layer_facts(
     let mut all = Vec::new();
     for layer in layers {
         let digest = layer.descriptor.digest;
+        let media_type = &layer.descriptor.media_type;
+        if !matches!(media_type, MediaType::Layer(..)) && !media_type.to_string().contains("tar") {
+            // An attestation, or something else that no runtime unpacks: a rule names it.
+            all.push(Arc::new(LayerFacts::new(0, Packing::None, Vec::new())));
+            continue;
+        }
         let facts = match cache.read(&digest) {
             Some(facts) => facts,
             None => {

@@ -32,7 +32,7 @@ pub(crate) fn allowed_rules(names: &[String]) -> Result<Vec<&'static Rule>> {
             let error = anyhow::Error::new(UsageError(format!("there is no rule `{name}`")));
             match nearest_rule(name) {
                 Some(nearest) => error.hint(format!("did you mean `{nearest}`?")),
-                None => error.hint("`tierce lint --json` names the rules; docs/lint.md lists all"),
+                None => error.hint("docs/lint.md lists all rules; a SARIF file has them too"),
             }
         })
     };
@@ -49,29 +49,28 @@ pub(crate) fn nearest_rule(name: &str) -> Option<&'static str> {
         .map(|(_, nearest)| nearest)
 }
 
-/// As many places as are shown of one rule in one layer. All of them are in the JSON document.
+/// As many places as are shown of one rule. More of them are in the JSON document.
 const SHOWN: usize = 10;
 
 const RULES_BY_SEVERITY: [Severity; 3] = [Severity::Error, Severity::Warning, Severity::Note];
 
 impl Verdict {
-    pub(crate) fn is_allowed(&self, finding: &Finding) -> bool {
-        self.allowed
-            .iter()
-            .any(|rule| rule.name == finding.rule.name)
+    pub(crate) fn is_allowed(&self, rule: &Rule) -> bool {
+        self.allowed.iter().any(|known| known.name == rule.name)
     }
 
-    fn count(&self, images: &[Judged], counts: impl Fn(&Finding) -> bool) -> usize {
-        images
-            .iter()
-            .flat_map(|image| image.findings.list())
-            .filter(|finding| counts(finding))
-            .count()
+    /// How often rules were broken, those alone that count: what is found very often is not listed.
+    fn count(&self, images: &[Judged], counts: impl Fn(&Rule) -> bool) -> usize {
+        let by_rule = images.iter().flat_map(|image| image.findings.counts());
+        by_rule
+            .filter(|(name, _)| tierce_lambda::rule(name).is_some_and(&counts))
+            .map(|(_, count)| count)
+            .sum()
     }
 
     fn count_of(&self, images: &[Judged], severity: Severity) -> usize {
-        self.count(images, |finding| {
-            finding.rule.severity == severity && !self.is_allowed(finding)
+        self.count(images, |rule| {
+            rule.severity == severity && !self.is_allowed(rule)
         })
     }
 
@@ -109,7 +108,7 @@ impl Verdict {
             "errors": self.count_of(images, Severity::Error),
             "warnings": self.count_of(images, Severity::Warning),
             "notes": self.count_of(images, Severity::Note),
-            "allowed": self.count(images, |finding| self.is_allowed(finding)),
+            "allowed": self.count(images, |rule| self.is_allowed(rule)),
         })
     }
 
@@ -127,7 +126,7 @@ impl Verdict {
                 count => parts.push(format!("{count} {many}")),
             }
         }
-        match self.count(&self.images, |finding| self.is_allowed(finding)) {
+        match self.count(&self.images, |rule| self.is_allowed(rule)) {
             0 => {}
             count => parts.push(format!("{count} allowed")),
         }
@@ -213,7 +212,7 @@ impl Verdict {
     ) -> impl Iterator<Item = &'a Finding> {
         let findings = image.findings.list().iter();
         findings.filter(|finding| {
-            severities.contains(&finding.rule.severity) && !self.is_allowed(finding)
+            severities.contains(&finding.rule.severity) && !self.is_allowed(finding.rule)
         })
     }
 }

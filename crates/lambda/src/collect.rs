@@ -197,11 +197,20 @@ fn inspect_start(facts: &mut EntryFacts, start: &[u8]) {
     } else if start.starts_with(b"#!") {
         facts.speaks_runtime_api = names_runtime_api(start);
         facts.content = Some(ContentFacts::Script(shebang(start)));
+    } else if [&b".py"[..], b".js", b".mjs", b".cjs", b".rb"]
+        .iter()
+        .any(|ending| path.ends_with(ending))
+    {
+        // What an interpreter is given needs no `#!` line.
+        facts.speaks_runtime_api = names_runtime_api(start);
     } else if path.ends_with(b".pyc") {
         facts.content = BytecodeFacts::read(start).map(ContentFacts::Bytecode);
     } else if facts.path.name() == b"WHEEL" && in_dist_info(path) {
         facts.content = Some(ContentFacts::Wheel(wheel::tags(start)));
-    } else if path == b"etc/ld.so.conf" || path.starts_with(b"etc/ld.so.conf.d/") {
+    } else if path == b"etc/ld.so.conf"
+        || path.starts_with(b"etc/ld.so.conf.d/")
+        || (path.starts_with(b"etc/ld-musl-") && path.ends_with(b".path"))
+    {
         let text = String::from_utf8_lossy(start).into_owned();
         facts.content = Some(ContentFacts::Text(text));
     }
@@ -237,11 +246,28 @@ fn foreign(start: &[u8]) -> Option<&'static str> {
         }
         [b'M', b'Z', ..] => {
             let at = u32::from_le_bytes(start.get(0x3c..0x40)?.try_into().ok()?);
-            let at = usize::try_from(at).ok()?;
-            (start.get(at..at.checked_add(4)?)? == b"PE\0\0").then_some("Windows")
+            let header = start.get(usize::try_from(at).ok()?..)?;
+            // Assemblies of .NET are such files too, on every system.
+            (header.starts_with(b"PE\0\0") && !is_managed(header)).then_some("Windows")
         }
         _ => None,
     }
+}
+
+/// Whether a Portable Executable, from its signature on, holds code for .NET: its directory 14 is
+/// there (ECMA-335, II.25.2.3.3).
+fn is_managed(header: &[u8]) -> bool {
+    /// The signature, and the file header behind it.
+    const OPTIONAL: usize = 24;
+    let directories = match header.get(OPTIONAL..OPTIONAL + 2) {
+        Some([0x0b, 0x01]) => OPTIONAL + 96,
+        Some([0x0b, 0x02]) => OPTIONAL + 112,
+        _ => return false,
+    };
+    let at = directories + 14 * 8;
+    header
+        .get(at..at + 8)
+        .is_some_and(|entry| entry.iter().any(|&byte| byte != 0))
 }
 
 pub(crate) fn text_of(content: &ContentFacts) -> usize {
@@ -336,6 +362,12 @@ mod tests {
         windows[0x3c] = 0x40;
         windows[0x40..0x42].copy_from_slice(b"PE");
         assert_eq!(content(&windows), foreign("Windows"));
+        // Assemblies of .NET run where .NET does.
+        windows.resize(0x200, 0);
+        windows[0x58..0x5a].copy_from_slice(&[0x0b, 0x02]);
+        assert_eq!(content(&windows), foreign("Windows"));
+        windows[0x58 + 112 + 14 * 8] = 8;
+        assert_eq!(content(&windows), None);
         assert_eq!(content(b"MZ"), None);
     }
 }

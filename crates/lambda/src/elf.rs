@@ -16,13 +16,22 @@ use goblin::elf::dynamic::{
     DT_GNU_HASH, DT_HASH, DT_NEEDED, DT_RPATH, DT_RUNPATH, DT_SONAME, DT_STRSZ, DT_STRTAB,
     DT_SYMTAB, DT_VERDEF, DT_VERDEFNUM, DT_VERNEED, DT_VERNEEDNUM, DT_VERSYM,
 };
-use goblin::elf::header::{EM_386, EM_AARCH64, EM_ARM, EM_RISCV, EM_X86_64, ET_DYN, ET_EXEC};
+use goblin::elf::header::{
+    EI_OSABI, ELFOSABI_FREEBSD, ELFOSABI_NETBSD, ELFOSABI_OPENBSD, ELFOSABI_SOLARIS, EM_386,
+    EM_AARCH64, EM_ARM, EM_RISCV, EM_X86_64, ET_DYN, ET_EXEC,
+};
 use goblin::elf::program_header::{PT_DYNAMIC, PT_INTERP, PT_LOAD};
 use goblin::elf::{Elf, ProgramHeader};
 use serde::{Deserialize, Serialize};
 
 /// The first bytes of every ELF file.
 pub(crate) const MAGIC: &[u8] = b"\x7fELF";
+
+// Processors that `goblin` does not name, as `elf.h` numbers them.
+const EM_LOONGARCH: u16 = 258;
+const EM_CUDA: u16 = 190;
+const EM_AMDGPU: u16 = 224;
+const EM_BPF: u16 = 247;
 
 /// What the loader would ask of the system.
 #[derive(Debug, Clone, PartialEq, Eq, Default, Serialize, Deserialize)]
@@ -31,6 +40,9 @@ pub struct ElfFacts {
     pub machine: u16,
     /// Whether it is of the 64-bit class.
     pub is_64_bit: bool,
+    /// The system it is for, where its header names one that is not Linux.
+    #[serde(default, skip_serializing_if = "Option::is_none")]
+    pub system: Option<String>,
     /// Whether it is a program or library, and not an object file or a core.
     pub is_loadable: bool,
     /// The loader that the kernel starts, for programs.
@@ -98,18 +110,28 @@ impl ElfFacts {
             (EM_AARCH64, _) => "arm64",
             (EM_386, _) => "386",
             (EM_ARM, _) => "arm",
-            (EM_RISCV, _) => "riscv",
+            (EM_RISCV, true) => "riscv64",
             (goblin::elf::header::EM_PPC64, _) => "ppc64le",
             (goblin::elf::header::EM_S390, _) => "s390x",
             (goblin::elf::header::EM_MIPS, _) => "mips",
+            (EM_LOONGARCH, _) => "loong64",
             _ => "another processor",
         }
+    }
+
+    /// Whether it is for a graphics processor or the kernel's own machine, and not for a CPU.
+    pub(crate) fn is_for_coprocessor(&self) -> bool {
+        matches!(self.machine, EM_CUDA | EM_AMDGPU | EM_BPF)
     }
 
     /// Whether it was made for musl, and not for glibc; `None` when it needs neither.
     pub fn is_for_musl(&self) -> Option<bool> {
         let names = || self.needed.iter().chain(&self.interpreter);
-        if names().any(|name| name.contains("libc.musl-") || name.contains("ld-musl-")) {
+        // musl's own name for itself is `libc.so`, which in glibc is no library.
+        let is_musl = |name: &String| {
+            name == "libc.so" || name.contains("libc.musl-") || name.contains("ld-musl-")
+        };
+        if names().any(is_musl) {
             Some(true)
         } else if names().any(|name| name == "libc.so.6" || name.contains("ld-linux")) {
             Some(false)
@@ -141,8 +163,13 @@ const LONGEST_DYNAMIC: u64 = 1 << 20;
 const LONGEST_TEXT: usize = 4096;
 /// As many libraries, or versions of one, as are listed.
 const MOST_NAMES: usize = 4096;
-/// As many symbols as are looked at.
-const MOST_SYMBOLS: u64 = 1 << 20;
+/// As many symbols as are looked at. Those of others come first; of these the largest libraries have
+/// tens of thousands.
+const MOST_SYMBOLS: u64 = 1 << 17;
+/// As many parts of a file as are loaded; linkers make four to six.
+const MOST_LOADS: usize = 64;
+/// Bytes of names that are read in one file, where names may overlap.
+const MOST_TEXT: u64 = 1 << 20;
 
 /// The parts of a file that may matter: its beginning, its end, and the dynamic section.
 ///
@@ -401,12 +428,24 @@ fn dynamic_among(programs: &[ProgramHeader]) -> Option<Range<u64>> {
     Some(dynamic.p_offset..dynamic.p_offset.checked_add(length)?)
 }
 
+/// The system that a header names. Linux's own programs mostly name none.
+fn foreign_system(abi: u8) -> Option<&'static str> {
+    Some(match abi {
+        ELFOSABI_NETBSD => "NetBSD",
+        ELFOSABI_SOLARIS => "Solaris",
+        ELFOSABI_FREEBSD => "FreeBSD",
+        ELFOSABI_OPENBSD => "OpenBSD",
+        _ => return None,
+    })
+}
+
 /// Reads what `file` asks for; `None` when it is no ELF file after all.
 pub(crate) fn inspect(file: &dyn Parts) -> Option<ElfFacts> {
     let (header, context, programs) = headers_of(file)?;
     let mut facts = ElfFacts {
         machine: header.e_machine,
         is_64_bit: context.container.is_big(),
+        system: foreign_system(header.e_ident[EI_OSABI]).map(str::to_owned),
         is_loadable: matches!(header.e_type, ET_EXEC | ET_DYN),
         ..ElfFacts::default()
     };
@@ -416,9 +455,10 @@ pub(crate) fn inspect(file: &dyn Parts) -> Option<ElfFacts> {
     let Some(range) = dynamic_among(&programs) else {
         return Some(facts);
     };
+    let loads = programs.iter().filter(|load| load.p_type == PT_LOAD);
     let loaded = Loaded {
         file,
-        programs: &programs,
+        loads: loads.take(MOST_LOADS).collect(),
         is_64_bit: facts.is_64_bit,
         is_little: context.le.is_little(),
     };
@@ -431,7 +471,7 @@ pub(crate) fn inspect(file: &dyn Parts) -> Option<ElfFacts> {
 /// A file as it lies in memory once it is loaded.
 struct Loaded<'a> {
     file: &'a dyn Parts,
-    programs: &'a [ProgramHeader],
+    loads: Vec<&'a ProgramHeader>,
     is_64_bit: bool,
     is_little: bool,
 }
@@ -470,8 +510,7 @@ impl Loaded<'_> {
     }
 
     fn offset_of(&self, address: u64) -> Option<u64> {
-        let loads = self.programs.iter().filter(|load| load.p_type == PT_LOAD);
-        for load in loads {
+        for load in &self.loads {
             if let Some(within) = address.checked_sub(load.p_vaddr)
                 && within < load.p_filesz
             {
@@ -485,9 +524,12 @@ impl Loaded<'_> {
     fn read_dynamic(&self, range: Range<u64>, facts: &mut ElfFacts) -> Option<()> {
         let dynamic = self.dynamic(range)?;
         let strings = self.offset_of(dynamic.strings)?;
+        let text_left = Cell::new(MOST_TEXT);
         let text = |index: u64| {
             let left = dynamic.strings_size.checked_sub(index)?;
-            text_at(self.file, strings.checked_add(index)?, left)
+            let text = text_at(self.file, strings.checked_add(index)?, left)?;
+            text_left.set(text_left.get().checked_sub(text.len() as u64)?);
+            Some(text)
         };
         facts.soname = dynamic.soname.and_then(text);
         facts.rpath = dynamic.rpath.and_then(text);
@@ -611,12 +653,13 @@ impl Loaded<'_> {
             self.at(dynamic.hash.saturating_add(4), 4)
         };
         let size: u64 = if self.is_64_bit { 24 } else { 16 };
-        let mut missing = numbers.len();
+        let places: BTreeMap<u64, usize> = numbers.iter().copied().zip(0..).collect();
+        let mut missing = places.len();
         for index in 1..count.unwrap_or(0).min(MOST_SYMBOLS) {
             let Some(number) = self.at(dynamic.versions.saturating_add(2 * index), 2) else {
                 return;
             };
-            let Some(at) = numbers.iter().position(|known| *known == number & 0x7fff) else {
+            let Some(&at) = places.get(&(number & 0x7fff)) else {
                 continue;
             };
             if facts.needs[at].symbol.is_some() {

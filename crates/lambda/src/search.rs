@@ -6,12 +6,22 @@ use memchr::memmem;
 
 /// The variable that names the Runtime API, as every client of it has to.
 const NAME: &[u8] = b"AWS_LAMBDA_RUNTIME_API";
+/// The same as .NET writes it into programs.
+const WIDE_NAME: [u8; 2 * NAME.len()] = {
+    let mut wide = [0; 2 * NAME.len()];
+    let mut at = 0;
+    while at < NAME.len() {
+        wide[2 * at] = NAME[at];
+        at += 1;
+    }
+    wide
+};
 /// As much of one piece as may belong to a name that ends in the next.
-const EDGE: usize = NAME.len() - 1;
+const EDGE: usize = WIDE_NAME.len() - 1;
 
 /// Whether `bytes` name the Runtime API.
 pub(crate) fn names_runtime_api(bytes: &[u8]) -> bool {
-    memmem::find(bytes, NAME).is_some()
+    memmem::find(bytes, NAME).is_some() || memmem::find(bytes, &WIDE_NAME).is_some()
 }
 
 /// Looks through pieces that come in their order.

@@ -269,6 +269,10 @@ impl Start {
             return start;
         };
         start.command = Some(command.clone());
+        if config.platform.os != "linux" {
+            // Paths mean something else there.
+            return start;
+        }
         let finder = Finder {
             config,
             tree,
@@ -277,7 +281,9 @@ impl Start {
         let file = finder.look_up(command);
         let entrypoint = file.as_deref();
         start.is_aws = match entrypoint {
-            Some(file) => *file == AWS_ENTRYPOINT.as_bytes()[1..],
+            Some(file) => tree
+                .follow(file)
+                .is_some_and(|real| real == AWS_ENTRYPOINT.as_bytes()[1..]),
             // It is in the layers that are not known.
             None => below.layers > 0 && below.name.is_some() && command == AWS_ENTRYPOINT,
         };
@@ -356,7 +362,13 @@ impl Finder<'_> {
             let Some(interpreter_path) = interpreter.first() else {
                 return;
             };
-            if tree.find(interpreter_path.as_bytes()).is_none() {
+            let place = if interpreter_path.starts_with('/') {
+                interpreter_path.clone()
+            } else {
+                let work = self.config.working_dir.as_deref().unwrap_or("/");
+                format!("{work}/{interpreter_path}")
+            };
+            if tree.find(place.as_bytes()).is_none() {
                 return self.miss(&role, interpreter_path, Some(path), start);
             }
             let through_env = interpreter_path
@@ -365,7 +377,7 @@ impl Finder<'_> {
                 .flatten()
                 .and_then(|argument| env_command(argument));
             match through_env {
-                None => next = interpreter_path.as_bytes().to_owned(),
+                None => next = place.into_bytes(),
                 Some(command) => match self.look_up(command) {
                     Some(found) => next = found,
                     None => return self.miss(&role, command, Some(path), start),

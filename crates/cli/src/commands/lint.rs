@@ -165,7 +165,7 @@ fn document(place: &ImagePlace, verdict: &Verdict) -> Value {
                         "what": finding.what,
                         "why": rule.why,
                         "fix": rule.fix,
-                        "allowed": verdict.is_allowed(finding),
+                        "allowed": verdict.is_allowed(finding.rule),
                     })
                 })
                 .collect();
@@ -196,7 +196,7 @@ fn sarif_log(place: &ImagePlace, verdict: &Verdict) -> Value {
         .flat_map(|image| image.findings.list())
         .map(|finding| sarif::Result {
             finding,
-            is_allowed: verdict.is_allowed(finding),
+            is_allowed: verdict.is_allowed(finding.rule),
             image: &name,
         })
         .collect();

@@ -1,6 +1,6 @@
 //! What manifest and layers are as documents and blobs.
 
-use tierce_oci::{Compression, MediaType};
+use tierce_oci::{Compression, ImageFormat, MediaType};
 
 use crate::facts::Packing;
 use crate::finding::{Evidence, Report, Rule, Scope, Severity};
@@ -97,7 +97,15 @@ pub(super) static UNCOMPRESSED_LAYER: Rule = Rule {
     scope: Scope::Lambda,
     why: "Lambda is reported to refuse them in Docker's format (`UnsupportedImageLayerDetected`)",
     fix: "compress it with gzip: `tierce build` does",
-    check: |subject, report| packed(subject, report, Packing::None, "is not compressed"),
+    check: |subject, report| {
+        for (number, layer, facts) in layers(subject) {
+            // In OCI's format they are reported to work.
+            let is_docker = layer.descriptor.media_type.format() == Some(ImageFormat::DockerV2S2);
+            if is_docker && facts.packing == Packing::None {
+                report.layer(number, "the layer is not compressed");
+            }
+        }
+    },
 };
 
 pub(super) static ZSTD_LAYER: Rule = Rule {
@@ -107,16 +115,14 @@ pub(super) static ZSTD_LAYER: Rule = Rule {
     scope: Scope::Lambda,
     why: "nobody has said that Lambda takes zstd",
     fix: "compress it with gzip: leave `compression` as it is by default",
-    check: |subject, report| packed(subject, report, Packing::Zstd, "is compressed with zstd"),
-};
-
-fn packed(subject: &Subject<'_>, report: &mut Report<'_>, packing: Packing, what: &str) {
-    for (number, layer) in subject.layers() {
-        if layer.packing == packing {
-            report.layer(number, format!("the layer {what}"));
+    check: |subject, report| {
+        for (number, layer) in subject.layers() {
+            if layer.packing == Packing::Zstd {
+                report.layer(number, "the layer is compressed with zstd");
+            }
         }
-    }
-}
+    },
+};
 
 pub(super) static UNCOMPRESSED_SIZE: Rule = Rule {
     name: "uncompressed-size",
