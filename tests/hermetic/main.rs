@@ -18,6 +18,7 @@
 //! | `inspect` | what is shown of an image |
 //! | `lint` | is what Lambda refuses found, and nothing else |
 //! | `referrers` | artifacts that are attached to images |
+//! | `init` | does what is written for a folder build it, whatever is in the folder |
 //! | `registries` | credentials, certificates, refusals |
 //! | `registry_settings` | endpoints, mirrors, trust and proxies, as a user settles them |
 //! | `ecr` | repositories of ECR, and logins for other tools |
@@ -48,6 +49,7 @@ mod inspect;
 mod interruptions;
 mod lint;
 mod lock;
+mod init;
 mod platforms;
 mod referrers;
 mod registries;

@@ -18,6 +18,7 @@ mod documents;
 mod ecr_name;
 mod environment;
 mod head_start;
+mod init;
 mod layer_facts;
 mod layers;
 mod lock;
@@ -162,6 +163,7 @@ async fn run(command: Command, output: Output) -> anyhow::Result<()> {
     let environment = Environment::read()?;
     match command {
         Command::Build(arguments) => commands::build::build(*arguments, &environment, output).await,
+        Command::Init(arguments) => commands::init::init(&arguments, output),
         Command::Push(arguments) => commands::copy::push(arguments, &environment, output).await,
         Command::Pull(arguments) => commands::copy::pull(arguments, &environment, output).await,
         Command::Copy(arguments) => commands::copy::copy(arguments, &environment, output).await,

@@ -871,7 +871,7 @@ fn written_in_context(arguments: &BuildArguments, context: &Path) -> Vec<String>
 }
 
 /// A pattern that matches this path alone.
-fn as_pattern(path: &str) -> String {
+pub(crate) fn as_pattern(path: &str) -> String {
     let mut pattern = String::new();
     for letter in path.chars() {
         if "*?[]\\!#^".contains(letter) {
