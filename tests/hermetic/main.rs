@@ -10,6 +10,9 @@
 //! | `zip` | functions and Lambda layers that were zips |
 //! | `base_links` | are files put where the symlinks of the base lead |
 //! | `platforms` | one platform out of several, and several at once |
+//! | `handlers` | are handlers found, and what is said where there is no runtime client |
+//! | `prebuilds` | files for other platforms, left out where it is asked for |
+//! | `runtime_client` | a client of the Runtime API on bases that have none |
 //! | `lock` | is the base held to what was pinned, with and without network |
 //! | `determinism` | do the same inputs give the same bytes |
 //! | `transports` | images between any two places, and what does not travel |
@@ -52,9 +55,11 @@ mod lock;
 mod init;
 mod platforms;
 mod referrers;
+mod prebuilds;
 mod registries;
 mod registry_settings;
 mod resuming;
 mod support;
+mod runtime_client;
 mod transports;
 mod zip;

@@ -20,7 +20,8 @@ use tierce_oci::Platform;
 use crate::background::in_background;
 use crate::base_links::read_base_links;
 use crate::config_file::Split;
-use crate::dependencies::Resolver;
+use crate::dependencies::client::ClientStart;
+use crate::dependencies::{Language, Resolver};
 use crate::environment::Variables;
 use crate::head_start::Offers;
 use crate::memory::{Memory, RememberedLayer, digest_of};
@@ -28,6 +29,7 @@ use crate::notices::Remark;
 use crate::output::Output;
 use crate::places::Places;
 use crate::plan::{BuildPlan, LayerPart, LayerPlan};
+use crate::prebuilds::PruneFor;
 use crate::profile::Profile;
 use crate::progress::Bars;
 use crate::sealed::layer_of;
@@ -143,15 +145,32 @@ impl<'a> Sealer<'a> {
         &mut self,
         base: Option<&BaseImage>,
         platform: &Platform,
+        client: Option<&ClientStart>,
         offers: &Offers,
     ) -> Result<Vec<Layer>> {
+        let of_client = client.and_then(|client| client.working_dir.as_deref());
         let ground = Ground::of(
             base,
-            self.working_dir.as_deref(),
+            self.working_dir.as_deref().or(of_client),
             self.entrypoint.as_deref(),
         );
-        let planned = &self.sources.layers;
-        let plans = self.resolver.resolve(planned, base, platform).await?;
+        let mut planned = self.sources.layers.clone();
+        for dependencies in planned
+            .iter_mut()
+            .filter_map(|plan| plan.dependencies.as_mut())
+        {
+            if let (Some(_), Language::Python { version, .. }) =
+                (&dependencies.requirements, &mut dependencies.language)
+            {
+                *version = client.and_then(|client| client.python);
+            }
+        }
+        let mut plans = self.resolver.resolve(&planned, base, platform).await?;
+        for plan in &mut plans {
+            if let Some(target) = &mut plan.prune_prebuilds {
+                *target = PruneFor::of(base, platform);
+            }
+        }
         let looked = match &self.looked {
             Some((known, of, looked)) if *known == ground && *of == plans => Arc::clone(looked),
             _ => {

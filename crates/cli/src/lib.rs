@@ -28,6 +28,7 @@ mod output;
 mod pieces_reader;
 mod places;
 mod plan;
+mod prebuilds;
 mod profile;
 mod progress;
 mod quantity;
@@ -162,8 +163,8 @@ async fn asked_to_end() -> u8 {
 async fn run(command: Command, output: Output) -> anyhow::Result<()> {
     let environment = Environment::read()?;
     match command {
-        Command::Build(arguments) => commands::build::build(*arguments, &environment, output).await,
         Command::Init(arguments) => commands::init::init(&arguments, output),
+        Command::Build(arguments) => commands::build::build(*arguments, &environment, output).await,
         Command::Push(arguments) => commands::copy::push(arguments, &environment, output).await,
         Command::Pull(arguments) => commands::copy::pull(arguments, &environment, output).await,
         Command::Copy(arguments) => commands::copy::copy(arguments, &environment, output).await,

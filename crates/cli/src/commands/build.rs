@@ -11,6 +11,7 @@ use tierce_store::atomic::write_file;
 
 use crate::arguments::BuildArguments;
 use crate::base::{self, Lock, LockPolicy};
+use crate::dependencies::client::ClientStart;
 use crate::diagnostic::{Hinted as _, UsageError};
 use crate::environment::Environment;
 use crate::head_start::{Arrived, HeadStart, Offers};
@@ -83,6 +84,8 @@ pub(crate) async fn build(
 struct Resolved {
     platform: Platform,
     base: Option<BaseImage>,
+    /// How the Runtime Interface Client starts there, when one is added.
+    client: Option<ClientStart>,
 }
 
 async fn resolve_bases(
@@ -119,7 +122,17 @@ async fn resolve_bases(
                 "building for {platform}; --platform names another"
             ));
         }
-        bases.push(Resolved { platform, base });
+        let client = match &base {
+            Some(base) if plan.has_runtime_client => {
+                Some(ClientStart::find(base, &plan.edits, places, output).await?)
+            }
+            _ => None,
+        };
+        bases.push(Resolved {
+            platform,
+            base,
+            client,
+        });
     }
     Ok(bases)
 }
@@ -162,13 +175,25 @@ impl Making<'_> {
     /// offers end with it.
     async fn make(&mut self, offers: Offers) -> Result<Vec<Image>> {
         let mut images = Vec::new();
-        for Resolved { platform, base } in self.bases {
+        for resolved in self.bases {
+            let Resolved {
+                platform,
+                base,
+                client,
+            } = resolved;
             offers.begin(platform)?;
-            let layers = self.sealer.seal(base.as_ref(), platform, &offers).await?;
+            let layers = self
+                .sealer
+                .seal(base.as_ref(), platform, client.as_ref(), &offers)
+                .await?;
+            let mut edits = self.plan.final_edits();
+            if let Some(client) = client {
+                client.edit(&mut edits);
+            }
             let image = assemble(
                 base.as_ref(),
                 layers,
-                &self.plan.final_edits(),
+                &edits,
                 platform,
                 self.format,
                 self.plan.created,
