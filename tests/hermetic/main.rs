@@ -18,10 +18,10 @@
 //! | `transports` | images between any two places, and what does not travel |
 //! | `caching` | does a later build do less, with the same result, whatever became of the cache |
 //! | `head_start` | do layers go to a registry while others are made, and nothing more than that |
+//! | `init` | does what is written for a folder build it, whatever is in the folder |
 //! | `inspect` | what is shown of an image |
 //! | `lint` | is what Lambda refuses found, and nothing else |
 //! | `referrers` | artifacts that are attached to images |
-//! | `init` | does what is written for a folder build it, whatever is in the folder |
 //! | `registries` | credentials, certificates, refusals |
 //! | `registry_settings` | endpoints, mirrors, trust and proxies, as a user settles them |
 //! | `ecr` | repositories of ECR, and logins for other tools |
@@ -47,19 +47,20 @@ mod destinations;
 mod determinism;
 mod ecr;
 mod ecr_push;
+mod handlers;
 mod head_start;
+mod init;
 mod inspect;
 mod interruptions;
 mod lint;
 mod lock;
-mod init;
 mod platforms;
-mod referrers;
 mod prebuilds;
+mod referrers;
 mod registries;
 mod registry_settings;
 mod resuming;
-mod support;
 mod runtime_client;
+mod support;
 mod transports;
 mod zip;
