@@ -395,7 +395,13 @@ fn programs_of_rust_and_go_and_ready_ones() {
     `Cargo.toml` has several programs (one, two): one image runs one of them, here two
     `tierce build` makes the image, `tierce lint` judges it
     "#);
-    let go = world(&[("go.mod", "module x\n"), ("main.go", "package main\n")]);
+    let go = world(&[
+        (
+            "go.mod",
+            "module x\nrequire github.com/aws/aws-lambda-go v1.47.0\n",
+        ),
+        ("main.go", "package main\n"),
+    ]);
     insta::assert_snapshot!(init(&go), @r#"
     [image]
     base = "public.ecr.aws/lambda/provided:al2023"
@@ -430,6 +436,35 @@ fn programs_of_rust_and_go_and_ready_ones() {
     platform: arm64, as the program
     handler: bootstrap, the program's name; it may be any word
     program: `build/bootstrap`
+    `tierce build` makes the image, `tierce lint` judges it
+    "#);
+    let both = World::new();
+    for (machine, architecture) in [("x86_64", "amd64"), ("aarch64", "arm64")] {
+        let program = ElfBuilder::new(architecture).content(b"AWS_LAMBDA_RUNTIME_API");
+        let write = |name: &str, bytes| {
+            both.sandbox
+                .write(format!("app/build/{machine}/{name}"), bytes);
+        };
+        write("greet", program.build());
+        write("libgreeting.so.1", ElfBuilder::new(architecture).build());
+        write("another", ElfBuilder::new(architecture).build());
+    }
+    insta::assert_snapshot!(init(&both), @r#"
+    [image]
+    base = "public.ecr.aws/lambda/provided:al2023"
+    platforms = ["x86_64"] # or "arm64", or both
+    handler = "greet"
+
+    [[layer]]
+    name = "handler"
+    binary = "build/{machine}/greet"
+    libraries = ["build/{machine}"]
+
+    ---
+    base: public.ecr.aws/lambda/provided:al2023 (for compiled programs)
+    platform: x86_64, as the program
+    handler: greet, the program's name; it may be any word
+    program: `build/x86_64/greet`
     `tierce build` makes the image, `tierce lint` judges it
     "#);
     let script = world(&[("bootstrap", "#!/bin/sh\nexec true\n")]);
@@ -812,7 +847,7 @@ fn a_folder_without_a_function_says_what_is_looked_for() {
     let world = world(&[("README.md", "")]);
     insta::assert_snapshot!(world.fails(1, &["init", "app"]), @"
     error: nothing in app looks like a function
-    hint: it looks for template.yaml (SAM), serverless.yml, a Dockerfile on one of AWS's bases, Python (requirements.txt, pyproject.toml, uv.lock, poetry.lock, *.py), Node (package.json, index.js), Rust (Cargo.toml with lambda_runtime), Go (go.mod), a `bootstrap`, and zips (function.zip)
+    hint: it looks for template.yaml (SAM), serverless.yml, a Dockerfile on one of AWS's bases, Python (requirements.txt, pyproject.toml, uv.lock, poetry.lock, *.py), Node (package.json, index.js), Rust (Cargo.toml with lambda_runtime), Go (go.mod with aws-lambda-go), a `bootstrap` or other program that speaks the Runtime API, and zips (function.zip)
     ");
     insta::assert_snapshot!(world.fails(1, &["init", "gone"]), @"
     error: could not open the context gone

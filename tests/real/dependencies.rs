@@ -34,7 +34,7 @@ fn base_for(sandbox: &Sandbox, architecture: &str) -> String {
 }
 
 /// A folder for PATH with nothing but Python in it, and uv when that is asked for.
-fn tools(sandbox: &Sandbox, with_uv: bool) -> PathBuf {
+pub(crate) fn tools(sandbox: &Sandbox, with_uv: bool) -> PathBuf {
     let folder = sandbox.path(if with_uv { "with-uv" } else { "with-pip" });
     fs::create_dir_all(&folder).unwrap();
     let mut programs = vec![(
@@ -56,7 +56,7 @@ fn tools(sandbox: &Sandbox, with_uv: bool) -> PathBuf {
 }
 
 /// Lets a tool reach the indexes that the person who runs the tests has settled on.
-fn with_own_indexes(mut command: sandbox::Command) -> sandbox::Command {
+pub(crate) fn with_own_indexes(mut command: sandbox::Command) -> sandbox::Command {
     for (name, value) in std::env::vars() {
         let lower = name.to_ascii_lowercase();
         let beginnings = ["pip_", "uv_", "npm_config_", "node_extra_ca", "ssl_cert"];

@@ -60,8 +60,8 @@ pub(crate) fn prune(tree: &mut Tree, target: &PruneFor, notices: &mut Vec<Notice
             modified: 0,
         };
         let context = || format!("could not read `{path}`");
-        let mut content = open(&file.content).with_context(context)?;
-        collector.add(raw, &mut content).with_context(context)?;
+        let mut bytes = open(&file.content).with_context(context)?;
+        collector.add(raw, &mut bytes).with_context(context)?;
     }
     let facts = collector.finish(0, Packing::None);
     let found = foreign_prebuilds(&facts, &target.architecture, target.has_musl);

@@ -107,7 +107,7 @@ fn described(draft: &Draft) -> Value {
             LayerSource::Node(path) => ("node", path),
             LayerSource::Zip(path) => ("zip", path),
             LayerSource::LambdaLayer(path) => ("lambda-layer", path),
-            LayerSource::Binary(path) => ("binary", path),
+            LayerSource::Binary { path, .. } => ("binary", path),
             LayerSource::Script(path) => ("script", path),
             LayerSource::Folder { from, .. } => ("add", from),
         };

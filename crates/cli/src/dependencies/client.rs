@@ -79,16 +79,14 @@ impl ClientStart {
             let mut env = config.env.iter();
             env.find_map(|pair| pair.strip_prefix(name)?.strip_prefix('='))
         };
-        let sets = |directory: &&String| !directory.is_empty() && *directory != "/";
+        let has_directory = config
+            .working_dir
+            .as_ref()
+            .is_some_and(|directory| !directory.is_empty() && directory != "/");
         let mut start = Self {
             python: None,
             interpreter: None,
-            working_dir: config
-                .working_dir
-                .as_ref()
-                .filter(sets)
-                .is_none()
-                .then(|| TASK_ROOT.to_owned()),
+            working_dir: (!has_directory).then(|| TASK_ROOT.to_owned()),
             has_path: variable("PYTHONPATH").is_some(),
         };
         let known = BaseFacts::of(base).python;

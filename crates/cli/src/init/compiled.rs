@@ -28,10 +28,14 @@ fn program(folder: &Folder, path: &str, handler: &str, made_by: Option<&str>) ->
     let (version, _) = bases::newest("provided", |_| true).unwrap_or_default();
     let found = folder.has_file(path).then(|| kind_of(folder, path));
     let is_script = matches!(found, Some(Some(Kind::Script)));
+    let path = path.to_owned();
     let source = if is_script {
-        LayerSource::Script(path.to_owned())
+        LayerSource::Script(path.clone())
     } else {
-        LayerSource::Binary(path.to_owned())
+        LayerSource::Binary {
+            path: path.clone(),
+            libraries: None,
+        }
     };
     let layer = DraftLayer::new("handler", source);
     let reasons = vec![match (&found, made_by) {
@@ -46,7 +50,7 @@ fn program(folder: &Folder, path: &str, handler: &str, made_by: Option<&str>) ->
         handler_reason: format!("handler: {handler}, the program's name; it may be any word"),
         layers: vec![layer],
         architecture: match found.flatten() {
-            Some(Kind::Program(architecture)) => bases::architecture(&architecture),
+            Some(Kind::Program { architecture, .. }) => bases::architecture(architecture),
             _ => None,
         },
         reasons,
@@ -55,7 +59,10 @@ fn program(folder: &Folder, path: &str, handler: &str, made_by: Option<&str>) ->
 
 /// What a file to be started is.
 enum Kind {
-    Program(String),
+    Program {
+        architecture: &'static str,
+        speaks_runtime_api: bool,
+    },
     Script,
 }
 
@@ -74,8 +81,12 @@ fn kind_of(folder: &Folder, path: &str) -> Option<Kind> {
     let mut collector = Collector::default();
     collector.add(entry, &mut file).ok()?;
     let facts = collector.finish(size, Packing::None);
-    match &facts.entries.first()?.content {
-        Some(ContentFacts::Elf(elf)) => Some(Kind::Program(elf.architecture().to_owned())),
+    let found = facts.entries.first()?;
+    match &found.content {
+        Some(ContentFacts::Elf(elf)) => Some(Kind::Program {
+            architecture: elf.architecture(),
+            speaks_runtime_api: found.speaks_runtime_api,
+        }),
         Some(ContentFacts::Script(_)) => Some(Kind::Script),
         _ => None,
     }
@@ -141,10 +152,16 @@ fn is_plain(name: &str) -> bool {
 }
 
 fn go(folder: &mut Folder, code: &str) -> Option<Program> {
-    if !folder.has_file(&join(code, "go.mod")) {
+    let path = join(code, "go.mod");
+    let text = folder.text(&path)?;
+    let place = found(folder, code);
+    if place.is_none() && !text.contains("github.com/aws/aws-lambda-go") {
+        folder.remark(format!(
+            "`{path}` does not name aws-lambda-go: it is left aside"
+        ));
         return None;
     }
-    let place = found(folder, code).unwrap_or_else(|| join(code, "bootstrap"));
+    let place = place.unwrap_or_else(|| join(code, "bootstrap"));
     Some(program(
         folder,
         &place,
@@ -163,7 +180,55 @@ fn found(folder: &Folder, code: &str) -> Option<String> {
         .find(|place| folder.has_file(place))
 }
 
+/// Folders that build tools write to.
+const FOLDERS: [&str; 5] = ["build", "bin", "dist", "out", ""];
+/// The processors as the kernel calls them, and as `{machine}` stands for them.
+const MACHINES: [&str; 2] = ["x86_64", "aarch64"];
+/// As many files as are looked into for a program.
+const MOST_FILES: usize = 200;
+
 fn ready(folder: &Folder, code: &str) -> Option<Program> {
-    let place = found(folder, code)?;
-    Some(program(folder, &place, "bootstrap", None))
+    if let Some(place) = found(folder, code) {
+        return Some(program(folder, &place, "bootstrap", None));
+    }
+    for place in FOLDERS.map(|place| join(code, place)) {
+        let place = place.trim_end_matches('/');
+        // One for each processor, or one alone.
+        for machine in MACHINES {
+            let directory = join(place, machine);
+            if let Some(name) = program_in(folder, &directory) {
+                let mut program = program(folder, &join(&directory, &name), &name, None);
+                let of_each = join(place, "{machine}");
+                let has_libraries = folder
+                    .names(&directory)
+                    .iter()
+                    .any(|name| name.starts_with("lib") && name.contains(".so"));
+                let source = LayerSource::Binary {
+                    path: join(&of_each, &name),
+                    libraries: has_libraries.then_some(of_each),
+                };
+                program.layers = vec![DraftLayer::new("handler", source)];
+                return Some(program);
+            }
+        }
+        if let Some(name) = program_in(folder, place) {
+            return Some(program(folder, &join(place, &name), &name, None));
+        }
+    }
+    None
+}
+
+/// The first program in a folder that speaks the Runtime API.
+fn program_in(folder: &Folder, directory: &str) -> Option<String> {
+    let names = folder.names(directory).into_iter();
+    let mut plain = names.filter(|name| is_plain(name)).take(MOST_FILES);
+    plain.find(|name| {
+        matches!(
+            kind_of(folder, &join(directory, name)),
+            Some(Kind::Program {
+                speaks_runtime_api: true,
+                ..
+            })
+        )
+    })
 }

@@ -114,11 +114,12 @@ impl Folder {
         };
         let entries = std::fs::read_dir(real).into_iter().flatten().flatten();
         let mut names: Vec<String> = entries
-            .take(MOST_NAMES)
             .filter_map(|entry| entry.file_name().into_string().ok())
             .filter(|name| !name.chars().any(char::is_control))
             .collect();
+        // In this order: the same folder has the same names wherever it lies.
         names.sort();
+        names.truncate(MOST_NAMES);
         names
     }
 

@@ -55,8 +55,11 @@ pub(crate) enum LayerSource {
     Node(String),
     Zip(String),
     LambdaLayer(String),
-    /// A program that speaks the Runtime API.
-    Binary(String),
+    /// A program that speaks the Runtime API, and where libraries of its own are.
+    Binary {
+        path: String,
+        libraries: Option<String>,
+    },
     /// A script in the program's place.
     Script(String),
     /// A folder's content; `left_out` is what other layers were made of.
@@ -111,7 +114,7 @@ struct Program {
 /// The files that are looked for, for whoever has none of them.
 pub(crate) const LOOKED_FOR: &str = "it looks for template.yaml (SAM), serverless.yml, a Dockerfile on one of AWS's bases, \
     Python (requirements.txt, pyproject.toml, uv.lock, poetry.lock, *.py), Node (package.json, index.js), \
-    Rust (Cargo.toml with lambda_runtime), Go (go.mod), a `bootstrap`, and zips (function.zip)";
+    Rust (Cargo.toml with lambda_runtime), Go (go.mod with aws-lambda-go), a `bootstrap` or other program that speaks the Runtime API, and zips (function.zip)";
 
 /// Where Lambda puts a function that names no architecture.
 const DEFAULT_ARCHITECTURE: &str = "x86_64";
@@ -217,8 +220,7 @@ fn of_description(folder: &mut Folder, described: Described) -> Draft {
     let by = &described.by;
     let mut reasons = Vec::new();
     let language = described.runtime.as_ref().map(|(language, _)| &**language);
-    let is_zip = has_ending(&described.code, "zip");
-    let program = if is_zip {
+    let program = if has_ending(&described.code, "zip") {
         zips::look_at(folder, &described.code)
     } else {
         program_in(folder, &described.code, language)
@@ -313,6 +315,9 @@ const NO_HANDLER: &str = "handler: none was found; name it in the file";
 
 /// The code of a language whose files are not looked at.
 fn other_code(language: Option<&str>, root: &str) -> DraftLayer {
+    if has_ending(root, "zip") {
+        return DraftLayer::new("code", LayerSource::Zip(root.to_owned()));
+    }
     let mut layer = code_layer(root, Vec::new());
     if matches!(language, Some("java" | "dotnet" | "provided")) {
         layer.missing =

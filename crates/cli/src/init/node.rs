@@ -214,7 +214,9 @@ fn handlers(folder: &mut Folder, code: &str, package: &Value) -> Vec<String> {
                 .unwrap_or(FILES.len())
         };
         names.sort_by_key(rank);
-        names.into_iter().for_each(|name| add(join(place, &name)));
+        for name in names {
+            add(join(place, &name));
+        }
     }
     let mut found = Vec::new();
     for file in files.into_iter().take(MOST_FILES) {
@@ -292,7 +294,7 @@ pub(super) fn root_of(folder: &Folder, code: &str, handler: &str) -> Option<Stri
         .find(|root| {
             let is_there =
                 |ending: &&str| folder.has_file(&join(root, &format!("{module}.{ending}")));
-            ENDINGS.iter().any(|ending| is_there(&ending))
+            ENDINGS.iter().any(is_there)
         })
 }
 

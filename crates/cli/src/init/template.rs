@@ -1,4 +1,4 @@
-//! Templates of SAM and CloudFormation, as far as they say what a function is.
+//! Templates of SAM and `CloudFormation`, as far as they say what a function is.
 
 use super::yaml::Yaml;
 use super::{

@@ -118,7 +118,9 @@ fn write_layer(layer: &DraftLayer, line: &mut impl FnMut(&str)) {
         LayerSource::LambdaLayer(path) => {
             lines.push(format!("lambda-layer = {}", quoted(path)));
         }
-        LayerSource::Binary(path) => lines.push(program(path)),
+        LayerSource::Binary { path, libraries } => {
+            lines.extend(program(path, libraries.as_deref()));
+        }
         LayerSource::Script(path) => lines.push(format!(
             "add = [{{ from = {}, to = \"/var/runtime/bootstrap\" }}]",
             quoted(path)
@@ -143,17 +145,25 @@ fn write_layer(layer: &DraftLayer, line: &mut impl FnMut(&str)) {
         lines.push(format!("to = {}", quoted(to)));
     }
     match &layer.missing {
-        None => lines.iter().for_each(|it| line(it)),
+        None => {
+            for it in &lines {
+                line(it);
+            }
+        }
         Some(missing) => {
             line(&format!("# {missing}:"));
-            lines.iter().for_each(|it| line(&format!("# {it}")));
+            for it in &lines {
+                line(&format!("# {it}"));
+            }
         }
     }
 }
 
-/// The line for a program: it and the libraries that it needs, where the base starts it.
-fn program(path: &str) -> String {
-    format!("binary = {}", quoted(path))
+/// The lines for a program: it and the libraries that it needs, where the base starts it.
+fn program(path: &str, libraries: Option<&str>) -> Vec<String> {
+    let mut lines = vec![format!("binary = {}", quoted(path))];
+    lines.extend(libraries.map(|directory| format!("libraries = [{}]", quoted(directory))));
+    lines
 }
 
 /// A key as TOML has it.

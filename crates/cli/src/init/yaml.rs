@@ -1,4 +1,4 @@
-//! YAML as templates have it, with tags of CloudFormation.
+//! YAML as templates have it, with tags of `CloudFormation`.
 
 use saphyr_parser::{Event, Parser, ScalarStyle, Tag};
 

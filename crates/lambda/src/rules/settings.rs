@@ -167,8 +167,12 @@ fn handler_not_found(subject: &Subject<'_>, report: &mut Report<'_>) {
         report.image(format!(
             "the handler is `{handler}`, and there is no {root}/{}",
             {
-                let usual = if language("node") { 1 } else { 0 };
-                names[usual].trim_start_matches('/')
+                let shown = if language("node") {
+                    &names[1]
+                } else {
+                    &names[0]
+                };
+                shown.trim_start_matches('/')
             }
         ));
     }
