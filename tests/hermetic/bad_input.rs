@@ -20,7 +20,7 @@ fn said_of(text: &str, code: i32) -> String {
 #[test]
 fn an_unknown_key_comes_with_the_nearest() {
     insta::assert_snapshot!(said_of("[image]\nbase = \"scratch\"\nplatform = [\"arm64\"]\n", 1), @r#"
-    error: app/tierce.toml:3:1: unknown field `platform`, expected one of `base`, `platforms`, `handler`, `tag`, `format`, `target`, `compression`
+    error: app/tierce.toml:3:1: unknown field `platform`, expected one of `base`, `platforms`, `handler`, `tag`, `format`, `target`, `compression`, `runtime-client`
       |
     3 | platform = ["arm64"]
       | ^^^^^^^^
@@ -49,7 +49,7 @@ fn an_unknown_key_comes_with_the_nearest() {
     "#);
     // Nothing is near.
     insta::assert_snapshot!(said_of("[image]\nbase = \"scratch\"\nzzzzzzzz = 1\n", 1), @"
-    error: app/tierce.toml:3:1: unknown field `zzzzzzzz`, expected one of `base`, `platforms`, `handler`, `tag`, `format`, `target`, `compression`
+    error: app/tierce.toml:3:1: unknown field `zzzzzzzz`, expected one of `base`, `platforms`, `handler`, `tag`, `format`, `target`, `compression`, `runtime-client`
       |
     3 | zzzzzzzz = 1
       | ^^^^^^^^

@@ -13,11 +13,15 @@
 //! | `base_facts` | what is gone by of a base: its name, the lock, or what it really has |
 //! | `base_links` | are files put where the symlinks of the base lead |
 //! | `platforms` | one platform out of several, and several at once |
+//! | `handlers` | are handlers found, and what is said where there is no runtime client |
+//! | `prebuilds` | files for other platforms, left out where it is asked for |
+//! | `runtime_client` | a client of the Runtime API on bases that have none |
 //! | `lock` | is the base held to what was pinned, with and without network |
 //! | `determinism` | do the same inputs give the same bytes |
 //! | `transports` | images between any two places, and what does not travel |
 //! | `caching` | does a later build do less, with the same result, whatever became of the cache |
 //! | `head_start` | do layers go to a registry while others are made, and nothing more than that |
+//! | `init` | does what is written for a folder build it, whatever is in the folder |
 //! | `inspect` | what is shown of an image |
 //! | `lint` | is what Lambda refuses found, and nothing else |
 //! | `recorded_facts` | is what is recorded of a layer while it is made what reading it finds |
@@ -52,19 +56,23 @@ mod determinism;
 mod ecr;
 mod ecr_push;
 mod handler;
+mod handlers;
 mod head_start;
 mod hostile;
+mod init;
 mod inspect;
 mod interruptions;
 mod judged;
 mod lint;
 mod lock;
 mod platforms;
+mod prebuilds;
 mod recorded_facts;
 mod referrers;
 mod registries;
 mod registry_settings;
 mod resuming;
+mod runtime_client;
 mod support;
 mod transports;
 mod zip;

@@ -34,7 +34,7 @@ fn base_for(sandbox: &Sandbox, architecture: &str) -> String {
 }
 
 /// A folder for PATH with nothing but Python in it, and uv when that is asked for.
-fn tools(sandbox: &Sandbox, with_uv: bool) -> PathBuf {
+pub(crate) fn tools(sandbox: &Sandbox, with_uv: bool) -> PathBuf {
     let folder = sandbox.path(if with_uv { "with-uv" } else { "with-pip" });
     fs::create_dir_all(&folder).unwrap();
     let mut programs = vec![(

@@ -16,12 +16,14 @@
 //! | `files` | does every kind of file come out of a layer as it went in, or as the format says |
 //! | `handler` | do compiled handlers run with the libraries that were found for them, and only where they can |
 //! | `functions` | do functions with dependencies run and answer, and have they code for either processor |
+//! | `init` | does what is written for a folder become an image that lint has nothing against |
 //! | `killed` | does docker-registry get whole images from pushes that are killed |
 //! | `lambda` | does a function on a Lambda-like base run and answer |
 //! | `lint` | is what compilers and package managers make judged rightly |
 //! | `places` | does every pair of places carry an image unharmed, and do others read the result |
 //! | `referrers` | are attached artifacts found where the registry keeps no list, and by others |
 //! | `registries` | do real registries take pushes, with each kind of authentication, and only once |
+//! | `runtime_client` | does the client that is added to a plain Python call the handler |
 //! | `sources` | are images that others made good bases and sources |
 //! | `wheels` | is a tree of 400 MB built and pushed in little memory |
 //! | `zips` | is a zip of a folder, whoever wrote it, the layer that the folder is |
@@ -36,12 +38,14 @@ mod everyday;
 mod files;
 mod functions;
 mod handler;
+mod init;
 mod killed;
 mod lambda;
 mod lint;
 mod places;
 mod referrers;
 mod registries;
+mod runtime_client;
 mod sources;
 mod support;
 mod wheels;

@@ -69,6 +69,7 @@ pub(crate) enum ProgressStyle {
 
 #[derive(Debug, Subcommand)]
 pub(crate) enum Command {
+    Init(InitArguments),
     Build(Box<BuildArguments>),
     Push(PushArguments),
     Pull(PullArguments),
@@ -108,6 +109,41 @@ pub(crate) struct AwsArguments {
     /// Assume this role for that
     #[arg(long, value_name = "ARN")]
     pub(crate) aws_role: Option<String>,
+}
+
+/// Write a tierce.toml for a folder
+///
+/// Looks at what is there: templates of SAM and the Serverless Framework, a Dockerfile on one of AWS's
+/// bases, lock files and handlers of Python and Node, programs of Rust and Go, zips. Says what was
+/// found and why it was chosen, and runs nothing. What may be secret by its name is left out.
+#[derive(Debug, Args)]
+#[command(after_help = "Examples:
+  tierce init && tierce build
+      the folder's function, as an image in the local store
+  tierce init --dry-run src
+      print what would be written
+  tierce init --function Orders --file orders.toml
+      one of the functions of template.yaml")]
+pub(crate) struct InitArguments {
+    /// The folder to look at
+    #[arg(default_value = ".")]
+    pub(crate) context: PathBuf,
+
+    /// Write this instead of CONTEXT/tierce.toml; `-` prints it
+    #[arg(short, long, value_name = "FILE")]
+    pub(crate) file: Option<PathBuf>,
+
+    /// Out of a template take this function [default: the first]
+    #[arg(long, value_name = "NAME")]
+    pub(crate) function: Option<String>,
+
+    /// Replace a file that is there
+    #[arg(long)]
+    pub(crate) force: bool,
+
+    /// Print the file, and write nothing
+    #[arg(long)]
+    pub(crate) dry_run: bool,
 }
 
 /// Build an image from a folder

@@ -24,7 +24,7 @@ use crate::diagnostic::Hinted as _;
 use crate::layer_facts::read_layer_facts;
 use crate::output::Output;
 use crate::places::Places;
-use crate::plan::LayerPlan;
+use crate::plan::{BuildPlan, LayerPlan};
 use crate::transport::BaseName;
 
 /// What the layers of a build ask of its base.
@@ -36,6 +36,8 @@ use crate::transport::BaseName;
 pub(crate) struct Needs {
     /// Which Python it has.
     pub(crate) python: bool,
+    /// Where its Python is.
+    pub(crate) interpreter: bool,
     /// Which C library it has.
     pub(crate) libc: bool,
     /// Which version of glibc, if it has that.
@@ -47,11 +49,14 @@ pub(crate) struct Needs {
 }
 
 impl Needs {
-    /// What dependencies are chosen by, and what compiles Python.
-    pub(crate) fn of(layers: &[LayerPlan]) -> Self {
+    /// What dependencies are chosen by, what compiles Python, and what starts a runtime client.
+    pub(crate) fn of(plan: &BuildPlan) -> Self {
+        let layers = &plan.layers;
         let is_compiled_for_base = |layer: &LayerPlan| layer.bytecode == Bytecode::Wanted(None);
         let mut needs = Self {
             python: layers.iter().any(is_compiled_for_base),
+            interpreter: plan.has_runtime_client && plan.edits.entrypoint.is_none(),
+            libc: layers.iter().any(|layer| layer.prune_prebuilds.is_some()),
             ..Self::default()
         };
         for dependencies in layers
@@ -75,6 +80,7 @@ impl Needs {
     pub(crate) fn and(self, other: Self) -> Self {
         Self {
             python: self.python || other.python,
+            interpreter: self.interpreter || other.interpreter,
             libc: self.libc || other.libc,
             glibc: self.glibc || other.glibc,
             libraries: self.libraries || other.libraries,
@@ -87,6 +93,7 @@ impl Needs {
         let has_version = !matches!(facts.libc, None | Some(CLibrary::Glibc(None)));
         facts.complete
             || ((!self.python || facts.python.is_some())
+                && (!self.interpreter || facts.interpreter.is_some())
                 && (!self.libc || facts.libc.is_some())
                 && (!self.glibc || has_version)
                 && (!self.libraries || facts.libraries.is_some())

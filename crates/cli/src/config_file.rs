@@ -66,6 +66,76 @@ pub(crate) struct ImageTable {
     pub(crate) format: Option<ImageFormat>,
     pub(crate) target: Option<Target>,
     pub(crate) compression: Option<Profile>,
+    /// Whether the Runtime Interface Client is added, to a base that has none.
+    pub(crate) runtime_client: Option<Spanned<RuntimeClient>>,
+}
+
+/// `true`, `false`, or the packages that are the Runtime Interface Client of Python.
+#[derive(Debug, Clone, PartialEq, Eq)]
+pub(crate) struct RuntimeClient {
+    /// As requirements; none for `false`.
+    pub(crate) packages: Vec<String>,
+}
+
+impl RuntimeClient {
+    /// The package of AWS's client for Python.
+    pub(crate) const PACKAGE: &str = "awslambdaric";
+
+    fn of(packages: Vec<String>) -> Result<Self, String> {
+        let is_name = |text: &str| {
+            let plain = |byte: u8| byte.is_ascii_alphanumeric() || b"._-".contains(&byte);
+            text.starts_with(|first: char| first.is_ascii_alphanumeric()) && text.bytes().all(plain)
+        };
+        let is_version = |text: &str| {
+            let plain = |byte: u8| byte.is_ascii_alphanumeric() || b".!+".contains(&byte);
+            !text.is_empty() && text.bytes().all(plain)
+        };
+        let is_package = |text: &String| match text.split_once("==") {
+            Some((name, version)) => is_name(name) && is_version(version),
+            None => is_name(text),
+        };
+        let name = |text: &String| text.split("==").next().map(str::to_owned);
+        if let Some(other) = packages.iter().find(|it| !is_package(it)) {
+            return Err(format!("`{other}` is not `NAME==VERSION`"));
+        }
+        if !packages
+            .iter()
+            .filter_map(name)
+            .any(|it| it == Self::PACKAGE)
+        {
+            return Err(format!(
+                "the client of Python is called `{}`",
+                Self::PACKAGE
+            ));
+        }
+        Ok(Self { packages })
+    }
+}
+
+impl<'de> Deserialize<'de> for RuntimeClient {
+    fn deserialize<D: Deserializer<'de>>(deserializer: D) -> Result<Self, D::Error> {
+        #[derive(Deserialize)]
+        #[serde(
+            untagged,
+            expecting = "expected `true`, `\"awslambdaric==VERSION\"`, or a list of such packages"
+        )]
+        enum Value {
+            Switch(bool),
+            One(String),
+            Several(Vec<String>),
+        }
+        let packages = match Value::deserialize(deserializer)? {
+            Value::Switch(false) => {
+                return Ok(Self {
+                    packages: Vec::new(),
+                });
+            }
+            Value::Switch(true) => vec![Self::PACKAGE.to_owned()],
+            Value::One(package) => vec![package],
+            Value::Several(packages) => packages,
+        };
+        Self::of(packages).map_err(serde::de::Error::custom)
+    }
 }
 
 /// `[lint]`: how an image for Lambda is judged.
@@ -150,6 +220,9 @@ pub(crate) struct LayerTable {
     pub(crate) xattrs: Vec<String>,
     #[serde(default)]
     pub(crate) mtime: Mtime,
+    /// Whether native files for other platforms are left out.
+    #[serde(default)]
+    pub(crate) prune_prebuilds: bool,
     /// Whether the layer may become several; decided by what is in it when absent.
     pub(crate) split: Option<Spanned<Split>>,
 }
@@ -597,6 +670,19 @@ mod tests {
             ("[image]\ncompression = 1.5", 2, 15, "expected `fast`"),
             ("[[layer]]\nadd = []\n", 1, 1, "missing field `name`"),
             ("[config]\nenv = 3", 2, 7, "invalid type"),
+            ("[image]\nruntime-client = 3", 2, 18, "expected `true`"),
+            (
+                "[image]\nruntime-client = \"-r x\"",
+                2,
+                18,
+                "not `NAME==VERSION`",
+            ),
+            (
+                "[image]\nruntime-client = \"x==1\"",
+                2,
+                18,
+                "called `awslambdaric`",
+            ),
             (
                 "[[layer]]\nname = \"a\"\nsplit = 3",
                 3,

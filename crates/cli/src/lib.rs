@@ -21,6 +21,7 @@ mod environment;
 mod gate;
 mod handler;
 mod head_start;
+mod init;
 mod layer_facts;
 mod layers;
 mod lock;
@@ -30,6 +31,7 @@ mod output;
 mod pieces_reader;
 mod places;
 mod plan;
+mod prebuilds;
 mod profile;
 mod progress;
 mod quantity;
@@ -166,6 +168,7 @@ async fn asked_to_end() -> u8 {
 async fn run(command: Command, output: Output) -> anyhow::Result<()> {
     let environment = Environment::read()?;
     match command {
+        Command::Init(arguments) => commands::init::init(&arguments, output),
         Command::Build(arguments) => commands::build::build(*arguments, &environment, output).await,
         Command::Push(arguments) => commands::copy::push(arguments, &environment, output).await,
         Command::Pull(arguments) => commands::copy::pull(arguments, &environment, output).await,

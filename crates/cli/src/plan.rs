@@ -16,11 +16,12 @@ use crate::config_file::{
 };
 use crate::dependencies::bytecode::Bytecode;
 use crate::dependencies::target::Glibc;
-use crate::dependencies::{Dependencies, Language};
+use crate::dependencies::{Dependencies, Language, client};
 use crate::diagnostic::{Hinted as _, UsageError};
 use crate::environment::Environment;
 use crate::handler::{BinaryFile, CompiledHandler};
 use crate::places::processors;
+use crate::prebuilds::PruneFor;
 use crate::profile::Profile;
 use crate::transport::{BaseName, ImagePlace, store_reference_of};
 use crate::verdict::allowed_rules;
@@ -42,6 +43,8 @@ pub(crate) struct BuildPlan {
     pub(crate) edits: ConfigEdits,
     pub(crate) target: Option<Target>,
     pub(crate) handler_named: bool,
+    /// Whether a layer is the Runtime Interface Client.
+    pub(crate) has_runtime_client: bool,
     pub(crate) format: Option<ImageFormat>,
     pub(crate) compression: Profile,
     pub(crate) created: Timestamp,
@@ -67,6 +70,8 @@ pub(crate) struct LayerPlan {
     pub(crate) keep_owners: bool,
     pub(crate) keep_hardlinks: bool,
     pub(crate) xattrs: Vec<String>,
+    /// Leaves native files for other platforms out; which platform stays is settled for each image.
+    pub(crate) prune_prebuilds: Option<PruneFor>,
     /// Seconds; `None` for the fixed time of the layer format.
     pub(crate) mtime: Option<u64>,
     pub(crate) split: Split,
@@ -227,6 +232,7 @@ impl BuildPlan {
             whole_context_to: None,
             edits,
             handler_named,
+            has_runtime_client: false,
             target: values.image.target,
             format: arguments.image.format.or(values.image.format),
             compression: arguments
@@ -251,8 +257,36 @@ impl BuildPlan {
         if plan.layers.is_empty() {
             plan.whole_context_to = Some(plan.place_of_whole_context()?);
         }
+        if let Some(file) = &file {
+            plan.add_runtime_client(file)?;
+        }
         plan.check_compression(plan.format)?;
         Ok(plan)
+    }
+
+    /// Adds the layer of the Runtime Interface Client below all others, where the file asks for it.
+    fn add_runtime_client(&mut self, file: &LoadedFile) -> Result<()> {
+        let Some(key) = &file.values.image.runtime_client else {
+            return Ok(());
+        };
+        let client = key.get_ref();
+        if client.packages.is_empty() {
+            return Ok(());
+        }
+        let refuse = |reason: &str| file.complain(&key.span(), reason.to_owned());
+        match &self.base.place {
+            None => {
+                return Err(refuse("`scratch` has no Python to run the client").into());
+            }
+            Some(ImagePlace::Registry(reference)) if AwsBase::language_of(reference).is_some() => {
+                return Err(refuse("the base has a Runtime Interface Client of its own"))
+                    .hint(client::NOT_NEEDED);
+            }
+            Some(_) => {}
+        }
+        self.layers.insert(0, client::layer(client));
+        self.has_runtime_client = true;
+        Ok(())
     }
 
     /// Where a function's code belongs; for other images only the working directory that was asked
@@ -299,12 +333,13 @@ impl BuildPlan {
             _ => false,
         };
         let is_compiled = self.layers.iter().any(|layer| layer.handler.is_some());
-        self.target
-            .unwrap_or(if aws_base || self.handler_named || is_compiled {
-                Target::Lambda
-            } else {
-                Target::Generic
-            })
+        let is_for_lambda =
+            aws_base || self.handler_named || is_compiled || self.has_runtime_client;
+        self.target.unwrap_or(if is_for_lambda {
+            Target::Lambda
+        } else {
+            Target::Generic
+        })
     }
 
     /// Refuses a compression that the image cannot have. What the base says of the format is known
@@ -574,7 +609,8 @@ fn plan_layer(
         );
         return Err(file.complain(&span, reason).into());
     }
-    let mixed = layer.verbatim && (parts.len() > 1 || moves_members(layer));
+    let mixed =
+        layer.verbatim && (parts.len() > 1 || moves_members(layer) || layer.prune_prebuilds);
     if mixed {
         let reason = "a `verbatim` tar is a layer of its own: nothing is added, left out or moved";
         return Err(file.complain(&span, reason.to_owned()).into());
@@ -618,6 +654,7 @@ fn plan_layer(
         keep_owners: layer.owners == Keep::Keep,
         keep_hardlinks: layer.hardlinks == Keep::Keep,
         xattrs: layer.xattrs.clone(),
+        prune_prebuilds: layer.prune_prebuilds.then(PruneFor::default),
         mtime,
         split,
     })
@@ -678,6 +715,7 @@ fn plan_dependencies(
     Ok(Some(Dependencies {
         language,
         file: path,
+        requirements: None,
         shown: named.get_ref().display().to_string(),
         to: layer.to.clone(),
         include: layer.include.clone(),
@@ -883,6 +921,7 @@ impl LayerPlan {
             keep_owners: false,
             keep_hardlinks: false,
             xattrs: Vec::new(),
+            prune_prebuilds: None,
             mtime: None,
             split: Split::Auto,
         }
@@ -962,7 +1001,7 @@ fn written_in_context(arguments: &BuildArguments, context: &Path) -> Vec<String>
 }
 
 /// A pattern that matches this path alone.
-fn as_pattern(path: &str) -> String {
+pub(crate) fn as_pattern(path: &str) -> String {
     let mut pattern = String::new();
     for letter in path.chars() {
         if "*?[]\\!#^".contains(letter) {

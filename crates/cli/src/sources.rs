@@ -14,6 +14,7 @@ use tierce_layer::{
 };
 
 use crate::plan::{BuildPlan, LayerPart, LayerPlan};
+use crate::prebuilds::prune;
 
 /// The layer format that history entries and cache keys name.
 pub(crate) const LAYER_FORMAT: &str = "layer-format-1";
@@ -275,6 +276,9 @@ impl Sources {
                     unreachable!("parts are found in their order")
                 }
             }
+        }
+        if let Some(target) = &plan.prune_prebuilds {
+            prune(&mut tree, target, notices)?;
         }
         ground.check(&tree)?;
         Ok(Some(tree))

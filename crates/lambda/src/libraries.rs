@@ -8,7 +8,7 @@ use std::collections::{BTreeMap, BTreeSet, VecDeque};
 
 use crate::bases::AwsBase;
 use crate::elf::ElfFacts;
-use crate::facts::{ContentFacts, EntryKind, name_of, parent_of};
+use crate::facts::{ContentFacts, EntryKind, LayerFacts, name_of, parent_of};
 use crate::subject::{Libc, Subject, elf_of};
 use crate::tree::{Node, Tree, join};
 use crate::version::GlibcVersion;
@@ -105,9 +105,13 @@ pub(crate) fn analyse<'a>(subject: &Subject<'a>) -> Analysis<'a> {
         .all()
         .filter(|(path, _)| is_function_file(path, &functions))
         .collect();
-    let index = SiblingIndex::of(&ours, subject);
+    let target = Target {
+        architecture: subject.architecture(),
+        libc: subject.libc,
+    };
+    let index = SiblingIndex::of(&ours, target);
     for &(path, node) in &ours {
-        if let Some(stranger) = stranger(path, node, subject, &index) {
+        if let Some(stranger) = stranger(path, node, target, &index) {
             analysis.strangers.push(stranger);
         }
     }
@@ -285,13 +289,13 @@ struct SiblingIndex {
 }
 
 impl SiblingIndex {
-    fn of(ours: &[(&[u8], Node<'_>)], subject: &Subject<'_>) -> Self {
+    fn of(ours: &[(&[u8], Node<'_>)], target: Target<'_>) -> Self {
         let mut index = Self {
             by_key: BTreeMap::new(),
             all: BTreeSet::new(),
         };
         for (path, node) in ours {
-            if elf_of(*node).is_some_and(|elf| misfit(elf, subject).is_none()) {
+            if elf_of(*node).is_some_and(|elf| misfit(elf, target).is_none()) {
                 let same = index.by_key.entry(sibling_key(path)).or_default();
                 same.push(path.to_vec());
                 index.all.insert(path.to_vec());
@@ -322,16 +326,23 @@ impl SiblingIndex {
     }
 }
 
+/// What programs and libraries must be made for.
+#[derive(Clone, Copy)]
+struct Target<'a> {
+    architecture: &'a str,
+    libc: Option<Libc>,
+}
+
 /// What a program or library is for, when that is not the image.
-fn misfit(elf: &ElfFacts, subject: &Subject<'_>) -> Option<String> {
+fn misfit(elf: &ElfFacts, target: Target<'_>) -> Option<String> {
     let architecture = elf.architecture();
-    if architecture != subject.architecture() && is_known(subject.architecture()) {
+    if architecture != target.architecture && is_known(target.architecture) {
         return Some(architecture.to_owned());
     }
     if let Some(system) = &elf.system {
         return Some(system.clone());
     }
-    match (elf.is_for_musl(), subject.libc) {
+    match (elf.is_for_musl(), target.libc) {
         (Some(true), Some(Libc::Glibc)) => Some("musl, and the image has glibc".to_owned()),
         (Some(false), Some(Libc::Musl)) => Some("glibc, and the image has musl".to_owned()),
         _ => None,
@@ -346,7 +357,7 @@ fn is_known(architecture: &str) -> bool {
 fn stranger<'a>(
     path: &[u8],
     node: Node<'a>,
-    subject: &Subject<'a>,
+    target: Target<'_>,
     index: &SiblingIndex,
 ) -> Option<Stranger<'a>> {
     // Whoever wants fsevents asks for macOS first: it is there when packages came from such a machine.
@@ -356,7 +367,7 @@ fn stranger<'a>(
     let is_linked = (path.ends_with(b".node") || path.ends_with(b".so")) && !is_for_mac_alone;
     let (made_for, is_inert) = match &node.entry.content {
         Some(ContentFacts::Elf(elf)) if elf.is_for_coprocessor() => return None,
-        Some(ContentFacts::Elf(elf)) if elf.is_loadable => (misfit(elf, subject)?, false),
+        Some(ContentFacts::Elf(elf)) if elf.is_loadable => (misfit(elf, target)?, false),
         Some(ContentFacts::Foreign(system)) => (system.clone(), !is_linked),
         _ => return None,
     };
@@ -374,6 +385,61 @@ fn stranger<'a>(
         sibling: index.sibling(path),
         is_inert,
     })
+}
+
+impl Stranger<'_> {
+    /// Whether the image can do without it: the file for this machine is there too, or Linux never
+    /// loads its kind.
+    pub(crate) fn is_dispensable(&self) -> bool {
+        self.sibling.is_some() || self.is_inert
+    }
+}
+
+/// The paths of a layer's files that the rule `foreign-prebuild` finds, were the layer the function's
+/// own in an image for `architecture`, with musl or not where that is known. Of a package for Node
+/// that is for other platforms as a whole the path is the package's.
+pub fn foreign_prebuilds(
+    layer: &LayerFacts,
+    architecture: &str,
+    has_musl: Option<bool>,
+) -> BTreeSet<Vec<u8>> {
+    let libc = has_musl.map(|musl| if musl { Libc::Musl } else { Libc::Glibc });
+    let target = Target { architecture, libc };
+    let tree = Tree::of(0, &[layer]);
+    let ours: Vec<(&[u8], Node<'_>)> = tree.all().collect();
+    let index = SiblingIndex::of(&ours, target);
+    let mut found = BTreeSet::new();
+    for &(path, node) in &ours {
+        let stranger = stranger(path, node, target, &index);
+        if stranger.is_some_and(|stranger| stranger.is_dispensable()) {
+            let package = platform_package(path).filter(|package| {
+                let mut below = tree.below(package);
+                !below.any(|(path, _)| index.all.contains(path))
+            });
+            found.insert(package.unwrap_or(path).to_owned());
+        }
+    }
+    found
+}
+
+/// The package for Node that a file is in, when its name says that it is for one platform, such as
+/// `@img/sharp-linux-arm64`.
+fn platform_package(path: &[u8]) -> Option<&[u8]> {
+    const MODULES: &[u8] = b"node_modules/";
+    let starts = path
+        .windows(MODULES.len())
+        .rposition(|part| part == MODULES)?;
+    let name = &path[starts + MODULES.len()..];
+    let components = if name.starts_with(b"@") { 2 } else { 1 };
+    let end = name
+        .iter()
+        .enumerate()
+        .filter(|(_, byte)| **byte == b'/')
+        .nth(components - 1)
+        .map(|(at, _)| at)?;
+    let name = String::from_utf8_lossy(&name[..end]).to_lowercase();
+    let says = |known: &[&str]| words_of(&name).any(|word| known.contains(&word));
+    (says(&MACHINES) && says(&SYSTEMS)).then(|| &path[..starts + MODULES.len() + end])
 }
 
 /// The loader of the image.
@@ -931,6 +997,30 @@ mod tests {
             ("p/_x.cpython-312-darwin.so", "p/_y.cpython-312-darwin.so"),
         ] {
             assert_ne!(sibling_key(one.as_bytes()), sibling_key(other.as_bytes()));
+        }
+    }
+
+    #[test]
+    fn packages_for_one_platform_are_told_by_their_names() {
+        for (path, package) in [
+            (
+                "t/node_modules/@img/sharp-linux-arm64/lib/s.node",
+                Some("t/node_modules/@img/sharp-linux-arm64"),
+            ),
+            (
+                "node_modules/a/node_modules/esbuild-windows-64x64/x64/esbuild.exe",
+                None,
+            ),
+            (
+                "node_modules/@esbuild/win32-x64/esbuild.exe",
+                Some("node_modules/@esbuild/win32-x64"),
+            ),
+            ("node_modules/bcrypt/prebuilds/linux-x64/b.node", None),
+            ("node_modules/linux-x64", None),
+            ("a/linux-x64/b.so", None),
+        ] {
+            let found = platform_package(path.as_bytes());
+            assert_eq!(found, package.map(str::as_bytes), "{path}");
         }
     }
 

@@ -41,6 +41,15 @@ pub enum Notice {
         /// Its path in the archive.
         path: EntryPath,
     },
+    /// Native files for other platforms were left out, as was asked for.
+    PrebuildsPruned {
+        /// The first of them, by path.
+        first: EntryPath,
+        /// How many there were.
+        files: usize,
+        /// How many bytes they had.
+        bytes: u64,
+    },
     /// A zip has no modes at all, and what begins like a program was made executable.
     ModesGuessed {
         /// The zip.
@@ -89,6 +98,14 @@ impl fmt::Display for Notice {
                     "`{path}` is bookkeeping of a storage driver and was left out"
                 )
             }
+            Self::PrebuildsPruned {
+                first,
+                files,
+                bytes,
+            } => write!(
+                formatter,
+                "{files} files for other platforms were left out ({bytes} bytes), such as `{first}`"
+            ),
             Self::ModesGuessed { archive, first } => write!(
                 formatter,
                 "`{}` has no Unix modes: files in it that begin with `#!` or as ELF are executable, \

@@ -183,6 +183,21 @@ impl Tree {
         )
     }
 
+    /// Takes an entry out, with all that is below it, and the directories above that hold nothing
+    /// else.
+    pub fn remove(&mut self, path: &EntryPath) {
+        if self.entries.remove(path).is_none() {
+            return;
+        }
+        self.drop_children(path);
+        for ancestor in path.ancestors() {
+            if self.has_children(&ancestor) {
+                return;
+            }
+            self.entries.remove(&ancestor);
+        }
+    }
+
     /// Adds what is in `later`, in the order in which it was added there.
     pub fn merge(&mut self, later: Self, notices: &mut Vec<Notice>) {
         for (path, node) in later.in_order() {
@@ -394,4 +409,32 @@ impl Tree {
 
 fn is_directory(entry: &Entry) -> bool {
     matches!(entry.kind, EntryKind::Directory)
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+    use crate::content::Content;
+
+    #[test]
+    fn what_is_taken_out_leaves_no_empty_directories() {
+        let path = |text: &str| EntryPath::new(text).unwrap();
+        let mut tree = Tree::new();
+        for name in ["a/b/c/one", "a/b/d/two", "a/b-c", "e/f/three"] {
+            let file = Entry::file(Content::bytes(*b"x"), 0o644);
+            tree.insert(path(name), file, &mut Vec::new()).unwrap();
+        }
+        let listed = |tree: &Tree| {
+            let names = tree.iter().map(|(path, _)| path.to_string());
+            names.collect::<Vec<_>>().join(" ")
+        };
+        tree.remove(&path("a/b/c/one"));
+        tree.remove(&path("e"));
+        tree.remove(&path("nowhere"));
+        assert_eq!(listed(&tree), "a a/b a/b-c a/b/d a/b/d/two");
+        tree.remove(&path("a/b"));
+        assert_eq!(listed(&tree), "a a/b-c");
+        tree.remove(&path("a/b-c"));
+        assert!(tree.is_empty());
+    }
 }

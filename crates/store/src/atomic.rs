@@ -119,6 +119,16 @@ impl AtomicFile {
         sync_directory(parent(&target))
     }
 
+    /// Gives the file its name, which nothing may have yet, and makes that durable.
+    pub fn persist_new(self) -> Result<(), PathError> {
+        let failed = PathError::of("write", &self.target);
+        self.temporary.as_file().sync_all().map_err(&failed)?;
+        self.temporary
+            .persist_noclobber(&self.target)
+            .map_err(|error| failed(error.error))?;
+        sync_directory(parent(&self.target))
+    }
+
     /// Gives the file its name; the directory entry is durable after [`sync_directory`].
     pub(crate) fn persist_unsynced(self) -> Result<(), PathError> {
         let failed = PathError::of("write", &self.target);

@@ -13,6 +13,7 @@ use tierce_store::atomic::write_file;
 use crate::arguments::BuildArguments;
 use crate::base::{self, Lock, LockPolicy};
 use crate::base_facts::{self, Needs};
+use crate::dependencies::client::ClientStart;
 use crate::diagnostic::{Hinted as _, UsageError};
 use crate::environment::Environment;
 use crate::gate::{Base, Gate};
@@ -96,13 +97,15 @@ pub(crate) async fn build(
 }
 
 /// A platform to build for, and what it is built on.
-struct Resolved {
-    platform: Platform,
-    base: Option<BaseImage>,
+pub(crate) struct Resolved {
+    pub(crate) platform: Platform,
+    pub(crate) base: Option<BaseImage>,
     /// What the build goes by of the base.
-    facts: BaseFacts,
+    pub(crate) facts: BaseFacts,
     /// What the compiled handler adds, if there is one.
-    handler: PreparedHandler,
+    pub(crate) handler: PreparedHandler,
+    /// How the Runtime Interface Client starts there, when one is added.
+    pub(crate) client: Option<ClientStart>,
 }
 
 async fn resolve_bases(
@@ -149,7 +152,7 @@ async fn resolve_bases(
         let facts = match &base {
             Some(base) => {
                 let of_program = program.as_ref().map(|it| handlers.needs(it, base));
-                let needs = Needs::of(&plan.layers).and(of_program.unwrap_or_default());
+                let needs = Needs::of(plan).and(of_program.unwrap_or_default());
                 base_facts::settle(base, &plan.base, needs, lock, places, output).await?
             }
             // There is nothing, and that is certain.
@@ -163,11 +166,18 @@ async fn resolve_bases(
             None => PreparedHandler::default(),
         };
         drop(program);
+        let client = match &base {
+            Some(base) if plan.has_runtime_client => {
+                Some(ClientStart::find(base, &facts, &plan.edits)?)
+            }
+            _ => None,
+        };
         bases.push(Resolved {
             platform,
             base,
             facts,
             handler,
+            client,
         });
     }
     Ok(bases)
@@ -211,20 +221,21 @@ impl Making<'_> {
     /// offers end with it.
     async fn make(&mut self, offers: Offers) -> Result<Vec<Image>> {
         let mut images = Vec::new();
-        for Resolved {
-            platform,
-            base,
-            facts,
-            handler,
-        } in self.bases
-        {
-            offers.begin(platform)?;
-            let layers = self
-                .sealer
-                .seal(base.as_ref(), facts, handler, platform, &offers)
-                .await?;
+        for resolved in self.bases {
+            offers.begin(&resolved.platform)?;
+            let layers = self.sealer.seal(resolved, &offers).await?;
+            let Resolved {
+                platform,
+                base,
+                handler,
+                client,
+                ..
+            } = resolved;
             let mut edits = self.plan.final_edits();
             handler.apply(&mut edits);
+            if let Some(client) = client {
+                client.edit(&mut edits);
+            }
             let image = assemble(
                 base.as_ref(),
                 layers,

@@ -4,6 +4,7 @@ pub(crate) mod build;
 pub(crate) mod cache;
 pub(crate) mod copy;
 pub(crate) mod ecr;
+pub(crate) mod init;
 pub(crate) mod inspect;
 pub(crate) mod lint;
 pub(crate) mod lock;

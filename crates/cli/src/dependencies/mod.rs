@@ -6,6 +6,7 @@
 //! out (see [`installed`]), and then the tree gets its name.
 
 pub(crate) mod bytecode;
+pub(crate) mod client;
 pub(crate) mod installed;
 pub(crate) mod kept;
 pub(crate) mod node;
@@ -47,6 +48,8 @@ pub(crate) struct Dependencies {
     pub(crate) language: Language,
     /// The lock file, or what stands in for one.
     pub(crate) file: PathBuf,
+    /// What the file says, when there is none: it is written where nobody else looks.
+    pub(crate) requirements: Option<String>,
     /// As it stands in `tierce.toml`.
     pub(crate) shown: String,
     /// As COPY takes it; settled before anything is made.
@@ -141,6 +144,9 @@ impl<'a> Resolver<'a> {
                 .tree(&layer.name, &dependencies, facts, platform)
                 .await
                 .with_context(|| format!("could not make the layer `{}`", layer.name))?;
+            if let Some(requirements) = &dependencies.requirements {
+                self.say_what_was_taken(requirements, &tree);
+            }
             // First, so that files of the same layer override them.
             layer.parts.insert(
                 0,
@@ -251,7 +257,16 @@ impl<'a> Resolver<'a> {
                     version,
                     glibc: glibc.unwrap_or(Glibc::OLDEST),
                 };
-                let mut job = self.python_job(&dependencies.file, target).await?;
+                let file = match &dependencies.requirements {
+                    Some(requirements) => {
+                        let file = self.places.scratch()?.join(&dependencies.file);
+                        std::fs::write(&file, requirements)
+                            .with_context(|| format!("could not write {}", file.display()))?;
+                        file
+                    }
+                    None => dependencies.file.clone(),
+                };
+                let mut job = self.python_job(&file, target).await?;
                 job.target = match glibc {
                     Some(glibc) => format!("{platform}, Python {version}, glibc {glibc}"),
                     None => format!("{platform}, Python {version}, any glibc"),
@@ -464,6 +479,20 @@ impl<'a> Resolver<'a> {
 
     fn warn(&self, line: &str) {
         self.places.bars().suspend(|| self.output.warn(line));
+    }
+
+    /// Says which versions stand for packages that name none, or bring others along.
+    fn say_what_was_taken(&self, requirements: &str, tree: &Path) {
+        let taken = client::packages_in(tree);
+        let is_pinned = |package: &String| requirements.lines().any(|line| line == package);
+        if !taken.is_empty() && !taken.iter().all(is_pinned) {
+            let list: Vec<String> = taken.iter().map(|it| format!("\"{it}\"")).collect();
+            self.say(&format!(
+                "the runtime client is {}; to hold it to that: `runtime-client = [{}]`",
+                taken.join(", "),
+                list.join(", ")
+            ));
+        }
     }
 
     fn say(&self, line: &str) {

@@ -256,6 +256,7 @@ impl<'h> Handlers<'h> {
             libraries: is_dynamic,
             bootstrap: self.may_be_bootstrap(program, base),
             python: false,
+            interpreter: false,
         }
     }
 

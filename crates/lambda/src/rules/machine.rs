@@ -110,7 +110,8 @@ pub(super) static FOREIGN_PREBUILD: Rule = Rule {
     evidence: Evidence::Specified,
     scope: Scope::Every,
     why: "it is for another machine and takes room; the one for this machine is there too",
-    fix: "leave it out to make the image smaller",
+    fix: "leave it out to make the image smaller: `prune-prebuilds = true` in its layer of tierce.toml \
+          does",
     check: |subject, report| {
         for stranger in &subject.analysis.strangers {
             let what = match &stranger.sibling {
@@ -119,10 +120,9 @@ pub(super) static FOREIGN_PREBUILD: Rule = Rule {
                     stranger.made_for,
                     String::from_utf8_lossy(sibling)
                 ),
-                None if stranger.is_inert => format!("it is for {}", stranger.made_for),
-                None => continue,
+                None => format!("it is for {}", stranger.made_for),
             };
-            if !is_started(subject, &stranger.path) {
+            if stranger.is_dispensable() && !is_started(subject, &stranger.path) {
                 report.path(stranger.node.layer, &stranger.path, what);
             }
         }

@@ -159,6 +159,8 @@ fn handler_not_found(subject: &Subject<'_>, report: &mut Report<'_>) {
             vec![root.to_owned(), format!("{root}/node_modules")]
         };
         (places, names)
+    } else if let Some(file) = file_of_handler(subject, handler, language) {
+        (vec![root.to_owned()], vec![file])
     } else {
         return;
     };
@@ -172,15 +174,45 @@ fn handler_not_found(subject: &Subject<'_>, report: &mut Report<'_>) {
         report.image(format!(
             "the handler is `{handler}`, and there is no {root}/{}",
             {
-                let shown = names[1].trim_start_matches('/');
-                if subject.python.is_some() {
-                    names[0].trim_start_matches('/')
+                let shown = if language("node") {
+                    &names[1]
                 } else {
-                    shown
-                }
+                    &names[0]
+                };
+                shown.trim_start_matches('/')
             }
         ));
     }
+}
+
+/// The file of a handler in Ruby, Java or .NET, when it is sure that there is none. What is packed
+/// into a jar is not looked into, and libraries may lie anywhere.
+fn file_of_handler(
+    subject: &Subject<'_>,
+    handler: &str,
+    language: impl Fn(&str) -> bool,
+) -> Option<String> {
+    let file = if language("ruby") {
+        let (directory, name) = handler.rsplit_once('/').unwrap_or(("", handler));
+        let (file, _) = name.split_once('.')?;
+        format!("{directory}/{file}.rb")
+    } else if language("dotnet") {
+        let (assembly, _) = handler.split_once("::")?;
+        format!("{assembly}.dll")
+    } else if language("java") {
+        let class = handler.split("::").next().unwrap_or(handler);
+        format!("{}.class", class.replace('.', "/"))
+    } else {
+        return None;
+    };
+    let file = file.trim_start_matches('/').to_owned();
+    let ending = format!("/{file}");
+    let functions = subject.function_directories();
+    let is_there = subject.tree.all().any(|(path, _)| {
+        let is_ours = functions.iter().any(|it| path.starts_with(it));
+        path.ends_with(ending.as_bytes()) || (is_ours && path.ends_with(b".jar"))
+    });
+    (!is_there).then_some(file)
 }
 
 /// Whether there is a compiled module, or the package of it anywhere else.

@@ -268,6 +268,46 @@ fn no_runtime_client(subject: &Subject<'_>, report: &mut Report<'_>) {
     };
     let mut files = subject.tree.all();
     if !files.any(|(path, node)| is_client(path, node.entry.speaks_runtime_api)) {
-        report.image("no Runtime Interface Client was found");
+        let advice = client_of(subject).map_or_else(String::new, |advice| format!("; {advice}"));
+        report.image(format!("no Runtime Interface Client was found{advice}"));
     }
+}
+
+/// How the client of the image's language gets into it, where the language is known.
+fn client_of(subject: &Subject<'_>) -> Option<&'static str> {
+    const PYTHON: &str = "for its Python `runtime-client = true` under `[image]` of tierce.toml adds one; \
+        elsewhere `pip install --target /var/task awslambdaric`, with the ENTRYPOINT \
+        [\"/usr/local/bin/python3\", \"-m\", \"awslambdaric\"] by the path of its Python";
+    const NODE: &str = "that of its Node is compiled when it is installed: with `aws-lambda-ric` in \
+        package.json a layer with `node = \"package-lock.json\"` and `scripts = true` brings it, on a \
+        machine like the image that has cmake, g++, make, autoconf and libtool; \
+        `entrypoint = [\"/usr/local/bin/npx\", \"aws-lambda-ric\"]` starts it";
+    const RUBY: &str = "for its Ruby `gem install aws_lambda_ric` where the image's gems are made; \
+        `entrypoint = [\"/usr/local/bin/aws_lambda_ric\"]` starts it";
+    let of_program = |name: &str| {
+        if name.starts_with("python3") || name == "python" {
+            Some(PYTHON)
+        } else if matches!(name, "node" | "npx") {
+            Some(NODE)
+        } else {
+            (name == "ruby").then_some(RUBY)
+        }
+    };
+    let mut programs = subject.programs.programs.iter();
+    let started = programs.find_map(|program| {
+        let name = String::from_utf8_lossy(crate::facts::name_of(&program.path));
+        of_program(&name)
+    });
+    started.or_else(|| {
+        let there = |name: &&str| {
+            ["usr/local/bin", "usr/bin"].iter().any(|directory| {
+                let path = format!("{directory}/{name}");
+                subject.tree.find(path.as_bytes()).is_some()
+            })
+        };
+        ["python3", "node", "ruby"]
+            .iter()
+            .find(|name| there(name))
+            .and_then(|name| of_program(name))
+    })
 }
