@@ -794,7 +794,7 @@ fn keys_that_do_not_fit_are_pointed_at() {
         bench.fails(&["build", "app"])
     };
     for (layer, reason) in [
-        ("glibc = \"2.34\"", "belong to its `python`"),
+        ("glibc = \"2.34\"", "belongs to its `python` or `binary`"),
         ("scripts = true", "belongs to its `node`"),
         (
             "python = \"requirements.txt\"\nnode = \"requirements.txt\"",

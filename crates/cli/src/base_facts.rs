@@ -88,6 +88,19 @@ impl Needs {
         }
     }
 
+    /// What of `facts` was asked for.
+    fn of_facts(self, facts: BaseFacts) -> BaseFacts {
+        let asks_for_libc = self.libc || self.glibc || self.libraries;
+        BaseFacts {
+            python: facts.python.filter(|_| self.python),
+            libc: facts.libc.filter(|_| asks_for_libc),
+            bootstrap: facts.bootstrap.filter(|_| self.bootstrap),
+            library_directories: facts.library_directories.filter(|_| self.libraries),
+            libraries: facts.libraries.filter(|_| self.libraries),
+            ..BaseFacts::default()
+        }
+    }
+
     /// Whether `facts` answer all of it.
     fn are_met_by(self, facts: &BaseFacts) -> bool {
         let has_version = !matches!(facts.libc, None | Some(CLibrary::Glibc(None)));
@@ -112,28 +125,31 @@ pub(crate) async fn settle(
 ) -> Result<BaseFacts> {
     let digest = base.image.digest();
     let locked = lock.facts(name, &digest).cloned().unwrap_or_default();
-    let mut facts = locked.clone().or(told(base));
+    let facts = locked.clone().or(told(base));
     if needs == Needs::default() || facts.complete {
         return Ok(facts);
     }
+    // Whether the base is read depends on nothing that only this machine knows.
+    if !needs.are_met_by(&facts) {
+        let read = read(base, name, places, output).await?;
+        let (_, contradictions) = read.against(&facts);
+        warn(base, name, &contradictions, output);
+        lock.record(name, digest, read.clone());
+        return Ok(read.or(facts));
+    }
     let known = places.facts_cache().of_base(&base.image, places.scratch()?);
     let known = known.unwrap_or_else(|| BaseFacts::of_config(base.image.config()));
-    let (other, contradictions) = known.against(&facts);
-    if !contradictions.is_empty() {
-        if !lock.may_record() {
-            return Err(cannot_record(base, name, &contradictions, lock));
-        }
-        warn(base, name, &contradictions, output);
-        let recorded = other.or(locked.clone());
-        lock.record(name, digest, recorded.clone());
-        facts = recorded.or(facts);
-    }
-    if needs.are_met_by(&facts) {
+    let (other, contradictions) = needs.of_facts(known).against(&facts);
+    if contradictions.is_empty() {
         return Ok(facts);
     }
-    let read = read(base, name, places, output).await?;
-    lock.record(name, digest, read.clone());
-    Ok(read.or(facts))
+    if !lock.may_record() {
+        return Err(cannot_record(base, name, &contradictions, lock));
+    }
+    warn(base, name, &contradictions, output);
+    let recorded = other.or(locked);
+    lock.record(name, digest, recorded.clone());
+    Ok(recorded.or(facts))
 }
 
 /// Checks a base against the table, and has the lock hold what the table does not know or is wrong
@@ -214,8 +230,8 @@ async fn read(
 fn warn(base: &BaseImage, name: &BaseName, contradictions: &[Contradiction], output: Output) {
     for Contradiction { found, thought } in contradictions {
         output.warn(&format!(
-            "the base `{}` has {found} for {}, and not {thought} as its name says; tierce.lock holds to \
-             what it has",
+            "the base `{}` has {found} for {}, and not {thought} as its name says: the build goes by the \
+             base",
             name.text,
             base.image.platform()
         ));

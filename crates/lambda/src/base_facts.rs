@@ -11,7 +11,7 @@ use std::str::FromStr;
 use serde::{Deserialize, Deserializer, Serialize, Serializer, de};
 use tierce_oci::ImageConfig;
 
-use crate::bases::RUNTIME_ROOT;
+use crate::bases::{LAYERS_ROOT, RUNTIME_ROOT, TASK_ROOT};
 use crate::elf::ElfFacts;
 use crate::facts::{EntryKind, LayerFacts, name_of, parent_of};
 use crate::libraries::{default_directories, library_path, newest};
@@ -304,7 +304,9 @@ impl BaseFacts {
             let missing = |name: &&String| !found.contains(*name) && !crate::is_of_glibc(name);
             if let Some(missing) = before.iter().find(missing) {
                 facts.libraries = Some(found.clone());
-                facts.library_directories = self.library_directories.clone();
+                facts
+                    .library_directories
+                    .clone_from(&self.library_directories);
                 note(format!("no {missing}"), missing.clone());
             }
         }
@@ -412,6 +414,14 @@ fn unusual_directories(
         let (EntryKind::Directory, Ok(path)) = (&entry.kind, std::str::from_utf8(path)) else {
             continue;
         };
+        // Where the function goes its user must be able to read, whatever the base says.
+        let is_ours = [TASK_ROOT, LAYERS_ROOT].iter().any(|root| {
+            let rest = path.strip_prefix(root.trim_start_matches('/'));
+            rest.is_some_and(|rest| rest.is_empty() || rest.starts_with('/'))
+        });
+        if is_ours {
+            continue;
+        }
         let found = DirectoryFacts {
             mode: entry.mode & 0o7777,
             uid: entry.uid,
@@ -495,6 +505,8 @@ mod tests {
                 directory("usr", 0o555),
                 directory("usr/lib", 0o755),
                 directory("srv", 0o700),
+                directory("opt", 0o700),
+                directory("var/task/deep", 0o700),
                 link("lib", "usr/lib"),
                 library(
                     "usr/lib/libc.so.6",
