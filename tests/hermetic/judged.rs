@@ -50,7 +50,13 @@ fn an_image_with_errors_gets_no_name() {
     let world = on_layout("");
     let refused = world.fails(
         3,
-        &["build", "app", "--metadata-file=metadata.json", "-t", "app:1"],
+        &[
+            "build",
+            "app",
+            "--metadata-file=metadata.json",
+            "-t",
+            "app:1",
+        ],
     );
     insta::assert_snapshot!(refused, @"
     building for linux/amd64; --platform names another
@@ -68,7 +74,10 @@ fn an_image_with_errors_gets_no_name() {
     let name = registry.reference("team/app", "1");
     let pushed = world.fails(3, &["build", "app", "--push", "-t", &name, "-q"]);
     // Why it does not work is said all the same.
-    assert!(pushed.contains("error[wrong-architecture] layer 3"), "{pushed}");
+    assert!(
+        pushed.contains("error[wrong-architecture] layer 3"),
+        "{pushed}"
+    );
     assert_eq!(manifests_put(&registry), 0);
     let layout = world.fails(3, &["build", "app", "-o=oci:out:1", "--json"]);
     assert!(layout.contains("error[wrong-architecture]"), "{layout}");
@@ -93,7 +102,14 @@ fn a_rule_that_is_allowed_is_counted_and_no_more() {
     let output = world.ok(&["build", "app", "--json", "--allow", "wrong-architecture"]);
     let counts = json!({"errors": 0, "warnings": 0, "notes": 0, "allowed": 1});
     assert_eq!(output.json()["images"][0]["lint"], counts);
-    let dry = ["build", "app", "--json", "--dry-run", "--allow", "wrong-architecture"];
+    let dry = [
+        "build",
+        "app",
+        "--json",
+        "--dry-run",
+        "--allow",
+        "wrong-architecture",
+    ];
     assert_eq!(world.ok(&dry).json()["images"][0]["lint"], counts);
     // As the file says it.
     let config = world.path("app/tierce.toml");
@@ -155,7 +171,11 @@ fn all_platforms_are_judged_before_anything_is_refused() {
     let world = World::new();
     let bases = ["amd64", "arm64"].map(|architecture| lambda_base(Format::Oci, architecture));
     TestIndex::of(Format::Oci, bases.to_vec()).write_layout(&world.path("base"), Some("1"));
-    add_app(&world, "oci:../base:1", "platforms = [\"amd64\", \"arm64\"]");
+    add_app(
+        &world,
+        "oci:../base:1",
+        "platforms = [\"amd64\", \"arm64\"]",
+    );
     let both = ElfBuilder::new("amd64").build();
     world.sandbox.write("app/src/_other.abi3.so", both);
     let refused = world.fails(3, &["build", "app", "--index", "-t", "app:1"]);
@@ -171,7 +191,14 @@ fn all_platforms_are_judged_before_anything_is_refused() {
     world.fails(1, &["inspect", "store:app:1"]);
     world.fails(1, &["inspect", "store:app:1-amd64"]);
     // An index that was asked for is no defect.
-    let allowed = ["build", "app", "--index", "-t", "app:1", "--allow=wrong-architecture"];
+    let allowed = [
+        "build",
+        "app",
+        "--index",
+        "-t",
+        "app:1",
+        "--allow=wrong-architecture",
+    ];
     world.runs(&allowed);
 }
 
@@ -201,7 +228,13 @@ fn a_push_is_judged_too() {
     hint: what is meant to be so can be allowed by name: `--allow RULE`
     ");
     assert_eq!(registry.log().filter(|it| it.method != "GET").len(), 0);
-    let output = world.ok(&["push", "store:app", &name, "--allow=wrong-architecture", "--json"]);
+    let output = world.ok(&[
+        "push",
+        "store:app",
+        &name,
+        "--allow=wrong-architecture",
+        "--json",
+    ]);
     assert_eq!(output.json()["images"][0]["lint"]["allowed"], 1);
     // What somebody else made is read for it, once.
     let other = FakeRegistry::start();
@@ -210,14 +243,22 @@ fn a_push_is_judged_too() {
     let refused = world.fails(3, &["push", &from, &other.reference("copy", "1")]);
     assert!(refused.contains("error[wrong-architecture]"), "{refused}");
     // `copy` brings bytes from here to there, whatever they are.
-    world.runs(&["copy", &from, &format!("docker://{}", other.reference("copy", "1"))]);
+    world.runs(&[
+        "copy",
+        &from,
+        &format!("docker://{}", other.reference("copy", "1")),
+    ]);
     // Files that are beside an image are no image.
     world.sandbox.write("notes.txt", "x");
     let attach = ["attach", "--artifact-type=text/x", &name, "notes.txt"];
     let attached = digest_in(&world.ok(&attach));
     let artifact = format!("{}@{attached}", registry.reference("team/app", "1"));
     let artifact = artifact.replace(":1@", "@");
-    world.runs(&["push", &format!("docker://{artifact}"), &other.reference("notes", "1")]);
+    world.runs(&[
+        "push",
+        &format!("docker://{artifact}"),
+        &other.reference("notes", "1"),
+    ]);
 }
 
 /// A registry that is AWS's by its name, with a base for Python whose layers nobody may read.
@@ -236,7 +277,9 @@ fn aws() -> (FakeRegistry, World, TestImage) {
 
 fn layer_downloads(registry: &FakeRegistry, image: &TestImage) -> usize {
     let layers = image.layers.iter();
-    layers.map(|layer| downloads(registry, &layer.digest())).sum()
+    layers
+        .map(|layer| downloads(registry, &layer.digest()))
+        .sum()
 }
 
 #[test]
@@ -246,14 +289,24 @@ fn a_base_of_aws_is_known_by_its_name() {
     let sandbox = &world.sandbox;
     sandbox.write(
         "app/src/new.abi3.so",
-        program("amd64").needs_symbol("libc.so.6", "GLIBC_2.38", "f").build(),
+        program("amd64")
+            .needs_symbol("libc.so.6", "GLIBC_2.38", "f")
+            .build(),
     );
     sandbox.write(
         "app/src/ssl.abi3.so",
         program("amd64").needs("libssl.so.3").build(),
     );
-    sandbox.write("app/src/x-1.dist-info/WHEEL", "Tag: cp311-cp311-manylinux2014_x86_64\n");
-    sandbox.write("app/src/musl.abi3.so", ElfBuilder::new("amd64").needs("libc.musl-x86_64.so.1").build());
+    sandbox.write(
+        "app/src/x-1.dist-info/WHEEL",
+        "Tag: cp311-cp311-manylinux2014_x86_64\n",
+    );
+    sandbox.write(
+        "app/src/musl.abi3.so",
+        ElfBuilder::new("amd64")
+            .needs("libc.musl-x86_64.so.1")
+            .build(),
+    );
     let platform = ["build", "app", "--platform=amd64"];
     let refused = world.fails(3, &platform);
     insta::assert_snapshot!(refused, @"
@@ -283,7 +336,11 @@ fn a_base_of_aws_is_known_by_its_name() {
     // A push knows as much.
     let target = FakeRegistry::start();
     let output = world.ok(&["push", "store:app", &target.reference("app", "1")]);
-    assert!(output.stderr().contains("the base by what is known of AWS's python 3.12"));
+    assert!(
+        output
+            .stderr()
+            .contains("the base by what is known of AWS's python 3.12")
+    );
     registry.clear_log();
     // Once its layers were read, as for that, the whole image is judged.
     let output = world.tierce(&["lint", "store:app"]).run();
@@ -291,14 +348,20 @@ fn a_base_of_aws_is_known_by_its_name() {
     assert_eq!(layer_downloads(&registry, &base), base.layers.len());
     registry.clear_log();
     let refused = world.fails(3, &platform);
-    assert!(refused.contains("error[missing-library] layer 3: /var/task/ssl.abi3.so"), "{refused}");
+    assert!(
+        refused.contains("error[missing-library] layer 3: /var/task/ssl.abi3.so"),
+        "{refused}"
+    );
     assert_eq!(layer_downloads(&registry, &base), 0);
 }
 
 #[test]
 fn a_handler_that_is_not_there_and_a_bootstrap_are_missed_by_name_alone() {
     let (registry, world, base) = aws();
-    world.app(PYTHON, "handler = \"other.handler\"\nplatforms = [\"amd64\"]");
+    world.app(
+        PYTHON,
+        "handler = \"other.handler\"\nplatforms = [\"amd64\"]",
+    );
     let output = world.ok(&["build", "app"]);
     let missed = "warning[handler-not-found]: the handler is `other.handler`";
     assert!(output.stderr().contains(missed), "{output:?}");
@@ -324,7 +387,10 @@ fn another_base_is_read_once() {
     let world = world_with_defect(&registry.reference("team/base", "1"));
     let built = ["build", "app", "--allow=wrong-architecture"];
     let first = world.ok(&built);
-    assert!(first.stderr().contains("reading the base's layers ("), "{first:?}");
+    assert!(
+        first.stderr().contains("reading the base's layers ("),
+        "{first:?}"
+    );
     assert_eq!(layer_downloads(&registry, &base), base.layers.len());
     registry.clear_log();
     let second = world.ok(&built);
@@ -335,7 +401,9 @@ fn another_base_is_read_once() {
     fs::remove_dir_all(&facts).unwrap();
     let output = world.ok(&[&built[..], &["--offline"]].concat());
     assert!(
-        output.stderr().contains("judged for Lambda: 1 allowed; without the base, whose layers are not here"),
+        output
+            .stderr()
+            .contains("judged for Lambda: 1 allowed; without the base, whose layers are not here"),
         "{output:?}"
     );
     assert_eq!(registry.log().len(), 0);

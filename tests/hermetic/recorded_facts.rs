@@ -6,7 +6,7 @@ use std::path::PathBuf;
 use std::time::{Duration, SystemTime};
 
 use tierce_testkit::elf::ElfBuilder;
-use tierce_testkit::images::LayerBuilder;
+use tierce_testkit::images::{Format, LayerBuilder, merged_usr_base};
 use tierce_testkit::zip::{Zip, ZipMember};
 
 use crate::caching::settle;
@@ -76,18 +76,30 @@ fn world() -> World {
     let write = |path: &str, bytes: &[u8]| world.sandbox.write(format!("app/{path}"), bytes);
     write("src/app.py", b"def handler(event, context): ...\n");
     write("src/empty", b"");
-    write("src/run", b"#!/usr/bin/env python3\nprint('AWS_LAMBDA_RUNTIME_API')\n");
+    write(
+        "src/run",
+        b"#!/usr/bin/env python3\nprint('AWS_LAMBDA_RUNTIME_API')\n",
+    );
     write("src/small", &program().content(NAME).build());
     write("src/large", &large_program(1, true));
     write("src/other", &large_program(2, false));
-    write("src/text", &[&b"#!/bin/sh\n"[..], &noise(3, 2 << 20), NAME].concat());
+    write(
+        "src/text",
+        &[&b"#!/bin/sh\n"[..], &noise(3, 2 << 20), NAME].concat(),
+    );
     write("src/module.so", b"\xcf\xfa\xed\xfe\x0c\0\0\x01");
-    write("src/x-1.0.dist-info/WHEEL", b"Tag: cp312-cp312-manylinux2014_x86_64\n");
+    write(
+        "src/x-1.0.dist-info/WHEEL",
+        b"Tag: cp312-cp312-manylinux2014_x86_64\n",
+    );
     write("etc/ld.so.conf.d/x.conf", b"/opt/x\n");
     let source = world.path("app/src/app.py");
     let time = SystemTime::UNIX_EPOCH + Duration::from_secs(1_700_000_000);
     let modified = fs::FileTimes::new().set_modified(time);
-    fs::File::open(&source).unwrap().set_times(modified).unwrap();
+    fs::File::open(&source)
+        .unwrap()
+        .set_times(modified)
+        .unwrap();
     let size = fs::metadata(&source).unwrap().len();
     let mut compiled = b"\xcb\x0d\x0d\x0a\0\0\0\0".to_vec();
     compiled.extend(1_700_000_000_u32.to_le_bytes());
@@ -103,9 +115,10 @@ fn world() -> World {
         .whiteout("var/task/gone")
         .opaque("var/cleared");
     write("in.tar", &tar.tar());
-    let verbatim = LayerBuilder::new()
-        .directory("opt", 0o755)
-        .file("opt/verbatim", 0o755, &program().build());
+    let verbatim =
+        LayerBuilder::new()
+            .directory("opt", 0o755)
+            .file("opt/verbatim", 0o755, &program().build());
     write("verbatim.tar", &verbatim.tar());
     let zip = Zip::of([
         ZipMember::file("bootstrap", 0o755, "#!/bin/sh\n"),
@@ -115,7 +128,10 @@ fn world() -> World {
     for package in ["one", "two", "three", "four"] {
         let seed = package.len() as u64;
         write(&format!("lib/{package}/__init__.py"), b"");
-        write(&format!("lib/{package}/m.so"), &program().content(&noise(seed, 200_000)).build());
+        write(
+            &format!("lib/{package}/m.so"),
+            &program().content(&noise(seed, 200_000)).build(),
+        );
     }
     world.sandbox.write(
         "app/tierce.toml",
@@ -144,7 +160,9 @@ fn facts_are_the_same_as_if_the_layers_were_read() {
     let world = world();
     build(&world, &[]);
     assert_recorded(&world, LAYERS);
-    let text = facts(&world).into_values().map(|it| String::from_utf8(it).unwrap());
+    let text = facts(&world)
+        .into_values()
+        .map(|it| String::from_utf8(it).unwrap());
     let text: String = text.collect();
     for part in [
         "\"whiteout\"",
@@ -169,11 +187,15 @@ fn facts_are_the_same_as_if_the_layers_were_read() {
     assert_recorded(&world, LAYERS);
 
     // What is not read again is known from the last time.
-    world.sandbox.write("app/src/app.py", "def handler(event, context): return 1\n");
+    world
+        .sandbox
+        .write("app/src/app.py", "def handler(event, context): return 1\n");
     settle(&world.path("app"));
     build(&world, &[]);
     assert_recorded(&world, LAYERS);
-    world.sandbox.write("app/src/large", large_program(6, false));
+    world
+        .sandbox
+        .write("app/src/large", large_program(6, false));
     settle(&world.path("app"));
     build(&world, &[]);
     assert_recorded(&world, LAYERS);
@@ -229,4 +251,56 @@ fn a_verbatim_layer_is_read_when_somebody_asks() {
     assert_eq!(facts(&world).len(), 0);
     drop(world.tierce(&["lint", "store:app"]).run());
     assert_recorded(&world, 1);
+}
+
+#[test]
+fn what_was_learnt_is_counted_pruned_and_verified() {
+    let world = World::new();
+    merged_usr_base(Format::Docker, "amd64").write_layout(&world.path("base"), Some("1"));
+    world.sandbox.write("app/library", "x");
+    let build = ["build", "app", "--base=oci:base:1", "--add=library:/lib64/"];
+    world.runs(&build);
+    let cache = world.sandbox.cache().join("tierce");
+    let links = || fs::read_dir(cache.join("links-1/sha256")).unwrap().count();
+    let counted = |kind: &str| {
+        let json = world.ok(&["cache", "info", "--json"]).json();
+        json[kind]["files"].as_u64().unwrap()
+    };
+    assert_eq!((counted("facts"), counted("links"), links()), (1, 1, 1));
+    // A tree of dependencies of which a file is gone, as after a power cut.
+    let tree = cache.join("resolved-1/00");
+    fs::create_dir_all(tree.join("tree")).unwrap();
+    fs::write(tree.join("size"), "1 3\n").unwrap();
+
+    let verify = || world.ok(&["cache", "verify", "--json"]).json();
+    let removed = verify()["removed"].clone();
+    assert_eq!(removed, serde_json::json!([tree]));
+    let name = facts(&world).into_keys().next().unwrap();
+    let file = facts_directory(&world).join(name);
+    let mut bytes = fs::read(&file).unwrap();
+    let last = bytes.len() - 10;
+    bytes[last] ^= 1;
+    fs::write(&file, bytes).unwrap();
+    let kept = fs::read_dir(cache.join("links-1/sha256")).unwrap();
+    let kept = kept.map(|entry| entry.unwrap().path()).next().unwrap();
+    fs::write(&kept, "{}").unwrap();
+    let removed = verify()["removed"].clone();
+    assert_eq!(removed, serde_json::json!([file, kept]));
+    assert_eq!(verify()["removed"], serde_json::json!([]));
+
+    // The next build learns the links anew, and the next lint the facts.
+    world.sandbox.write("app/library", "y");
+    world.runs(&build);
+    drop(world.tierce(&["lint", "store:app"]).run());
+    assert_eq!((counted("facts") > 1, counted("links")), (true, 1));
+    world.runs(&["cache", "prune"]);
+    assert_eq!(counted("links"), 1);
+    world.runs(&["cache", "prune", "--to=0"]);
+    assert_eq!((counted("facts"), counted("links"), links()), (0, 0, 0));
+
+    // A build makes room among them too; what was not used for longest goes first.
+    world.sandbox.write("app/library", "z");
+    let limited = world.tierce(&build).env("TIERCE_CACHE_LIMIT", "0");
+    drop(limited.run().assert_success());
+    assert_eq!((counted("facts"), counted("links")), (0, 0));
 }

@@ -181,9 +181,7 @@ fn entry_of_record(record: &Record, modified: u64) -> RawEntry {
         RecordKind::OpaqueMarker | RecordKind::Whiteout => (EntryKind::File, 0),
         RecordKind::File(content) => (EntryKind::File, content.size()),
         RecordKind::Symlink(target) => (EntryKind::Symlink(RawPath::new(target.clone())), 0),
-        RecordKind::Hardlink(target) => {
-            (EntryKind::Hardlink(RawPath::new(target.as_bytes())), 0)
-        }
+        RecordKind::Hardlink(target) => (EntryKind::Hardlink(RawPath::new(target.as_bytes())), 0),
     };
     RawEntry {
         path: RawPath::new(record.path.as_bytes()),

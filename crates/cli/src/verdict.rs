@@ -56,7 +56,9 @@ const RULES_BY_SEVERITY: [Severity; 3] = [Severity::Error, Severity::Warning, Se
 
 impl Verdict {
     pub(crate) fn is_allowed(&self, finding: &Finding) -> bool {
-        self.allowed.iter().any(|rule| rule.name == finding.rule.name)
+        self.allowed
+            .iter()
+            .any(|rule| rule.name == finding.rule.name)
     }
 
     fn count(&self, images: &[Judged], counts: impl Fn(&Finding) -> bool) -> usize {
@@ -95,7 +97,10 @@ impl Verdict {
 
     /// The same for the image of this digest, when it was judged.
     pub(crate) fn counts_for(&self, digest: &Digest) -> Option<Value> {
-        let at = self.images.iter().position(|image| image.digest == *digest)?;
+        let at = self
+            .images
+            .iter()
+            .position(|image| image.digest == *digest)?;
         Some(self.counts_of(&self.images[at..=at]))
     }
 

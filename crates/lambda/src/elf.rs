@@ -191,7 +191,9 @@ impl<'a> Kept<'a> {
             let (from, to) = (wanted.start.max(offset), wanted.end.min(next));
             if from < to {
                 let within = |at: u64| usize::try_from(at - offset).unwrap_or(read);
-                kept.window.1.extend_from_slice(&piece[within(from)..within(to)]);
+                kept.window
+                    .1
+                    .extend_from_slice(&piece[within(from)..within(to)]);
             }
             tail.extend_from_slice(piece);
             if tail.len() > most.saturating_mul(2) {
@@ -360,7 +362,9 @@ fn headers_of(file: &dyn Parts) -> Option<(goblin::elf::Header, Ctx, Vec<Program
         Vec::new()
     } else {
         let end = header.e_phoff.checked_add(length)?;
-        let table = file.at(header.e_phoff, length).filter(|_| end <= file.head())?;
+        let table = file
+            .at(header.e_phoff, length)
+            .filter(|_| end <= file.head())?;
         ProgramHeader::parse(&table, 0, count, context).ok()?
     };
     Some((header, context, programs))
@@ -672,12 +676,20 @@ mod tests {
             head: 2000,
             tail: 1000,
         };
-        let bytes: Vec<u8> = (0..5000_usize).map(|at| u8::try_from(at % 251).unwrap()).collect();
+        let bytes: Vec<u8> = (0..5000_usize)
+            .map(|at| u8::try_from(at % 251).unwrap())
+            .collect();
         let kept = read(10, &bytes, bounds);
         let end = bytes.len() as u64;
         assert_eq!(*kept.at(0, 2000).unwrap(), bytes[..2000]);
         assert_eq!(*kept.at(end - 1000, 1000).unwrap(), bytes[4000..]);
-        for (offset, length) in [(0, 2001), (1999, 2), (2000, 1), (end - 1001, 2), (end - 5, 6)] {
+        for (offset, length) in [
+            (0, 2001),
+            (1999, 2),
+            (2000, 1),
+            (end - 1001, 2),
+            (end - 5, 6),
+        ] {
             assert_eq!(kept.at(offset, length), None, "{offset} {length}");
         }
         assert_eq!(kept.at(u64::MAX, 2), None);
@@ -693,7 +705,10 @@ mod tests {
         }
         let ranges = Ranges::new(&Gone, 1000, Bounds::USUAL);
         assert_eq!(inspect(&ranges), None);
-        assert_eq!(ranges.finish().unwrap_err().kind(), io::ErrorKind::UnexpectedEof);
+        assert_eq!(
+            ranges.finish().unwrap_err().kind(),
+            io::ErrorKind::UnexpectedEof
+        );
     }
 
     proptest! {

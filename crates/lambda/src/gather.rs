@@ -135,7 +135,10 @@ impl Gathering {
         if self.gave_up.into_inner() {
             return None;
         }
-        let mut slots = self.slots.into_inner().unwrap_or_else(PoisonError::into_inner);
+        let mut slots = self
+            .slots
+            .into_inner()
+            .unwrap_or_else(PoisonError::into_inner);
         let mut earlier = Some(earlier);
         let mut known: BTreeMap<RawPath, EntryFacts> = BTreeMap::new();
         let mut collector = Collector::default();
@@ -155,9 +158,15 @@ impl Gathering {
                 let earlier = earlier().filter(|facts| !facts.leaves_contents_out())?;
                 let files = earlier.entries.iter();
                 let files = files.filter(|entry| entry.kind == EntryKind::File);
-                known = files.map(|entry| (entry.path.clone(), entry.clone())).collect();
+                known = files
+                    .map(|entry| (entry.path.clone(), entry.clone()))
+                    .collect();
             }
-            collector.keep(known.remove(&facts.path).filter(|known| known.size == facts.size)?);
+            collector.keep(
+                known
+                    .remove(&facts.path)
+                    .filter(|known| known.size == facts.size)?,
+            );
         }
         Some(collector.finish(uncompressed_size, packing))
     }
@@ -180,11 +189,7 @@ impl Slot {
 }
 
 /// Looks into a file of which `piece` is the beginning.
-fn look_into(
-    facts: &mut EntryFacts,
-    piece: &[u8],
-    content: &dyn ReadRange,
-) -> io::Result<bool> {
+fn look_into(facts: &mut EntryFacts, piece: &[u8], content: &dyn ReadRange) -> io::Result<bool> {
     let length = facts.size.min(START);
     let wanted = usize::try_from(length).unwrap_or(usize::MAX);
     if let Some(start) = piece.get(..wanted) {
@@ -244,7 +249,13 @@ mod tests {
             }
             for (number, bytes) in content.chunks(piece).enumerate().rev() {
                 let offset = (number * piece) as u64;
-                gathering.take(position, file(path, content), offset, bytes, &Content(content));
+                gathering.take(
+                    position,
+                    file(path, content),
+                    offset,
+                    bytes,
+                    &Content(content),
+                );
             }
         }
         let entries = files.iter().map(|(path, content)| file(path, content));

@@ -128,7 +128,9 @@ impl<'a> Subject<'a> {
                 .find_map(|(language, version)| AwsBase::of(language, version))
         });
         let in_tree = || {
-            let mut found = languages.iter().filter(|(language, _)| *language == "python");
+            let mut found = languages
+                .iter()
+                .filter(|(language, _)| *language == "python");
             found.next().map(|(_, version)| version.as_str())
         };
         let by_name = below.name.filter(|base| base.language == "python");
@@ -168,7 +170,11 @@ impl<'a> Subject<'a> {
 
     /// Whether the layers that are not known are those of this language's base of AWS's.
     pub(crate) fn is_on_base_for(&self, language: &str) -> bool {
-        self.is_partly_unknown() && self.below.name.is_some_and(|base| base.language == language)
+        self.is_partly_unknown()
+            && self
+                .below
+                .name
+                .is_some_and(|base| base.language == language)
     }
 
     pub(crate) fn config(&self) -> &'a ImageConfig {

@@ -288,8 +288,8 @@ impl Content {
     ) -> Result<(), ContentError> {
         let mut reader = self.open()?;
         reader.skip(range.start)?;
-        let length = usize::try_from(range.end - range.start)
-            .expect("what is asked for fits into memory");
+        let length =
+            usize::try_from(range.end - range.start).expect("what is asked for fits into memory");
         reader.append(bytes, length)?;
         reader.finish()
     }

@@ -91,8 +91,8 @@ pub use pattern::{BadPattern, Matched, Matcher};
 pub use plan::{Plan, Record, RecordKind, SettleError};
 pub use scan::{Anchored, ScanAdd, ScanError, add_walked, scan};
 pub use seal::{
-    Effort, EntryCounts, LastTime, Observed, Observer, Piece, SealError, SealSettings, SealedLayer, TarCheck, seal,
-    seal_tar,
+    Effort, EntryCounts, LastTime, Observed, Observer, Piece, SealError, SealSettings, SealedLayer,
+    TarCheck, seal, seal_tar,
 };
 pub use signature::Signature;
 pub use split::{Part, SplitSettings};

@@ -538,7 +538,8 @@ impl<'a> Sealing<'a> {
         unknown.iter().step_by(step).all(|sample| {
             segment.clear();
             // What cannot be read is reported by whoever needs it.
-            sample.assemble(self.plan, None, &mut segment).is_ok() && keys.contains(&Key::of(&segment))
+            sample.assemble(self.plan, None, &mut segment).is_ok()
+                && keys.contains(&Key::of(&segment))
         })
     }
 

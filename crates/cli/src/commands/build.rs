@@ -65,7 +65,9 @@ pub(crate) async fn build(
         sealer,
     };
     let (mut images, mut arrived) = making.make_and_send_ahead(ahead_to, &places).await?;
-    let verdict = making.judge(&mut images, &places, arguments.dry_run, output).await?;
+    let verdict = making
+        .judge(&mut images, &places, arguments.dry_run, output)
+        .await?;
 
     if arguments.dry_run {
         output.note("dry run: nothing is written");

@@ -62,9 +62,9 @@ pub(super) static WORKING_DIRECTORY: Rule = Rule {
             report.image(format!("WORKDIR `{directory}` does not begin with a slash"));
         } else if !subject.is_partly_unknown()
             && !subject
-            .tree
-            .follow(directory.as_bytes())
-            .is_some_and(|path| subject.tree.is_directory(&path))
+                .tree
+                .follow(directory.as_bytes())
+                .is_some_and(|path| subject.tree.is_directory(&path))
         {
             report.image(format!("the image has no directory {directory}"));
         }
