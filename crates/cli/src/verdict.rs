@@ -54,6 +54,14 @@ const SHOWN: usize = 10;
 
 const RULES_BY_SEVERITY: [Severity; 3] = [Severity::Error, Severity::Warning, Severity::Note];
 
+fn count(images: &[Judged], counts: impl Fn(&Finding) -> bool) -> usize {
+    images
+        .iter()
+        .flat_map(|image| image.findings.list())
+        .filter(|finding| counts(finding))
+        .count()
+}
+
 impl Verdict {
     pub(crate) fn is_allowed(&self, finding: &Finding) -> bool {
         self.allowed
@@ -61,16 +69,8 @@ impl Verdict {
             .any(|rule| rule.name == finding.rule.name)
     }
 
-    fn count(&self, images: &[Judged], counts: impl Fn(&Finding) -> bool) -> usize {
-        images
-            .iter()
-            .flat_map(|image| image.findings.list())
-            .filter(|finding| counts(finding))
-            .count()
-    }
-
     fn count_of(&self, images: &[Judged], severity: Severity) -> usize {
-        self.count(images, |finding| {
+        count(images, |finding| {
             finding.rule.severity == severity && !self.is_allowed(finding)
         })
     }
@@ -87,7 +87,7 @@ impl Verdict {
 
     /// Whether nothing was found, and nothing had to be allowed.
     pub(crate) fn is_empty(&self) -> bool {
-        self.count(&self.images, |_| true) == 0
+        count(&self.images, |_| true) == 0
     }
 
     /// How often what was found, for a JSON document.
@@ -109,7 +109,7 @@ impl Verdict {
             "errors": self.count_of(images, Severity::Error),
             "warnings": self.count_of(images, Severity::Warning),
             "notes": self.count_of(images, Severity::Note),
-            "allowed": self.count(images, |finding| self.is_allowed(finding)),
+            "allowed": count(images, |finding| self.is_allowed(finding)),
         })
     }
 
@@ -127,7 +127,7 @@ impl Verdict {
                 count => parts.push(format!("{count} {many}")),
             }
         }
-        match self.count(&self.images, |finding| self.is_allowed(finding)) {
+        match count(&self.images, |finding| self.is_allowed(finding)) {
             0 => {}
             count => parts.push(format!("{count} allowed")),
         }
