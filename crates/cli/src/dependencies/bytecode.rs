@@ -106,7 +106,7 @@ impl Interpreter {
         ))
     }
 
-    /// The interpreter that `program` is or leads to, if it is CPython of this version.
+    /// The interpreter that `program` is or leads to, if it is `CPython` of this version.
     async fn at(
         program: &Path,
         version: PythonVersion,
@@ -389,11 +389,11 @@ fn name_of(position: usize) -> String {
     format!("{position}.pyc")
 }
 
-fn copy(content: &Content, to: &Path) -> Result<()> {
+fn copy(source: &Content, to: &Path) -> Result<()> {
     let context = || format!("could not write {}", to.display());
     let mut file = File::create(to).with_context(context)?;
     let mut failed = Ok(());
-    content.read_pieces::<ContentError>(1 << 20, |piece| {
+    source.read_pieces::<ContentError>(1 << 20, |piece| {
         if failed.is_ok() {
             failed = file.write_all(piece);
         }

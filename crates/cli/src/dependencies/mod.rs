@@ -17,9 +17,10 @@ pub(crate) mod settings;
 pub(crate) mod target;
 pub(crate) mod tool;
 
+use std::collections::BTreeMap;
 use std::ffi::OsString;
 use std::path::{Path, PathBuf};
-use std::sync::{Arc, OnceLock};
+use std::sync::{Arc, Mutex, OnceLock, PoisonError};
 
 use anyhow::{Context as _, Result};
 use tempfile::TempDir;
@@ -81,6 +82,8 @@ pub(crate) struct Resolver<'a> {
     variables: Variables,
     context: PathBuf,
     output: Output,
+    /// Those that were found: every layer and platform asks again.
+    interpreters: Mutex<BTreeMap<PythonVersion, Interpreter>>,
 }
 
 /// A tree that can be made, or is known.
@@ -120,6 +123,7 @@ impl<'a> Resolver<'a> {
             variables: variables.clone(),
             context: context.to_owned(),
             output,
+            interpreters: Mutex::default(),
         }
     }
 
@@ -174,7 +178,16 @@ impl<'a> Resolver<'a> {
             .hint(format!(
                 "say it in tierce.toml, in the layer `{layer}`: `python-version = \"3.13\"`"
             ))?;
-        Interpreter::find(version, &self.variables, &self.context).await
+        let known = || {
+            let known = self.interpreters.lock();
+            known.unwrap_or_else(PoisonError::into_inner)
+        };
+        if let Some(interpreter) = known().get(&version) {
+            return Ok(interpreter.clone());
+        }
+        let found = Interpreter::find(version, &self.variables, &self.context).await?;
+        known().insert(version, found.clone());
+        Ok(found)
     }
 
     async fn tree(
