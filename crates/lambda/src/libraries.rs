@@ -196,7 +196,7 @@ fn is_python_module(path: &[u8]) -> bool {
 /// Whether a module whose library is missing is a fault, and not a part that is left out on purpose.
 ///
 /// Modules without a tag are often variants of which one is tried after the other, as those of
-/// torchaudio for the versions of FFmpeg. Python's own are parts of it that not every image can use:
+/// torchaudio for the versions of `FFmpeg`. Python's own are parts of it that not every image can use:
 /// official images have `_tkinter` and no Tk.
 fn is_sure_to_be_imported(path: &[u8]) -> bool {
     let name = name_of(path);
