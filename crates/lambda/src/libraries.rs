@@ -37,6 +37,8 @@ pub(crate) enum Reason {
 #[derive(Debug)]
 pub(crate) struct LoadProblem {
     pub(crate) reason: Reason,
+    /// The file that is loaded, for itself or by those that need it, when it happens.
+    root: Vec<u8>,
     /// The file that needs what is not there.
     pub(crate) path: Vec<u8>,
     pub(crate) layer: usize,
@@ -129,7 +131,44 @@ pub(crate) fn analyse<'a>(subject: &Subject<'a>) -> Analysis<'a> {
             }
         }
     }
+    excuse_parts(&ours, &functions, &loader.broken, &mut analysis.problems);
     analysis
+}
+
+/// Modules of packages that are good without them are no fault: where another module of the same
+/// directory can be loaded, one that cannot is taken for a part that is tried and given up, as
+/// those of numba for one of three libraries of threads. What stands by itself is no part.
+fn excuse_parts(
+    ours: &[(&[u8], Node<'_>)],
+    functions: &BTreeSet<Vec<u8>>,
+    broken: &BTreeSet<Vec<u8>>,
+    problems: &mut [LoadProblem],
+) {
+    let mut not_packages: BTreeSet<&[u8]> = functions.iter().map(Vec::as_slice).collect();
+    let mut good: BTreeSet<&[u8]> = BTreeSet::new();
+    for &(path, node) in ours {
+        let directory = parent_of(path).unwrap_or_default();
+        if path.ends_with(b".dist-info") || path.ends_with(b".egg-info") {
+            not_packages.insert(directory);
+        }
+        let is_module = elf_of(node).is_some() && is_sure_to_be_imported(path);
+        if is_module && !path.ends_with(b".node") && !broken.contains(path) {
+            good.insert(directory);
+        }
+    }
+    for problem in problems {
+        let directory = parent_of(&problem.root).unwrap_or_default();
+        let is_package = !not_packages.contains(directory)
+            && !matches!(name_of(directory), b"site-packages" | b"dist-packages");
+        if problem.reason == Reason::Module
+            && matches!(problem.kind, LoadProblemKind::Missing { .. })
+            && !problem.root.ends_with(b".node")
+            && is_package
+            && good.contains(directory)
+        {
+            problem.reason = Reason::Other;
+        }
+    }
 }
 
 /// Whether a path belongs to the function, or to packages of its language.
@@ -161,7 +200,7 @@ fn is_python_module(path: &[u8]) -> bool {
 /// Whether a module whose library is missing is a fault, and not a part that is left out on purpose.
 ///
 /// Modules without a tag are often variants of which one is tried after the other, as those of
-/// torchaudio for the versions of FFmpeg. Python's own are parts of it that not every image can use:
+/// torchaudio for the versions of `FFmpeg`. Python's own are parts of it that not every image can use:
 /// official images have `_tkinter` and no Tk.
 fn is_sure_to_be_imported(path: &[u8]) -> bool {
     let name = name_of(path);
@@ -451,6 +490,8 @@ struct Loader<'a, 'b> {
     by_name: BTreeMap<&'b [u8], Vec<&'b [u8]>>,
     /// What each file got that was loaded before.
     known: BTreeMap<Vec<u8>, Vec<Loaded<'a>>>,
+    /// The files that cannot be loaded, for want of a library of their own or of others.
+    broken: BTreeSet<Vec<u8>>,
     /// The names of libraries that are in memory when the function is.
     started: BTreeSet<String>,
     /// The rpaths of the programs that start: they are for all that is loaded later too.
@@ -503,6 +544,7 @@ impl<'a, 'b> Loader<'a, 'b> {
             defaults,
             by_name,
             known: BTreeMap::new(),
+            broken: BTreeSet::new(),
             started: BTreeSet::new(),
             rpaths: Vec::new(),
             tries_left: Cell::new(MOST_TRIES),
@@ -545,6 +587,9 @@ impl<'a, 'b> Loader<'a, 'b> {
                 break;
             }
             names.extend(elf.soname.clone());
+            if self.broken.contains(&loading.path) {
+                self.broken.insert(path.to_owned());
+            }
             if let Some(known) = self.known.get(&loading.path) {
                 for loaded in known {
                     if names.insert(loaded.library.clone()) {
@@ -608,8 +653,13 @@ impl<'a, 'b> Loader<'a, 'b> {
                     Search::Missing if self.is_presumed(library) => continue,
                     Search::Missing => self.missing(library, elf),
                 };
+                if matches!(kind, LoadProblemKind::Missing { .. }) {
+                    self.broken.insert(loading.path.clone());
+                    self.broken.insert(path.to_owned());
+                }
                 problems.push(LoadProblem {
                     reason,
+                    root: path.to_owned(),
                     path: loading.path.clone(),
                     layer: loading.node.layer,
                     kind,
@@ -618,6 +668,7 @@ impl<'a, 'b> Loader<'a, 'b> {
             let versions = self.versions(elf, &found);
             problems.extend(versions.into_iter().map(|kind| LoadProblem {
                 reason,
+                root: path.to_owned(),
                 path: loading.path.clone(),
                 layer: loading.node.layer,
                 kind,
