@@ -34,7 +34,7 @@ fn an_unknown_key_comes_with_the_nearest() {
     hint: did you mean `entrypoint`?
     "#);
     insta::assert_snapshot!(said_of("[imgae]\nbase = \"scratch\"\n", 1), @"
-    error: app/tierce.toml:1:2: unknown field `imgae`, expected one of `image`, `layer`, `config`
+    error: app/tierce.toml:1:2: unknown field `imgae`, expected one of `image`, `layer`, `config`, `lint`
       |
     1 | [imgae]
       |  ^^^^^

@@ -164,6 +164,7 @@ base = "oci:../base:1"
 platforms = ["linux/amd64"]
 format = "docker"
 handler = "file.handler"
+target = "generic"
 
 [[layer]]
 name = "code"
@@ -210,7 +211,7 @@ stop-signal = "SIGUSR1"
       "Labels": {
         "a": "first",
         "both": "file",
-        "dev.tierce.target": "lambda",
+        "dev.tierce.target": "generic",
         "file": "1",
         "org.opencontainers.image.base.digest": "sha256:b159f69ee010e9bb87a1f9df3bf863cd3ff0a63fa774c2a0a0629ca28e2c0022",
         "z": "last"
@@ -278,7 +279,7 @@ stop-signal = "SIGUSR1"
       "Labels": {
         "a": "first",
         "both": "flag",
-        "dev.tierce.target": "lambda",
+        "dev.tierce.target": "generic",
         "file": "1",
         "org.opencontainers.image.base.digest": "sha256:b159f69ee010e9bb87a1f9df3bf863cd3ff0a63fa774c2a0a0629ca28e2c0022",
         "z": "last"
@@ -344,6 +345,9 @@ fn an_entrypoint_of_one_s_own_resets_the_base_s_cmd() {
         .build();
     base.write_layout(&world.path("base"), Some("1"));
     world.sandbox.write("app/x", "x");
+    // It is no function that could run.
+    let generic = "[image]\ntarget = \"generic\"\n";
+    world.sandbox.write("app/tierce.toml", generic);
     let arguments = ["build", "app", "--base=oci:base:1", "--add=x:/srv/x"];
     let run = |more: &[&str]| {
         let image = world.built(&[&arguments[..], more].concat());
@@ -1036,8 +1040,9 @@ fn the_base_s_name_is_recorded_only_when_it_is_a_registry_s() {
 fn the_target_is_recorded_as_a_label() {
     let world = World::new();
     world.sandbox.write("app/x", "x");
+    lambda_base(Format::Docker, "amd64").write_layout(&world.path("base"), Some("1"));
     let target = |more: &[&str]| {
-        let arguments = ["build", "app", "--base=scratch", "--add=x:/srv/x"];
+        let arguments = ["build", "app", "--base=oci:base:1", "--add=x:/srv/x"];
         let image = world.built(&[&arguments[..], more].concat());
         image.config["config"]["Labels"]["dev.tierce.target"].clone()
     };

@@ -15,6 +15,7 @@ use tierce_testkit::check::{Checker, LoadedImage, assert_clean};
 use tierce_testkit::images::{Format, ImageBuilder, LayerBuilder, TestIndex, small_base};
 use tierce_testkit::{FakeRegistry, Fault, Gate, Method};
 
+use crate::recorded_facts::facts;
 use crate::support::{
     World, copy_directory, digest_in, ended, fixtures, has, layer_digests, noise, top_layer,
 };
@@ -954,6 +955,8 @@ fn the_cache_tells_what_it_takes() {
     packs    0 (0 B)
     recipes  0 (0 B)
     notes    0 (0 B)
+    facts    0 (0 B)
+    links    0 (0 B)
     ");
     assert!(!layer_cache(&world).exists());
     world.runs(&["build", "app"]);
@@ -964,11 +967,21 @@ fn the_cache_tells_what_it_takes() {
         packs    1 ([SIZE])
         recipes  1 ([SIZE])
         notes    1 ([SIZE])
+        facts    1 ([SIZE])
+        links    0 ([SIZE])
         ");
         insta::assert_snapshot!(info(&["--json"]), @r#"
         {
           "bytes": [BYTES],
+          "facts": {
+            "bytes": [BYTES],
+            "files": 1
+          },
           "limit": 10737418240,
+          "links": {
+            "bytes": 0,
+            "files": 0
+          },
           "notes": {
             "bytes": [BYTES],
             "files": 1
@@ -991,7 +1004,8 @@ fn the_cache_tells_what_it_takes() {
         "#);
     });
     let json = world.ok(&["cache", "info", "--json"]).json();
-    assert_eq!(json["bytes"], size_of_cache(&world));
+    let facts = facts(&world).into_values().map(|facts| facts.len() as u64);
+    assert_eq!(json["bytes"], size_of_cache(&world) + facts.sum::<u64>());
     let limited = world
         .tierce(&["cache", "info", "--json"])
         .env("TIERCE_CACHE_LIMIT", "2 MiB");
@@ -1013,7 +1027,7 @@ fn the_cache_is_emptied_when_asked() {
     without_sizes().bind(|| {
         // The limit is far away.
         insta::assert_snapshot!(prune(&[]), @"removed 0 files ([SIZE]), [SIZE] left");
-        insta::assert_snapshot!(prune(&["--to=0"]), @"removed 3 files ([SIZE]), [SIZE] left");
+        insta::assert_snapshot!(prune(&["--to=0"]), @"removed 4 files ([SIZE]), [SIZE] left");
     });
     assert_eq!(size_of_cache(&world), 0);
     assert_eq!(digest_in(&world.ok(&["build", "app"])), digest);
@@ -1026,7 +1040,7 @@ fn the_cache_is_emptied_when_asked() {
           },
           "removed": {
             "bytes": [BYTES],
-            "files": 3
+            "files": 4
           }
         }
         "#);
@@ -1060,7 +1074,7 @@ fn what_is_damaged_in_the_cache_is_found_and_removed() {
     settings.bind(|| {
         insta::assert_snapshot!(verify(&[]), @"
         --
-        sound: 3 files ([SIZE]) with 6 segments; damaged: 0 files
+        sound: 4 files ([SIZE]) with 6 segments; damaged: 0 files
         ");
         flip_a_bit(&only_pack(&world), 1_000_000);
         flip_a_bit(&cached(&world, "recipes")[0], 200);
@@ -1068,16 +1082,20 @@ fn what_is_damaged_in_the_cache_is_found_and_removed() {
         warning: [SANDBOX]/cache/tierce/layers-1/packs/[ID].pack was damaged and is removed
         warning: [SANDBOX]/cache/tierce/layers-1/recipes/[ID] was damaged and is removed
         --
-        sound: 1 file ([SIZE]) with 0 segments; damaged: 2 files
+        sound: 2 files ([SIZE]) with 0 segments; damaged: 2 files
         ");
         insta::assert_snapshot!(verify(&["--json"]), @r#"
         --
         {
           "removed": [],
+          "resolved": {
+            "bytes": 0,
+            "trees": 0
+          },
           "segments": 0,
           "sound": {
             "bytes": [BYTES],
-            "files": 1
+            "files": 2
           }
         }
         "#);
@@ -1095,7 +1113,7 @@ fn what_is_damaged_in_the_cache_is_found_and_removed() {
           "segments": 6,
           "sound": {
             "bytes": [BYTES],
-            "files": 2
+            "files": 3
           }
         }
         "#);

@@ -154,6 +154,7 @@ fn uv_is_told_what_the_base_has() {
         --python-version=3.12
         --target=[SANDBOX]/cache/tierce/scratch/[RUN]/made/tree
         --requirement=[SANDBOX]/work/app/requirements.txt
+        --deps
         ");
     });
     insta::assert_snapshot!(top_layer(&image), @"
@@ -271,6 +272,76 @@ fn a_tool_runs_only_when_something_changed() {
 }
 
 #[test]
+fn what_steers_a_tool_from_outside_counts() {
+    let bench = Bench::new();
+    bench.uv();
+    bench.app(
+        "python = \"requirements.txt\"",
+        "requirements.txt",
+        // As Windows and people write it.
+        "\u{feff}--pre -r more.txt\r\npkg==${VERSION}\r\n",
+    );
+    let sandbox = &bench.world.sandbox;
+    sandbox.write("app/more.txt", "more==1\n");
+    let runs = |version: &str| {
+        let before = bench.calls("uv").len();
+        let command = bench.tierce(&["build", "app"]).env("VERSION", version);
+        drop(bench.world.built_as(command));
+        bench.calls("uv").len() - before
+    };
+    assert_eq!([runs("1"), runs("1"), runs("2"), runs("1")], [1, 0, 1, 0]);
+    sandbox.write("app/more.txt", "more==2\n");
+    assert_eq!(
+        [runs("1"), runs("1")],
+        [1, 0],
+        "a file behind another option"
+    );
+    let settings = sandbox.config().join("uv/uv.toml");
+    fs::create_dir_all(settings.parent().unwrap()).unwrap();
+    let index = |text: &str| fs::write(&settings, format!("index-url = \"{text}\"\n")).unwrap();
+    index("https://me:first@host/simple");
+    assert_eq!([runs("1"), runs("1")], [1, 0], "settings of the user");
+    index("https://me:second@host/simple");
+    assert_eq!(runs("1"), 0, "a new password");
+    sandbox.write("app/uv.toml", "prerelease = \"allow\"\n");
+    assert_eq!([runs("1"), runs("1")], [1, 0], "settings of the project");
+}
+
+#[test]
+fn a_tree_that_was_damaged_is_made_again() {
+    let bench = Bench::new();
+    bench.uv();
+    bench.app(
+        "python = \"requirements.txt\"",
+        "requirements.txt",
+        "pkg==1\n",
+    );
+    let first = bench.built(&["build", "app"]);
+    let kept = bench.world.sandbox.cache().join("tierce");
+    for file in files_with(&kept, "built = '") {
+        // As long as before.
+        let text = fs::read_to_string(&file).unwrap();
+        fs::write(&file, text.replace("built", "bUilt")).unwrap();
+    }
+    let again = bench.built(&["build", "app"]);
+    assert_eq!(bench.calls("uv").len(), 2);
+    assert_eq!(first.manifest_bytes, again.manifest_bytes);
+    let verify = || bench.world.ok(&["cache", "verify"]);
+    assert!(verify().stdout().contains(" and 1 tree ("));
+    for file in files_with(&kept, "built = '") {
+        fs::write(&file, "").unwrap();
+    }
+    let verified = verify();
+    assert!(verified.stderr().contains(" was damaged and is removed"));
+    assert!(
+        verified.stdout().contains("; damaged: 0 files and 1 tree"),
+        "{verified:?}"
+    );
+    drop(bench.built(&["build", "app"]));
+    assert_eq!(bench.calls("uv").len(), 3);
+}
+
+#[test]
 fn every_platform_gets_its_own() {
     let bench = Bench::new();
     bench.uv();
@@ -375,7 +446,7 @@ fn a_failure_is_told_in_the_terms_of_the_user_and_without_secrets() {
         with **** and ****
         ERROR: Could not find a version that satisfies pkg==1 (from versions: none)
         ERROR: No matching distribution found for pkg==1 at https://****@host/x?****
-    hint: there is no wheel for that Python, processor and glibc, and source packages are not built: another version may have one; what the base has can be said with `python-version` and `glibc`
+    hint: there is no wheel for that Python, processor and glibc (source packages are not built), no package of that name, or an index that lets nobody in: look for a slip in the name, and at `python-version`, `glibc` and credentials
     ");
     let quiet = bench.world.fails_as(1, command(&["-q"]));
     assert!(quiet.starts_with("error: could not make"), "{quiet}");
@@ -400,6 +471,9 @@ fn nothing_secret_is_kept() {
     for tar in &image.tars {
         assert!(!String::from_utf8_lossy(tar).contains("password-of-url"));
     }
+    // Arguments are everybody's to see.
+    let calls = bench.calls("uv").concat().join("\n");
+    assert!(!calls.contains("password-of-url"), "{calls}");
     for directory in [bench.world.sandbox.cache(), bench.world.path("built")] {
         assert_eq!(
             files_with(&directory, "password-of-url"),
@@ -441,6 +515,7 @@ fn tools_that_are_not_there_are_named() {
     insta::assert_snapshot!(said("python = \"requirements.txt\"", "requirements.txt", "-e ./lib\n"), @"
     error: could not make the layer `dependencies`
       caused by: [SANDBOX]/work/app/requirements.txt:1: `./lib` is not a wheel: it would be built for this machine, by running its code
+    hint: a wheel of it that was built beforehand is taken: `pip wheel --no-deps --wheel-dir wheels …`, and `./wheels/NAME.whl` in its place; code of the project goes into the image with `add`
     ");
 }
 
@@ -495,7 +570,7 @@ fn lock_files_are_turned_into_requirements_by_their_own_tools() {
         export
         --quiet
         --frozen
-        --no-dev
+        --no-default-groups
         --no-emit-project
         --format=requirements-txt
         --project=[SANDBOX]/work/app
@@ -549,7 +624,13 @@ fn npm_installs_for_the_target_and_without_scripts() {
     --omit=dev
     --no-audit
     --no-fund
+    --loglevel=notice
     --ignore-scripts
+    --bin-links=true
+    --global=false
+    --include=prod
+    --install-links=false
+    --install-strategy=hoisted
     --cpu=arm64
     --os=linux
     --libc=glibc
@@ -577,6 +658,54 @@ fn npm_installs_for_the_target_and_without_scripts() {
         .write("app/.npmrc", "//host/:_authToken=token-of-npm-2\n");
     drop(bench.built(&["build", "app"]));
     assert_eq!(bench.calls("npm").len(), 1);
+}
+
+#[test]
+fn a_lock_that_was_made_for_one_machine_is_told_of() {
+    let bench = Bench::new();
+    bench.tool("npm", "11.0.0", INSTALL_NODE);
+    bench.world.sandbox.write("app/package.json", "{}");
+    let lock = r#"{"packages": {
+        "node_modules/fast": {"optionalDependencies": {"@fast/linux-arm64": "1", "@fast/linux-x64": "1"}},
+        "node_modules/@fast/linux-x64": {"optional": true}}}"#;
+    bench.app("node = \"package-lock.json\"", "package-lock.json", lock);
+    let told = "warning: `fast` has `@fast/linux-arm64` for this target, and the lock does not: \
+                npm leaves such packages out where it finds those of another machine";
+    for (platform, is_told) in [("arm64", true), ("amd64", false)] {
+        let platform = format!("--platform={platform}");
+        let output = bench
+            .tierce(&["build", "app", &platform, "-o=store:x:1"])
+            .run();
+        let said = output.assert_success().stderr();
+        assert_eq!(said.contains(told), is_told, "{said}");
+    }
+}
+
+#[test]
+fn a_file_that_npm_could_not_write_is_no_success() {
+    let bench = Bench::new();
+    let warning = "npm warn tar TAR_ENTRY_ERROR ENOSPC: no space left on device, write";
+    bench.tool(
+        "npm",
+        "11.0.0",
+        &format!("{INSTALL_NODE}\necho '{warning}' >&2"),
+    );
+    bench.world.sandbox.write("app/package.json", "{}");
+    let lock = r#"{"packages": {}}"#;
+    bench.app("node = \"package-lock.json\"", "package-lock.json", lock);
+    let said = bench.fails(&["build", "app"]);
+    insta::assert_snapshot!(said, @"
+    resolving `package-lock.json` for linux/arm64 with npm
+    npm warn tar TAR_ENTRY_ERROR ENOSPC: no space left on device, write
+    error: could not make the layer `dependencies`
+      caused by: `npm` could not write every file of a package, and calls that a success
+      caused by: npm warn tar TAR_ENTRY_ERROR ENOSPC: no space left on device, write
+    hint: free some space; TIERCE_CACHE and TIERCE_STORE move the files to another disk
+    ");
+    // Nothing of it is kept.
+    bench.tool("npm", "11.0.0", INSTALL_NODE);
+    drop(bench.built(&["build", "app"]));
+    assert_eq!(bench.calls("npm").len(), 2);
 }
 
 #[test]
@@ -621,11 +750,11 @@ fn what_npm_cannot_do_for_the_target_is_refused() {
 
     let lock = r#"{"packages": {"node_modules/own": {"resolved": "own", "link": true}}}"#;
     bench.app("node = \"package-lock.json\"", "package-lock.json", lock);
-    insta::assert_snapshot!(bench.fails(&["build", "app"]), @"
+    insta::assert_snapshot!(bench.fails(&["build", "app"]), @r#"
     error: could not make the layer `dependencies`
       caused by: `own` is a folder of the project and not a package of a registry
-    hint: add the folder to a layer of its own: `add = [{ from = …, to = … }]`
-    ");
+    hint: publish it, or bundle the function with it (esbuild, ncc) and add the bundle: `add = [{ from = "dist/", to = … }]`
+    "#);
 }
 
 #[test]
@@ -703,12 +832,14 @@ fn gate(bench: &Bench) -> PathBuf {
 #[test]
 fn a_build_that_is_ended_takes_the_tool_with_it() {
     let bench = Bench::new();
-    let gate = gate(&bench);
-    let note = bench.world.sandbox.root().join("pid");
+    drop(gate(&bench));
+    let note = bench.world.sandbox.root().join("pids");
+    // One that was started by another, as by a script around it, ends too.
+    let inner = format!("({WAIT}) & echo $! >> \"$note\"; wait");
     bench.tool(
         "uv",
         "uv 1.0",
-        &format!("echo $$ > '{}'\n{WAIT}", note.display()),
+        &format!("note='{}'\necho $$ > \"$note\"\n{inner}\n", note.display()),
     );
     bench.app(
         "python = \"requirements.txt\"",
@@ -722,11 +853,10 @@ fn a_build_that_is_ended_takes_the_tool_with_it() {
         assert_eq!((ended, stdout.as_str()), (code, ""));
         if signal == "-TERM" {
             bench.world.assert_no_litter();
-            let pid = fs::read_to_string(&note).unwrap();
-            assert!(ends_soon(pid.trim()), "the tool goes on");
-        } else {
-            // Nobody could end this one.
-            fs::write(&gate, "go\n").unwrap();
+        }
+        let pids = fs::read_to_string(&note).unwrap();
+        for pid in pids.lines() {
+            assert!(ends_soon(pid), "{signal}: the tool goes on");
         }
     }
     // What the killed one left is no tree, and in nobody's way.

@@ -113,7 +113,7 @@ fn what_a_build_writes_it_does_not_read() {
         let arguments = [
             "build",
             "ctx",
-            "--base=scratch",
+            "--base=oci:base:1",
             "--handler=app.handler",
             "--metadata-file=ctx/meta.json",
             "-o",

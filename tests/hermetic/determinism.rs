@@ -223,10 +223,10 @@ fn the_fixture_has_its_golden_bytes() {
     insta::assert_snapshot!(format!("{:#}", image.manifest), @r#"
     {
       "annotations": {
-        "org.opencontainers.image.base.digest": "sha256:91a56227ea1440e132cf4d47b0e41206c950dbca4084eb62d3e2a842e9e5d761"
+        "org.opencontainers.image.base.digest": "sha256:924fd2e8c009a6a3e8d3d50fbd5d5e8927cf74625b4172e713b9e1d050f022ba"
       },
       "config": {
-        "digest": "sha256:86a7274ea0c51d04128ffca78821b4734ad4a3584cc2159ad8ec0a425ebe03d1",
+        "digest": "sha256:332ec0229f2f0acb2c1b88d7a358b9aa1645779b37e8501b9414f785b0f5343e",
         "mediaType": "application/vnd.oci.image.config.v1+json",
         "size": 1587
       },
@@ -242,9 +242,9 @@ fn the_fixture_has_its_golden_bytes() {
           "size": 4631
         },
         {
-          "digest": "sha256:816499ee0025e74070a981ae476be6b5171b56b5f821b99abf497a335d91dc81",
+          "digest": "sha256:8cd0abeb2ff5519eca9923c4c95411b930c7aeb58d2a924059f9096bdc74c493",
           "mediaType": "application/vnd.oci.image.layer.v1.tar+gzip",
-          "size": 2071
+          "size": 4119
         },
         {
           "digest": "sha256:d5c16fccbf19e5ca6d5781b3f49d79bca2236a55594bcee22c214c31ff47d1b9",
@@ -275,7 +275,7 @@ fn the_fixture_has_its_golden_bytes() {
       ],
       "Labels": {
         "dev.tierce.target": "lambda",
-        "org.opencontainers.image.base.digest": "sha256:91a56227ea1440e132cf4d47b0e41206c950dbca4084eb62d3e2a842e9e5d761"
+        "org.opencontainers.image.base.digest": "sha256:924fd2e8c009a6a3e8d3d50fbd5d5e8927cf74625b4172e713b9e1d050f022ba"
       },
       "WorkingDir": "/var/task"
     }
@@ -318,7 +318,7 @@ fn the_fixture_has_its_golden_bytes() {
     // … and this is the golden layer, and the golden image.
     insta::assert_snapshot!(image.config["rootfs"]["diff_ids"][3].as_str().unwrap(), @"sha256:5e9e29213aa5aeb62db5818434cf599d8a4c1192ae2c4754c708e7fc1a6e6c2a");
     insta::assert_snapshot!(layer_digests(&image.manifest)[3], @"sha256:d5c16fccbf19e5ca6d5781b3f49d79bca2236a55594bcee22c214c31ff47d1b9");
-    insta::assert_snapshot!(digest_in(&output), @"sha256:9bfea8a09d2add6fe848284524cdf00540aa0f514b45b0182fe770f35a5f8d20");
+    insta::assert_snapshot!(digest_in(&output), @"sha256:bf88619d80bdbed84d9cb5f8d90139624203d30f9c309524556e05d3e1cb785d");
     // The fixture's lock is complete.
     assert_eq!(
         fs::read(world.path(hello).join("tierce.lock")).unwrap(),

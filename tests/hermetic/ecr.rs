@@ -1236,6 +1236,7 @@ fn a_push_without_credentials_tells_the_ways_of_aws() {
         .env_remove("AWS_ACCESS_KEY_ID")
         .env_remove("AWS_SECRET_ACCESS_KEY");
     insta::assert_snapshot!(ecr.world.fails_as(1, push), @"
+    judged for Lambda: 1 note; the base by what is known of AWS's python 3.12; `tierce lint store:app:latest` says more
     error: could not write `123456789012.dkr.ecr.eu-west-1.amazonaws.com/orders:1`
       caused by: could not ask the target for the manifest `1`
       caused by: could not get the credentials for registry 123456789012.dkr.ecr.eu-west-1.amazonaws.com

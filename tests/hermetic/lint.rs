@@ -896,6 +896,86 @@ fn sarif_has_every_rule_and_finding() {
     assert_eq!(results[1]["suppressions"][0]["kind"], "external");
 }
 
+#[test]
+fn names_cannot_pretend_to_be_findings() {
+    let world = World::new();
+    let name = "var/task/a\u{1b}[2J\u{9b}m\u{202e}\nerror[fake] layer 1: b";
+    function(&code().file(name, 0o600, b""))
+        .build()
+        .write_layout(&world.path("image"), Some("it"));
+    let output = world.tierce(&["lint", "oci:image:it"]).run().assert_code(3);
+    let stdout = output.stdout();
+    let findings: Vec<&str> = stdout
+        .lines()
+        .filter(|line| !line.starts_with(' '))
+        .collect();
+    // The parent in the name, `…error[fake] layer 1: b`, is one file: no slash is in it.
+    assert_eq!(
+        findings,
+        [
+            "error[unreadable-file] layer 3: /var/task/a\u{fffd}[2J\u{fffd}m\u{fffd}\u{fffd}error[fake] \
+             layer 1: b: mode 0600"
+        ]
+    );
+    let output = world
+        .tierce(&["lint", "--json", "oci:image:it"])
+        .run()
+        .assert_code(3);
+    let dangerous = |letter: char| letter.is_control() && letter != '\n' || letter == '\u{202e}';
+    assert!(!output.stdout().contains(dangerous));
+    let finding = &output.json()["images"][0]["findings"][0];
+    assert_eq!(finding["path"], format!("/{name}"));
+}
+
+#[test]
+fn findings_have_one_order_in_every_place() {
+    let world = World::new();
+    let registry = FakeRegistry::start();
+    let code = code()
+        .file("var/task/z.py", 0o600, b"")
+        .file("var/task/lib/x.py", 0o644, b"")
+        .fifo("var/task/pipe");
+    let upper = LayerBuilder::new().file("var/task/a.py", 0o600, b"");
+    let image = function(&code)
+        .layer(&upper)
+        .config(|config| config["config"]["User"] = "app".into())
+        .build();
+    image.put(&registry, "fn", Some("1"));
+    image.write_docker_archive(&world.path("old.tar"), Some("fn:1"));
+    image.write_hybrid_archive(&world.path("hybrid.tar"), Some("fn:1"));
+    let name = format!("{}/fn:1", registry.host());
+    let mut places = vec![name.clone()];
+    for place in ["oci:out:1", "oci-archive:out.tar:1", "store:fn:1"] {
+        world.runs(&["copy", &name, place]);
+        places.push(place.to_owned());
+    }
+    places.push("docker-archive:old.tar:fn:1".to_owned());
+    places.push("docker-archive:hybrid.tar:fn:1".to_owned());
+    for place in places {
+        let document = world.tierce(&["lint", "--json", &place]).run().json();
+        let findings = document["images"][0]["findings"].as_array().unwrap();
+        let found: Vec<String> = findings
+            .iter()
+            .map(|finding| {
+                let path = finding["path"].as_str().unwrap_or("-");
+                format!("{} {} {path}", finding["rule"], finding["layer"])
+            })
+            .collect();
+        assert_eq!(
+            found,
+            [
+                r#""missing-parent" 3 /var/task/lib/x.py"#,
+                r#""unreadable-file" 3 /var/task/z.py"#,
+                r#""unreadable-file" 4 /var/task/a.py"#,
+                r#""parent-in-lower-layer" 4 /var/task/a.py"#,
+                r#""special-file" 3 /var/task/pipe"#,
+                r#""ignored-setting" null -"#,
+            ],
+            "{place}"
+        );
+    }
+}
+
 /// The table in the documentation is that of the program.
 #[test]
 fn every_rule_is_documented() {

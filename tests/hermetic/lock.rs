@@ -80,13 +80,19 @@ fn only_update_moves_it() {
     # What the base's tag stood for, by platform. Written by tierce; keep it in version control.
     # `tierce lock --update` moves it.
 
-    version = 1
+    version = 2
 
     [[base]]
     name = "[REGISTRY]/base:1"
 
     [base.platforms]
     "linux/amd64" = "[MOVED]"
+
+    [base.facts."[MOVED]"]
+    complete = true
+    bootstrap = false
+    library-directories = []
+    libraries = []
     "#);
     let after = world.ok(&["build", "app"]);
     assert_ne!(digest_in(&after), digest_in(&before));
@@ -130,7 +136,7 @@ fn lock_pins_every_platform_of_the_file() {
     # What the base's tag stood for, by platform. Written by tierce; keep it in version control.
     # `tierce lock --update` moves it.
 
-    version = 1
+    version = 2
 
     [[base]]
     name = "[REGISTRY]/base:1"
@@ -138,6 +144,18 @@ fn lock_pins_every_platform_of_the_file() {
     [base.platforms]
     "linux/amd64" = "[AMD64]"
     "linux/arm64" = "[ARM64]"
+
+    [base.facts."[ARM64]"]
+    complete = true
+    bootstrap = true
+    library-directories = ["/var/runtime"]
+    libraries = []
+
+    [base.facts."[AMD64]"]
+    complete = true
+    bootstrap = true
+    library-directories = ["/var/runtime"]
+    libraries = []
     "#);
     // And a build that demands it is content.
     world.runs(&["build", "app", "--locked"]);
@@ -271,7 +289,7 @@ fn offline_cannot_bring_base_layers_to_a_place_that_keeps_bytes() {
 fn a_lock_that_is_none_is_an_error() {
     let (world, _registry, _) = world_on_tag();
     for (number, text) in [
-        "version = 2\n",
+        "version = 3\n",
         "version = 1\nsurprise = true\n",
         "<<<<<<< HEAD\n",
     ]
@@ -282,7 +300,7 @@ fn a_lock_that_is_none_is_an_error() {
         let stderr = world.fails(1, &["build", "app"]);
         match number {
             0 => {
-                insta::assert_snapshot!(stderr, @"error: app/tierce.lock has the version 2, which this tierce does not know");
+                insta::assert_snapshot!(stderr, @"error: app/tierce.lock has the version 3, which this tierce does not know");
             }
             1 => insta::assert_snapshot!(stderr, @"
             error: app/tierce.lock is not a lock file of tierce

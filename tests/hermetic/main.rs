@@ -4,10 +4,13 @@
 //! |---|---|
 //! | `architecture` | do the crates depend on each other as the design says |
 //! | `build` | does the image hold what files, flags and base say |
+//! | `handler` | compiled handlers: where they go, what comes along, what is refused |
+//! | `bytecode` | is Python compiled where that is asked for, once and for all |
 //! | `dependencies` | lock files to layers, by stand-ins for the tools: what they are told, and how often |
 //! | `compression` | which codecs there are, and where they cannot be used |
 //! | `destinations` | do added files go where COPY would put them |
 //! | `zip` | functions and Lambda layers that were zips |
+//! | `base_facts` | what is gone by of a base: its name, the lock, or what it really has |
 //! | `base_links` | are files put where the symlinks of the base lead |
 //! | `platforms` | one platform out of several, and several at once |
 //! | `handlers` | are handlers found, and what is said where there is no runtime client |
@@ -21,6 +24,9 @@
 //! | `init` | does what is written for a folder build it, whatever is in the folder |
 //! | `inspect` | what is shown of an image |
 //! | `lint` | is what Lambda refuses found, and nothing else |
+//! | `recorded_facts` | is what is recorded of a layer while it is made what reading it finds |
+//! | `judged` | does nothing for Lambda get a name that would be refused there |
+//! | `hostile` | has every image of the corpus exactly the findings that are written beside it |
 //! | `referrers` | artifacts that are attached to images |
 //! | `registries` | credentials, certificates, refusals |
 //! | `registry_settings` | endpoints, mirrors, trust and proxies, as a user settles them |
@@ -38,8 +44,10 @@
 
 mod architecture;
 mod bad_input;
+mod base_facts;
 mod base_links;
 mod build;
+mod bytecode;
 mod caching;
 mod compression;
 mod dependencies;
@@ -47,15 +55,19 @@ mod destinations;
 mod determinism;
 mod ecr;
 mod ecr_push;
+mod handler;
 mod handlers;
 mod head_start;
+mod hostile;
 mod init;
 mod inspect;
 mod interruptions;
+mod judged;
 mod lint;
 mod lock;
 mod platforms;
 mod prebuilds;
+mod recorded_facts;
 mod referrers;
 mod registries;
 mod registry_settings;

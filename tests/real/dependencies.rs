@@ -132,6 +132,39 @@ fn pip_and_uv_make_the_same_layer_for_either_processor() {
 }
 
 #[test]
+fn settings_of_the_user_leave_nothing_out() {
+    let sandbox = sandbox();
+    app(
+        &sandbox,
+        "python = \"requirements.txt\"\npython-version = \"3.12\"\nglibc = \"2.34\"",
+    );
+    for (file, text) in [
+        (
+            "pip/pip.conf",
+            "[install]\nno-deps = true\nuser = true\ncompile = true\n",
+        ),
+        (
+            "uv/uv.toml",
+            "[pip]\nno-deps = true\ncompile-bytecode = true\n",
+        ),
+    ] {
+        let path = sandbox.config().join(file);
+        fs::create_dir_all(path.parent().unwrap()).unwrap();
+        fs::write(path, text).unwrap();
+    }
+    sandbox.write("app/requirements.txt", "jinja2==3.1.4\n");
+    for with_uv in [false, true] {
+        let command = sandbox
+            .tierce(["build", "app"])
+            .env("PATH", tools(&sandbox, with_uv));
+        let image = built(&sandbox, with_own_indexes(command), "built");
+        let tree = image.tree().unwrap();
+        assert!(tree.contains_key("var/task/markupsafe/__init__.py"));
+        assert!(!tree.keys().any(|path| path.ends_with(".pyc")));
+    }
+}
+
+#[test]
 fn a_package_without_a_wheel_for_the_target_is_told() {
     let sandbox = sandbox();
     app(
@@ -172,13 +205,21 @@ fn npm_installs_the_program_of_the_target() {
         .arg("--version")
         .run()
         .assert_success();
-    let major: u32 = version.stdout().split('.').next().unwrap().parse().unwrap();
+    let version = version.stdout();
+    let mut numbers = version
+        .trim()
+        .split('.')
+        .map(|number| number.parse::<u32>().unwrap());
+    let version = (numbers.next().unwrap(), numbers.next().unwrap());
+    // What one user likes decides nothing.
+    let liked = "omit[]=optional\ninclude[]=dev\nbin-links=false\nloglevel=silent\n";
+    fs::write(sandbox.home().join(".npmrc"), liked).unwrap();
     for (name, machine) in MACHINES {
         let base = base_for(&sandbox, name);
         let platform = format!("--platform={name}");
         let command = sandbox.tierce(["build", "app", "--base", &base, &platform]);
         let command = with_own_indexes(command);
-        if major < 11 && name != architecture() {
+        if version < (10, 3) && name != architecture() {
             // Debian 12 has one that cannot be told.
             let said = command.run().assert_code(1).stderr();
             assert!(said.contains("for this machine alone"), "{said}");
@@ -189,6 +230,7 @@ fn npm_installs_the_program_of_the_target() {
         assert_eq!(machine_of(&image, program), machine);
         let tree = image.tree().unwrap();
         assert!(!tree.keys().any(|path| path.ends_with(".package-lock.json")));
+        assert!(tree.contains_key("var/task/node_modules/.bin/esbuild"));
     }
 }
 

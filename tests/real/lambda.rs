@@ -10,8 +10,8 @@ use tierce_testkit::process::{Guard, require};
 use tierce_testkit::sandbox::Sandbox;
 
 use crate::support::{
-    architecture, digests, docker, inspect, lambda_base, python, repository, run, sandbox, skopeo,
-    tierce, tool, umoci_unpack,
+    architecture, digests, docker, inspect, invoke, lambda_base, python, repository, run, sandbox,
+    skopeo, tierce, tool, umoci_unpack,
 };
 
 /// Builds the fixture function on the Lambda-like base for this machine.
@@ -29,15 +29,6 @@ fn build(sandbox: &Sandbox, format: &str, output: &str) -> Digest {
         output,
     ];
     tierce(sandbox, arguments.into_iter().chain(more))
-}
-
-/// Gives the image one event under crun: what came of it, and what the container wrote.
-#[track_caller]
-fn invoke(image: &str, event: &str) -> Value {
-    let mut command = Command::new(repository("tests/lambda-base/run-under-crun"));
-    let output = command.args(["--event", event, image]).output().unwrap();
-    let stderr = String::from_utf8_lossy(&output.stderr);
-    serde_json::from_slice(&output.stdout).unwrap_or_else(|_| panic!("no outcome:\n{stderr}"))
 }
 
 #[test]

@@ -9,7 +9,7 @@ use tierce_testkit::elf::ElfBuilder;
 use tierce_testkit::images::{Format, ImageBuilder, LayerBuilder};
 use tierce_testkit::sandbox::Sandbox;
 
-use crate::support::{architecture, lambda_base, run, sandbox, tierce, wheels};
+use crate::support::{architecture, lambda_base, run, sandbox, target, tierce, wheels};
 
 /// The findings of one image, as `severity rule path`, notes left out; and what was said of them.
 #[track_caller]
@@ -192,4 +192,41 @@ fn a_library_beside_a_program_is_found_by_its_runpath() {
         let found: Vec<&str> = found.iter().map(|(finding, _)| finding.as_str()).collect();
         assert_eq!(found, Vec::from_iter(expected), "{name}");
     }
+}
+
+#[test]
+fn sarif_is_what_its_schema_says() {
+    let sandbox = sandbox();
+    // Findings of an image, of a layer and of paths, allowed and not, with names that need escapes.
+    let code = LayerBuilder::new()
+        .directory("opt", 0o755)
+        .file("opt/a b#c?d%2f:é\u{1b}\n", 0o600, b"")
+        .file("opt/x/y", 0o644, b"")
+        .fifo("opt/pipe");
+    ImageBuilder::new(Format::Docker, architecture())
+        .layer(&code)
+        .config(|config| config["config"]["User"] = "app".into())
+        .build()
+        .write_layout(&sandbox.path("image"), Some("1"));
+    let arguments = ["lint", "--for", "lambda", "--allow", "ignored-setting"];
+    let arguments = arguments
+        .into_iter()
+        .chain(["--sarif", "out.sarif", "oci:image:1"]);
+    let output = sandbox.tierce(arguments).run().assert_code(3);
+    assert!(output.stdout().lines().count() > 8, "{output:?}");
+    let environment = target().join("sarif");
+    assert!(
+        environment.join("schema.json").is_file(),
+        "tests/setup/install brings the schema"
+    );
+    let check = "import json, sys, jsonschema
+schema, log = (json.load(open(path, encoding='utf-8')) for path in sys.argv[1:])
+validator = jsonschema.Draft4Validator(schema)
+sys.exit('\\n'.join(f'{list(e.path)}: {e.message}' for e in validator.iter_errors(log)))";
+    let mut python = Command::new(environment.join("bin/python"));
+    python
+        .args(["-c", check])
+        .arg(environment.join("schema.json"))
+        .arg(sandbox.path("out.sarif"));
+    run(python);
 }

@@ -8,10 +8,14 @@
 //!
 //! | module | what it asks |
 //! |---|---|
+//! | `bytecode` | does Python find compiled code and none that is stale, the same bytes wherever it was made |
 //! | `dependencies` | do pip, uv and npm bring packages for either processor, and no credentials |
 //! | `determinism` | do places, journeys and build profiles leave every digest alone |
 //! | `ecr` | do tokens of AWS lead to a push by the names that ECR has |
+//! | `everyday` | has lint nothing against images that work on Lambda |
 //! | `files` | does every kind of file come out of a layer as it went in, or as the format says |
+//! | `handler` | do compiled handlers run with the libraries that were found for them, and only where they can |
+//! | `functions` | do functions with dependencies run and answer, and have they code for either processor |
 //! | `init` | does what is written for a folder become an image that lint has nothing against |
 //! | `killed` | does docker-registry get whole images from pushes that are killed |
 //! | `lambda` | does a function on a Lambda-like base run and answer |
@@ -26,10 +30,14 @@
 
 #![expect(clippy::unwrap_used, reason = "a test may fail where it stands")]
 
+mod bytecode;
 mod dependencies;
 mod determinism;
 mod ecr;
+mod everyday;
 mod files;
+mod functions;
+mod handler;
 mod init;
 mod killed;
 mod lambda;

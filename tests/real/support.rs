@@ -212,6 +212,40 @@ pub(crate) fn lambda_base(sandbox: &Sandbox) -> String {
     format!("oci:{}:3.11", layout.display())
 }
 
+/// Puts the same base without a language into the sandbox, and names it as a base.
+#[track_caller]
+pub(crate) fn provided_base(sandbox: &Sandbox) -> String {
+    let cache = target().join("lambda-base");
+    let layout = sandbox.path("provided-base");
+    let arguments = [
+        OsStr::new("--provided"),
+        OsStr::new("--cache"),
+        cache.as_ref(),
+        layout.as_ref(),
+    ];
+    script("tests/lambda-base/make", arguments);
+    format!("oci:{}:provided", layout.display())
+}
+
+/// Gives an image of a layout one event under crun: what came of it.
+#[track_caller]
+pub(crate) fn invoke(image: &str, event: &str) -> Value {
+    let mut command = Command::new(repository("tests/lambda-base/run-under-crun"));
+    let output = command.args(["--event", event, image]).output().unwrap();
+    let stderr = String::from_utf8_lossy(&output.stderr);
+    serde_json::from_slice(&output.stdout).unwrap_or_else(|_| panic!("no outcome:\n{stderr}"))
+}
+
+/// Puts the base with Node (tag `22`) into the sandbox, and names it as a base.
+#[track_caller]
+pub(crate) fn node_base(sandbox: &Sandbox) -> String {
+    let cache = target().join("node-base");
+    let layout = sandbox.path("node-base");
+    let arguments = [OsStr::new("--cache"), cache.as_ref(), layout.as_ref()];
+    script("tests/lambda-base/make-node", arguments);
+    format!("oci:{}:22", layout.display())
+}
+
 /// The folder that holds `tree-amd64`, 400 MB of real wheels.
 #[track_caller]
 pub(crate) fn wheels() -> PathBuf {

@@ -209,6 +209,10 @@ pub(crate) struct BuildArguments {
     #[arg(long)]
     pub(crate) dry_run: bool,
 
+    /// Let an image for Lambda break this rule of `tierce lint`; repeat for several rules
+    #[arg(long, value_name = "RULE")]
+    pub(crate) allow: Vec<String>,
+
     /// Fail unless tierce.lock pins the base for every platform
     #[arg(long)]
     pub(crate) locked: bool,
@@ -251,6 +255,10 @@ pub(crate) struct ImageArguments {
     /// Unpack the zip of a Lambda layer into /opt/; repeat in the order of the function's layers
     #[arg(long, value_name = "FILE")]
     pub(crate) lambda_layer: Vec<PathBuf>,
+
+    /// Add a compiled handler with the libraries that the base lacks, as the last layer
+    #[arg(long, value_name = "FILE")]
+    pub(crate) binary: Option<String>,
 
     /// The function's handler: becomes the single CMD argument
     #[arg(long, value_name = "HANDLER", conflicts_with = "cmd")]
@@ -386,6 +394,10 @@ pub(crate) struct PushArguments {
     #[arg(value_name = "REF")]
     pub(crate) references: Vec<Reference>,
 
+    /// Let an image for Lambda break this rule of `tierce lint`; repeat for several rules
+    #[arg(long, value_name = "RULE")]
+    pub(crate) allow: Vec<String>,
+
     /// Make the repository when ECR has none of that name
     #[arg(long)]
     pub(crate) create_repository: bool,
@@ -501,6 +513,10 @@ pub(crate) struct LintArguments {
     /// Do not count what this rule finds; repeat for several rules
     #[arg(long, value_name = "RULE")]
     pub(crate) allow: Vec<String>,
+
+    /// Use no network: the image must be here, and its layers too or read before
+    #[arg(long)]
+    pub(crate) offline: bool,
 
     /// Write the findings to this file too, as SARIF 2.1.0
     #[arg(long, value_name = "FILE")]

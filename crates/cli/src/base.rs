@@ -4,7 +4,8 @@ use std::path::PathBuf;
 
 use anyhow::{Context as _, Result, bail};
 use tierce_image::BaseImage;
-use tierce_oci::{Platform, Reference, Selector};
+use tierce_lambda::BaseFacts;
+use tierce_oci::{Digest, Platform, Reference, Selector};
 
 use crate::diagnostic::Hinted as _;
 use crate::lock::LockFile;
@@ -57,6 +58,28 @@ impl Lock {
     pub(crate) fn platforms(&self, base: &BaseName) -> Vec<Platform> {
         let names = self.before.platforms(&base.text);
         names.iter().filter_map(|name| name.parse().ok()).collect()
+    }
+
+    /// What is held to be true of the base with this digest.
+    pub(crate) fn facts(&self, base: &BaseName, digest: &Digest) -> Option<&BaseFacts> {
+        self.after.facts(&base.text, digest)
+    }
+
+    /// Holds `facts` to be true of the base with this digest, where there is a file that may say it.
+    pub(crate) fn record(&mut self, base: &BaseName, digest: Digest, facts: BaseFacts) {
+        if self.may_record() {
+            self.after.record(&base.text, digest, facts);
+        }
+    }
+
+    /// Whether what is recorded is written, and found by the next build.
+    pub(crate) fn may_record(&self) -> bool {
+        self.path.is_some() && self.policy != LockPolicy::Demand
+    }
+
+    /// Whether there is a file that could be more complete.
+    pub(crate) fn has_file(&self) -> bool {
+        self.path.is_some()
     }
 
     /// Writes the file, if anything in it changed; says so.

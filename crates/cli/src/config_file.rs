@@ -10,14 +10,17 @@ use serde::de::DeserializeOwned;
 use serde::de::value::MapAccessDeserializer;
 use serde::{Deserialize, Deserializer};
 use tierce_image::EnvEdit;
+use tierce_lambda::Rule;
 use tierce_layer::{Destination, Matcher, SplitSettings};
 use tierce_oci::{ImageFormat, Platform, Reference};
 use toml::Spanned;
 
 use crate::byte_size::ByteSize;
 use crate::dependencies::target::{Glibc, PythonVersion};
+use crate::handler::BinaryFile;
 use crate::profile::Profile;
 use crate::transport::BaseName;
+use crate::verdict::nearest_rule;
 
 /// The whole file.
 #[derive(Debug, Deserialize)]
@@ -29,6 +32,8 @@ pub(crate) struct ConfigFile {
     pub(crate) layer: Vec<Spanned<LayerTable>>,
     #[serde(default = "no_run_table")]
     pub(crate) config: Spanned<RunTable>,
+    #[serde(default)]
+    pub(crate) lint: LintTable,
 }
 
 impl Default for ConfigFile {
@@ -37,6 +42,7 @@ impl Default for ConfigFile {
             image: ImageTable::default(),
             layer: Vec::new(),
             config: no_run_table(),
+            lint: LintTable::default(),
         }
     }
 }
@@ -132,6 +138,15 @@ impl<'de> Deserialize<'de> for RuntimeClient {
     }
 }
 
+/// `[lint]`: how an image for Lambda is judged.
+#[derive(Debug, Default, Deserialize)]
+#[serde(deny_unknown_fields, rename_all = "kebab-case")]
+pub(crate) struct LintTable {
+    /// Names of rules that it may break.
+    #[serde(default)]
+    allow: Vec<Spanned<String>>,
+}
+
 /// What an image is for.
 #[derive(Debug, Clone, Copy, PartialEq, Eq, Deserialize)]
 #[serde(rename_all = "kebab-case")]
@@ -167,6 +182,9 @@ pub(crate) struct LayerTable {
     /// Which Python the base has, when it does not say so.
     #[serde(default, deserialize_with = "optional_text")]
     pub(crate) python_version: Option<PythonVersion>,
+    /// Whether sources of Python are compiled that bring no compiled code.
+    #[serde(default)]
+    pub(crate) bytecode: bool,
     /// Which glibc the base has, when it is not known.
     #[serde(default, deserialize_with = "optional_text")]
     pub(crate) glibc: Option<Glibc>,
@@ -174,8 +192,13 @@ pub(crate) struct LayerTable {
     pub(crate) node: Option<Spanned<PathBuf>>,
     /// Whether packages of Node may run what they bring for the time of their installation.
     pub(crate) scripts: Option<bool>,
+    /// A compiled handler.
+    pub(crate) binary: Option<Spanned<BinaryFile>>,
+    /// Folders that are searched for the libraries of the compiled handler.
+    #[serde(default)]
+    pub(crate) libraries: Vec<String>,
     /// Where the archive's root goes; `/` for a tar and `/var/task/` for a zip when absent; or where
-    /// dependencies go.
+    /// dependencies or the compiled handler go.
     #[serde(default, deserialize_with = "optional_destination")]
     pub(crate) to: Option<String>,
     /// Members of the archive, or files of dependencies, that are taken; all when empty.
@@ -466,6 +489,21 @@ impl LoadedFile {
             text,
             values,
         })
+    }
+
+    /// The rules that the image may break.
+    pub(crate) fn allowed_rules(&self) -> Result<Vec<&'static Rule>, ConfigFileError> {
+        let names = self.values.lint.allow.iter();
+        let known = |name: &Spanned<String>| {
+            let text = name.get_ref();
+            tierce_lambda::rule(text).ok_or_else(|| {
+                let message = format!("there is no rule `{text}`");
+                let mut error = self.complain(&name.span(), message);
+                error.nearest = nearest_rule(text).map(str::to_owned);
+                error
+            })
+        };
+        names.map(known).collect()
     }
 
     /// A complaint about what stands at `span`.

@@ -2,6 +2,7 @@
 //!
 //! Libraries report facts; this is the one place where a fact becomes a hint or an exit code.
 
+use std::os::unix::process::ExitStatusExt as _;
 use std::process::ExitCode;
 use std::{fmt, io};
 
@@ -13,6 +14,7 @@ use tierce_registry::{Answer, ReferrersError, RegistryError};
 use tierce_store::{ArchiveError, PieceError};
 
 use crate::config_file::ConfigFileError;
+use crate::dependencies::requirements::BadRequirement;
 use crate::dependencies::tool::ToolFailed;
 use crate::source::SourceError;
 
@@ -194,6 +196,9 @@ fn known(cause: &(dyn std::error::Error + 'static)) -> Option<String> {
     if let Some(error) = cause.downcast_ref::<ToolFailed>() {
         return known_of_tool(error).map(str::to_owned);
     }
+    if let Some(error) = cause.downcast_ref::<BadRequirement>() {
+        return error.needs_a_build().then(|| BUILT_BEFOREHAND.to_owned());
+    }
     let fixed = if cause.is::<LintRefusal>() {
         "what is meant to be so can be allowed by name: `--allow RULE`"
     } else if matches!(cause.downcast_ref(), Some(WriteError::ImmutableTag { .. })) {
@@ -247,9 +252,7 @@ fn known(cause: &(dyn std::error::Error + 'static)) -> Option<String> {
         }
     } else if let Some(error) = cause.downcast_ref::<io::Error>() {
         match error.kind() {
-            io::ErrorKind::StorageFull | io::ErrorKind::QuotaExceeded => {
-                "free some space; TIERCE_CACHE and TIERCE_STORE move the files to another disk"
-            }
+            io::ErrorKind::StorageFull | io::ErrorKind::QuotaExceeded => FREE_SPACE,
             io::ErrorKind::FileTooLarge => {
                 "the limit on the size of files (`ulimit -f`) is too low"
             }
@@ -261,59 +264,110 @@ fn known(cause: &(dyn std::error::Error + 'static)) -> Option<String> {
     Some(fixed.to_owned())
 }
 
+/// What to do about a full disk.
+pub(crate) const FREE_SPACE: &str =
+    "free some space; TIERCE_CACHE and TIERCE_STORE move the files to another disk";
+
+/// Whether a tool says that a disk is full.
+pub(crate) fn is_about_space(line: &str) -> bool {
+    line.contains("ENOSPC") || line.contains("No space left on device")
+}
+
+/// What uv says when there is a package and nothing of it for the target.
+const OF_WHEELS: [&str; 4] = [
+    "usable wheels",
+    "no wheels",
+    "has wheels",
+    "Wheels are required",
+];
+
 /// What pip, uv, npm and their like mean.
 fn known_of_tool(error: &ToolFailed) -> Option<&'static str> {
     let says = |words: &[&str]| {
         let mut lines = error.last_lines.iter();
         lines.any(|line| words.iter().any(|word| line.contains(word)))
     };
-    Some(
-        if says(&["error: externally-managed", "No module named pip"]) {
-            "uv does without the system's pip: `pip install uv`"
-        } else if says(&[
-            "--require-hashes",
-            "DO NOT MATCH THE HASHES",
-            "hash mismatch",
-            "Hash mismatch",
-        ]) {
-            "with one hash in the file every package needs one: `uv pip compile --generate-hashes` or \
+    // Not in a digest.
+    let has_code = |codes: &[&str]| {
+        let mut words = error
+            .last_lines
+            .iter()
+            .flat_map(|line| line.split_whitespace());
+        words.any(|word| {
+            codes.contains(&word.trim_matches(|letter: char| !letter.is_alphanumeric()))
+        })
+    };
+    Some(if error.status.signal() == Some(9) {
+        "somebody killed it, as the system does when memory is short"
+    } else if error.last_lines.iter().any(|line| is_about_space(line)) {
+        FREE_SPACE
+    } else if says(&["error: externally-managed", "No module named pip"]) {
+        "uv does without the system's pip: `pip install uv`"
+    } else if says(&[
+        "DO NOT MATCH THE HASHES",
+        "hash mismatch",
+        "Hash mismatch",
+        "EINTEGRITY",
+        "ERR_PNPM_TARBALL_INTEGRITY",
+        "Integrity check failed",
+    ]) {
+        "what the index has is not what was locked: lock again only if you know why; a damaged \
+         copy in the tool's own cache is cured by `pip cache purge`, `uv cache clean` or \
+         `npm cache clean --force`"
+    } else if says(&["--require-hashes"]) {
+        "with one hash in the file every package needs one: `uv pip compile --generate-hashes` or \
          `pip-compile --generate-hashes` writes them all"
-        } else if says(&[
-            "401",
-            "403",
-            "E401",
-            "E403",
-            "Unauthorized",
-            "Forbidden",
-            "ENEEDAUTH",
-        ]) {
-            "the index wants credentials: the tool takes them from PIP_INDEX_URL or UV_INDEX_URL, \
+    } else if says(&["E401", "E403", "Unauthorized", "Forbidden", "ENEEDAUTH"])
+        || has_code(&["401", "403"])
+    {
+        "the index wants credentials: the tool takes them from PIP_INDEX_URL or UV_INDEX_URL, \
          ~/.netrc, a keyring, or .npmrc; none of them gets into the image"
-        } else if says(&[
-            "Temporary failure in name",
-            "ENOTFOUND",
-            "EAI_AGAIN",
-            "ECONNREFUSED",
-            "dns error",
-            "Connection refused",
-        ]) {
-            "the index cannot be reached: check the network and HTTPS_PROXY; with what is in the cache \
+    } else if says(&[
+        "Temporary failure in name",
+        "ENOTFOUND",
+        "EAI_AGAIN",
+        "ECONNREFUSED",
+        "ENETUNREACH",
+        "ETIMEDOUT",
+        "Name or service not known",
+        "Network is unreachable",
+        "dns error",
+        "Connection refused",
+    ]) {
+        "the index cannot be reached: check the network and HTTPS_PROXY; with what is in the cache \
          `--offline` builds without it"
-        } else if says(&[
-            "No matching distribution",
-            "no wheels",
-            "No solution found",
-            "from versions:",
-        ]) {
-            "there is no wheel for that Python, processor and glibc, and source packages are not built: \
+    } else if says(&[
+        "not found in the package registry",
+        "E404",
+        "ERR_PNPM_FETCH_404",
+    ]) || has_code(&["404"])
+    {
+        "no index has a package of that name and version: look for a slip in the name, or say where \
+         it is: PIP_EXTRA_INDEX_URL, UV_INDEX, or `registry` in .npmrc"
+    } else if says(&["ResolutionImpossible", "conflicting dependencies"])
+        || says(&["No solution found"]) && !says(&OF_WHEELS)
+    {
+        "the requirements contradict each other, or ask for another Python: loosen one of those that \
+         are named"
+    } else if says(&["from versions: none"]) {
+        // pip does not tell them apart.
+        "there is no wheel for that Python, processor and glibc (source packages are not built), no \
+         package of that name, or an index that lets nobody in: look for a slip in the name, and at \
+         `python-version`, `glibc` and credentials"
+    } else if says(&["No matching distribution", "from versions:"]) || says(&OF_WHEELS) {
+        "there is no wheel for that Python, processor and glibc, and source packages are not built: \
          another version may have one; what the base has can be said with `python-version` and `glibc`"
-        } else if says(&["in sync", "EUSAGE"]) {
-            "package.json and its lock say different things: `npm install` brings them together"
-        } else {
-            return None;
-        },
-    )
+    } else if says(&["in sync", "EUSAGE"]) {
+        "package.json and its lock say different things: `npm install` brings them together"
+    } else {
+        return None;
+    })
 }
+
+/// What to do about what is no wheel.
+const BUILT_BEFOREHAND: &str = "a wheel of it that was built beforehand is taken: `pip wheel --no-deps \
+    --wheel-dir wheels …`, and `./wheels/NAME.whl` in its place; code of the project goes into the \
+    image with `add`";
 
 /// Where AWS's own credentials come from.
 const AWS_WAYS: &str = "name a profile with `--aws-profile` or AWS_PROFILE, log in with \
@@ -483,5 +537,68 @@ mod tests {
         let error = Error::new(UsageError("no base".to_owned())).hint("name one");
         assert_eq!(Diagnostic::of(&error).exit_code, 2);
         assert_eq!(Diagnostic::of(&error.context("building")).exit_code, 2);
+    }
+
+    #[test]
+    fn what_tools_say_is_understood() {
+        let hint = |status: i32, said: &str| {
+            known_of_tool(&ToolFailed {
+                tool: "uv",
+                file: "requirements.txt".to_owned(),
+                target: "linux/arm64".to_owned(),
+                status: std::process::ExitStatus::from_raw(status),
+                last_lines: said.lines().map(str::to_owned).collect(),
+            })
+        };
+        let failed = 1 << 8;
+        for (said, part) in [
+            (
+                "cause: Because a was not found in the package registry and you require a",
+                "no index has a package",
+            ),
+            ("npm error code E404", "no index has a package"),
+            (
+                "OSError: [Errno 28] No space left on device",
+                "free some space",
+            ),
+            (
+                "HTTP error 404 while getting http://h/wheels/a.whl",
+                "no index has a package",
+            ),
+            (
+                "No solution found\n  cause: Because a==1 has no usable wheels",
+                "there is no wheel",
+            ),
+            (
+                "ERROR: No matching distribution found for a==1",
+                "there is no wheel",
+            ),
+            (
+                "No solution found\n  cause: Because b==1 depends on a>=2 and you require a<2",
+                "contradict each other",
+            ),
+            (
+                "ERROR: ResolutionImpossible: for help",
+                "contradict each other",
+            ),
+            ("cause: Hash mismatch for `a==1`", "is not what was locked"),
+            ("npm error code EINTEGRITY", "is not what was locked"),
+            (
+                "In --require-hashes mode, all requirements must",
+                "every package needs one",
+            ),
+            ("ERROR: HTTP error 401 while getting", "wants credentials"),
+            ("npm error 403 Forbidden", "wants credentials"),
+            ("cause: dns error", "cannot be reached"),
+        ] {
+            let hint = hint(failed, said).unwrap_or_default();
+            assert!(hint.contains(part), "{said}: {hint}");
+        }
+        // Digests have any digits.
+        assert_eq!(
+            hint(failed, "could not read /packages/b7/4014033/a.whl"),
+            None
+        );
+        assert!(hint(9, "").is_some_and(|hint| hint.contains("memory")));
     }
 }

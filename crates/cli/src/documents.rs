@@ -15,6 +15,8 @@ use tierce_oci::json::to_canonical;
 use tierce_oci::{Descriptor, Digest, MediaType};
 use tierce_store::atomic::write_file;
 
+use crate::records;
+
 /// The cache.
 #[derive(Debug, Clone)]
 pub(crate) struct Documents {
@@ -53,6 +55,16 @@ pub(crate) struct LinkCache {
     directory: PathBuf,
 }
 
+/// Where the links are, below the cache directory. The name counts up with their format.
+pub(crate) fn links_in(cache: &std::path::Path) -> PathBuf {
+    cache.join("links-1")
+}
+
+/// Whether a file of the links is as it was written.
+pub(crate) fn are_links_sound(bytes: &[u8]) -> bool {
+    KeptLinks::decode(bytes).is_some()
+}
+
 /// One file of [`LinkCache`]. Paths and targets are bytes, written in hexadecimal.
 #[derive(Debug, Serialize, Deserialize)]
 struct KeptLinks {
@@ -66,26 +78,32 @@ impl KeptLinks {
         let digest = Digest::of(&to_canonical(&json!(links)));
         Self { links, digest }
     }
+
+    fn decode(bytes: &[u8]) -> Option<BaseLinks> {
+        let kept: Self = serde_json::from_slice(bytes).ok()?;
+        let stated = kept.digest;
+        let kept = Self::of(kept.links);
+        if kept.digest != stated {
+            return None;
+        }
+        links_from_text(&kept.links)
+    }
 }
 
 impl LinkCache {
     /// Keeps links under `cache`.
     pub(crate) fn new(cache: &std::path::Path) -> Self {
         Self {
-            directory: cache.join("links-1/sha256"),
+            directory: links_in(cache).join("sha256"),
         }
     }
 
     /// The links of the image with this manifest, if they are here and whole.
     pub(crate) fn read(&self, image: &Digest) -> Option<BaseLinks> {
-        let bytes = std::fs::read(self.directory.join(image.hex())).ok()?;
-        let kept: KeptLinks = serde_json::from_slice(&bytes).ok()?;
-        let stated = kept.digest;
-        let kept = KeptLinks::of(kept.links);
-        if kept.digest != stated {
-            return None;
-        }
-        links_from_text(&kept.links)
+        let path = self.directory.join(image.hex());
+        let links = KeptLinks::decode(&std::fs::read(&path).ok()?)?;
+        records::touch(&path);
+        Some(links)
     }
 
     /// Keeps the links of an image. A cache that cannot be written is only slower, never an error.

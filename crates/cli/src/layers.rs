@@ -10,6 +10,7 @@ use std::time::SystemTime;
 
 use anyhow::{Context as _, Result};
 use tierce_image::{BaseImage, Jobs, Layer, Novelty};
+use tierce_lambda::BaseFacts;
 use tierce_layer::cache::NoteId;
 use tierce_layer::{
     BaseLinks, Codec, Compression, FileTime, LastTime, LayerCache, Limits, Part, SealSettings,
@@ -20,10 +21,13 @@ use tierce_oci::Platform;
 use crate::background::in_background;
 use crate::base_links::read_base_links;
 use crate::config_file::Split;
+use crate::dependencies::Resolver;
+use crate::dependencies::bytecode::{Bytecode, Workshop};
 use crate::dependencies::client::ClientStart;
-use crate::dependencies::{Language, Resolver};
 use crate::environment::Variables;
+use crate::handler::PreparedHandler;
 use crate::head_start::Offers;
+use crate::layer_facts::{FactsCache, LayerGathering};
 use crate::memory::{Memory, RememberedLayer, digest_of};
 use crate::notices::Remark;
 use crate::output::Output;
@@ -44,6 +48,8 @@ pub(crate) struct Sealer<'a> {
     compression: Profile,
     sources: Arc<Sources>,
     resolver: Resolver<'a>,
+    /// Where Python is compiled, if any layer asks for that.
+    workshop: Option<Workshop>,
     /// WORKDIR and ENTRYPOINT, when the build sets them.
     working_dir: Option<String>,
     entrypoint: Option<String>,
@@ -118,8 +124,17 @@ impl<'a> Sealer<'a> {
                 "nothing is added by name: all of {context} goes to {to}"
             ));
         }
+        let compiles = |layer: &LayerPlan| layer.bytecode != Bytecode::AsFound;
+        let workshop = if plan.layers.iter().any(compiles) {
+            let (kept, scratch) = (places.resolved()?, places.scratch()?);
+            let jobs = plan.compress_jobs.0;
+            Some(Workshop::new(kept, scratch, variables, jobs))
+        } else {
+            None
+        };
         Ok(Self {
             places,
+            workshop,
             cache: places.layer_cache()?,
             output,
             jobs: plan.compress_jobs,
@@ -140,10 +155,12 @@ impl<'a> Sealer<'a> {
         self.sealed.clear();
     }
 
-    /// The layers to put on `base`, for `platform`, each offered as soon as it is there.
+    /// The layers to put on `base`, of which `facts` are known, for `platform`, each offered as soon as it is there.
     pub(crate) async fn seal(
         &mut self,
         base: Option<&BaseImage>,
+        facts: &BaseFacts,
+        handler: &PreparedHandler,
         platform: &Platform,
         client: Option<&ClientStart>,
         offers: &Offers,
@@ -151,24 +168,15 @@ impl<'a> Sealer<'a> {
         let of_client = client.and_then(|client| client.working_dir.as_deref());
         let ground = Ground::of(
             base,
+            facts,
             self.working_dir.as_deref().or(of_client),
             self.entrypoint.as_deref(),
         );
-        let mut planned = self.sources.layers.clone();
-        for dependencies in planned
-            .iter_mut()
-            .filter_map(|plan| plan.dependencies.as_mut())
-        {
-            if let (Some(_), Language::Python { version, .. }) =
-                (&dependencies.requirements, &mut dependencies.language)
-            {
-                *version = client.and_then(|client| client.python);
-            }
-        }
-        let mut plans = self.resolver.resolve(&planned, base, platform).await?;
+        let planned = handler.put_into(&self.sources.layers);
+        let mut plans = self.resolver.resolve(&planned, facts, platform).await?;
         for plan in &mut plans {
             if let Some(target) = &mut plan.prune_prebuilds {
-                *target = PruneFor::of(base, platform);
+                *target = PruneFor::of(facts, platform);
             }
         }
         let looked = match &self.looked {
@@ -205,6 +213,8 @@ impl<'a> Sealer<'a> {
                 sources: Arc::clone(&self.sources),
                 ground: ground.clone(),
                 cache: Arc::clone(&self.cache),
+                workshop: self.workshop.clone(),
+                facts: self.places.facts_cache().clone(),
                 links: above,
                 identity_suffices: self.identity_suffices,
                 jobs: self.jobs,
@@ -285,7 +295,7 @@ fn look_at(
 
 /// The clock that files get their times from; for nothing but the question which of them were
 /// changed just now.
-fn now() -> FileTime {
+pub(crate) fn now() -> FileTime {
     let now = SystemTime::now()
         .duration_since(SystemTime::UNIX_EPOCH)
         .unwrap_or_default();
@@ -303,6 +313,8 @@ struct SealJob {
     sources: Arc<Sources>,
     ground: Ground,
     cache: Arc<LayerCache>,
+    workshop: Option<Workshop>,
+    facts: FactsCache,
     /// The links that it meets.
     links: BaseLinks,
     identity_suffices: bool,
@@ -397,7 +409,7 @@ impl SealJob {
     fn make_of_tree(&self, cancel: &AtomicBool) -> Result<(Made, Vec<RememberedLayer>)> {
         let (plan, looked) = (self.plan(), self.looked());
         let mut notices = Vec::new();
-        let (tree, mut remarks) = match looked.take_tree() {
+        let (mut tree, mut remarks) = match looked.take_tree() {
             Some(taken) => taken,
             // The sources are what they were, but the links below are not, or a recipe is gone; or
             // it is made once more.
@@ -414,6 +426,15 @@ impl SealJob {
                 (tree, Vec::new())
             }
         };
+        if let (Bytecode::By(interpreter), Some(workshop)) = (&plan.bytecode, &self.workshop) {
+            let say = |count| {
+                let version = interpreter.version;
+                let files = if count == 1 { "file" } else { "files" };
+                let line = format!("compiling {count} {files} with Python {version}");
+                self.bars.suspend(|| self.output.note(&line));
+            };
+            workshop.compile(&mut tree, interpreter, &mut notices, say, cancel)?;
+        }
         let mut links = self.links.clone();
         links.apply_tree(&tree)?;
         let mut settled = tree.settle(Some(&self.links), &mut notices)?;
@@ -463,6 +484,7 @@ impl SealJob {
         );
         looked.require_verbatim(file, &again)?;
         let (_, archive) = Compression::detect_and_decode(opened).with_context(open)?;
+        // What is in it is not gathered: whoever asks reads the finished layer, once.
         let sealed =
             seal_tar(archive, TarCheck::Strict(Limits::default()), &settings).with_context(open)?;
         bar.finish_and_clear();
@@ -529,13 +551,23 @@ impl SealJob {
             &self.name_of(part.label.as_deref()),
         );
         let progress = |bytes| bar.set_position(bytes);
+        let gathering = LayerGathering::default();
         let settings = SealSettings {
             last_time: last_time.as_ref(),
             progress: Some(&progress),
+            observer: Some(&gathering),
             ..self.settings(&*codec, jobs, cancel)
         };
         let sealed = seal(&part.plan, &settings)?;
         bar.finish_and_clear();
+        gathering.keep(
+            &part.plan,
+            &sealed,
+            &*codec,
+            last_time.as_ref(),
+            &self.facts,
+            self.cache.scratch(),
+        );
         let label = part.label.as_deref();
         let layer = self.finished(&sealed, &*codec, label, last_time.as_ref());
         let began = self.looked().began;
@@ -559,6 +591,7 @@ impl SealJob {
             jobs,
             progress: None,
             cancel: Some(cancel),
+            observer: None,
         }
     }
 

@@ -1,14 +1,20 @@
-//! `tierce.lock`: what the base's tag stood for when it was first built on.
+//! `tierce.lock`: what the base's tag stood for when it was first built on, and what that base has.
 
 use std::collections::BTreeMap;
 use std::path::Path;
 
 use anyhow::{Context as _, Result};
 use serde::{Deserialize, Serialize};
+use tierce_lambda::BaseFacts;
 use tierce_oci::Digest;
 use tierce_store::atomic::write_file;
 
 use crate::diagnostic::Hinted as _;
+
+/// Of a file that pins and says nothing else.
+const VERSION_OF_PINS: u32 = 1;
+/// Of one that holds facts too.
+const VERSION_OF_FACTS: u32 = 2;
 
 const HEADER: &str = "# What the base's tag stood for, by platform. Written by tierce; keep it in version control.\n\
 # `tierce lock --update` moves it.\n\n";
@@ -30,12 +36,25 @@ struct LockedBase {
     name: String,
     /// Platform to the digest of its image manifest.
     platforms: BTreeMap<String, Digest>,
+    /// What is true of an image, by its digest, where no table says it or the table is wrong.
+    #[serde(default, skip_serializing_if = "BTreeMap::is_empty")]
+    facts: BTreeMap<Digest, BaseFacts>,
+}
+
+impl LockedBase {
+    fn named(name: &str) -> Self {
+        Self {
+            name: name.to_owned(),
+            platforms: BTreeMap::new(),
+            facts: BTreeMap::new(),
+        }
+    }
 }
 
 impl Default for LockFile {
     fn default() -> Self {
         Self {
-            version: 1,
+            version: VERSION_OF_PINS,
             bases: Vec::new(),
         }
     }
@@ -57,7 +76,7 @@ impl LockFile {
             .with_context(|| format!("{} is not a lock file of tierce", path.display()))
             .hint("take it from version control, or delete it: the next build pins anew")?;
         anyhow::ensure!(
-            lock.version == 1,
+            (VERSION_OF_PINS..=VERSION_OF_FACTS).contains(&lock.version),
             "{} has the version {}, which this tierce does not know",
             path.display(),
             lock.version
@@ -83,28 +102,43 @@ impl LockFile {
 
     /// Holds `name` to `digest` for `platform`.
     pub(crate) fn pin(&mut self, name: &str, platform: String, digest: Digest) {
-        match self.bases.iter_mut().find(|base| base.name == name) {
-            Some(base) => {
-                base.platforms.insert(platform, digest);
-            }
-            None => {
-                let platforms = BTreeMap::from([(platform, digest)]);
-                self.bases.push(LockedBase {
-                    name: name.to_owned(),
-                    platforms,
-                });
-            }
-        }
+        self.base_mut(name).platforms.insert(platform, digest);
+    }
+
+    /// What is held to be true of the image with this digest.
+    pub(crate) fn facts(&self, name: &str, digest: &Digest) -> Option<&BaseFacts> {
+        self.base(name)?.facts.get(digest)
+    }
+
+    /// Holds `facts` to be true of the image with this digest.
+    pub(crate) fn record(&mut self, name: &str, digest: Digest, facts: BaseFacts) {
+        self.base_mut(name).facts.insert(digest, facts);
+        self.version = VERSION_OF_FACTS;
+    }
+
+    fn base_mut(&mut self, name: &str) -> &mut LockedBase {
+        let known = self.bases.iter().position(|base| base.name == name);
+        let position = known.unwrap_or_else(|| {
+            self.bases.push(LockedBase::named(name));
+            self.bases.len() - 1
+        });
+        &mut self.bases[position]
     }
 
     /// Forgets bases other than `name`, which the project no longer builds on.
     pub(crate) fn retain(&mut self, name: &str) {
         self.bases.retain(|base| base.name == name);
+        let has_facts = self.bases.iter().any(|base| !base.facts.is_empty());
+        self.version = if has_facts {
+            VERSION_OF_FACTS
+        } else {
+            VERSION_OF_PINS
+        };
     }
 
     /// Writes the file, whole or not at all.
     pub(crate) fn write(&self, path: &Path) -> Result<()> {
-        let body = toml::to_string(self).context("the lock file could not be encoded")?;
+        let body = toml::to_string_pretty(self).context("the lock file could not be encoded")?;
         Ok(write_file(path, format!("{HEADER}{body}").as_bytes())?)
     }
 }
@@ -134,10 +168,31 @@ mod tests {
     fn what_is_not_a_lock_is_refused_by_name() {
         let directory = tempfile::tempdir().unwrap();
         let path = directory.path().join("tierce.lock");
-        for text in ["version = 2", "version = 1\nextra = 1", "nonsense"] {
+        for text in ["version = 3", "version = 1\nextra = 1", "nonsense"] {
             std::fs::write(&path, text).unwrap();
             let error = LockFile::read(&path).unwrap_err();
             assert!(error.to_string().contains("tierce.lock"), "{error}");
         }
+    }
+
+    #[test]
+    fn facts_need_the_newer_version_and_go_with_their_base() {
+        let directory = tempfile::tempdir().unwrap();
+        let path = directory.path().join("tierce.lock");
+        let mut lock = LockFile::default();
+        lock.pin("a:1", "linux/amd64".into(), Digest::of(b"amd64"));
+        let facts = BaseFacts::named(&"public.ecr.aws/lambda/python:3.12".parse().unwrap());
+        lock.record("a:1", Digest::of(b"amd64"), facts.clone());
+        lock.retain("a:1");
+        lock.write(&path).unwrap();
+        let text = std::fs::read_to_string(&path).unwrap();
+        assert!(text.contains("version = 2"), "{text}");
+        assert!(text.contains("libc = \"glibc 2.34\""), "{text}");
+        let mut read = LockFile::read(&path).unwrap();
+        assert_eq!(read, lock);
+        assert_eq!(read.facts("a:1", &Digest::of(b"amd64")), Some(&facts));
+        assert_eq!(read.facts("a:1", &Digest::of(b"other")), None);
+        read.retain("b:1");
+        assert_eq!(read, LockFile::default());
     }
 }

@@ -53,7 +53,7 @@ impl Output {
         reason = "asked of whoever prints, like all other words"
     )]
     pub(crate) fn result_json(self, value: &serde_json::Value) -> Result<()> {
-        let mut text = serde_json::to_string_pretty(value)?;
+        let mut text = harmless(&serde_json::to_string_pretty(value)?);
         text.push('\n');
         let mut out = io::stdout().lock();
         out.write_all(text.as_bytes())?;
@@ -98,13 +98,43 @@ fn say(text: &str) {
 pub(crate) fn printable(text: &str) -> String {
     text.chars()
         .map(|letter| {
-            if letter.is_control() && letter != '\n' {
+            if (letter.is_control() && letter != '\n') || is_direction(letter) {
                 '\u{fffd}'
             } else {
                 letter
             }
         })
         .collect()
+}
+
+/// Whether a letter changes the direction of those around it, or ends a line where not every program
+/// sees an end: names with these show as other names.
+fn is_direction(letter: char) -> bool {
+    matches!(
+        letter,
+        '\u{61c}' | '\u{200e}' | '\u{200f}' | '\u{2028}'..='\u{202e}' | '\u{2066}'..='\u{2069}'
+    )
+}
+
+/// JSON in which no letter is one that a terminal obeys. Those below a space are escaped by whoever
+/// writes JSON; all others stand in strings alone, where an escape means the same.
+fn harmless(json: &str) -> String {
+    use std::fmt::Write as _;
+    let mut text = String::with_capacity(json.len());
+    for letter in json.chars() {
+        if (letter.is_control() && letter != '\n') || is_direction(letter) {
+            // Writing to a string cannot fail.
+            let _ = write!(text, "\\u{:04x}", u32::from(letter));
+        } else {
+            text.push(letter);
+        }
+    }
+    text
+}
+
+/// Text out of an image, on one line.
+pub(crate) fn one_line(text: &str) -> String {
+    printable(text).replace('\n', "\u{fffd}")
 }
 
 /// What a walk did, in one line: `3 layers already there, 1 mounted, 1 sent (214 KiB)`.
@@ -157,6 +187,23 @@ pub(crate) fn describe_size(bytes: u64) -> String {
 #[cfg(test)]
 mod tests {
     use super::*;
+
+    #[test]
+    fn no_letter_is_an_order_to_the_terminal() {
+        let hostile = "a\u{1b}[31m\u{9b}31m\u{7f}\u{202e}\u{2028}é";
+        let shown = "a\u{fffd}[31m\u{fffd}31m\u{fffd}\u{fffd}\u{fffd}é";
+        assert_eq!(printable(hostile), shown);
+        let json = serde_json::json!({ hostile: [hostile] });
+        let text = harmless(&serde_json::to_string_pretty(&json).unwrap());
+        assert!(
+            text.chars()
+                .all(|letter| letter == '\n' || !letter.is_control() && !is_direction(letter))
+        );
+        assert_eq!(
+            serde_json::from_str::<serde_json::Value>(&text).unwrap(),
+            json
+        );
+    }
 
     #[test]
     fn sizes_are_shown_in_binary_units() {

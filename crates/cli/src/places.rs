@@ -29,6 +29,7 @@ use crate::environment::Environment;
 use crate::layer_facts::FactsCache;
 use crate::output::Output;
 use crate::progress::{Bars, TransferProgress};
+use crate::records;
 use crate::sealed::seal_plain;
 use crate::source::Source;
 use crate::transport::{ImagePlace, PushSource, store_selector};
@@ -266,6 +267,10 @@ impl Places {
         let (has_grown, root) = (cache.has_grown(), cache.root().to_owned());
         drop(cache);
         if self.remembers && has_grown {
+            match records::prune(&self.cache, limit) {
+                Ok(pruned) => limit = limit.saturating_sub(pruned.left.bytes),
+                Err(error) => tracing::debug!("could not make room in the cache: {error:#}"),
+            }
             match LayerCache::prune(&root, limit) {
                 Ok(pruned) if pruned.removed.files > 0 => {
                     tracing::info!("made room in the cache: {} bytes", pruned.removed.bytes);

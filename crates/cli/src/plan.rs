@@ -6,6 +6,7 @@ use std::path::{Path, PathBuf};
 
 use anyhow::{Context as _, Result};
 use tierce_image::{ConfigEdits, EnvEdit, Jobs, TARGET_LABEL};
+use tierce_lambda::{AwsBase, Rule};
 use tierce_oci::{ImageFormat, Platform, Reference, Selector, Tag, Timestamp};
 use toml::Spanned;
 
@@ -13,13 +14,17 @@ use crate::arguments::{BuildArguments, ImageArguments};
 use crate::config_file::{
     AddTable, ConfigFile, Keep, LayerTable, LoadedFile, Mtime, Split, Target,
 };
+use crate::dependencies::bytecode::Bytecode;
+use crate::dependencies::target::Glibc;
 use crate::dependencies::{Dependencies, Language, client};
 use crate::diagnostic::{Hinted as _, UsageError};
 use crate::environment::Environment;
+use crate::handler::{BinaryFile, CompiledHandler};
 use crate::places::processors;
 use crate::prebuilds::PruneFor;
 use crate::profile::Profile;
 use crate::transport::{BaseName, ImagePlace, store_reference_of};
+use crate::verdict::allowed_rules;
 
 /// A whole build, as values.
 #[derive(Debug)]
@@ -45,6 +50,8 @@ pub(crate) struct BuildPlan {
     pub(crate) created: Timestamp,
     pub(crate) destinations: Vec<ImagePlace>,
     pub(crate) index: bool,
+    /// The rules that an image for Lambda may break.
+    pub(crate) allow: Vec<&'static Rule>,
     pub(crate) compress_jobs: Jobs,
     pub(crate) transfer_jobs: Jobs,
 }
@@ -56,6 +63,9 @@ pub(crate) struct LayerPlan {
     pub(crate) parts: Vec<LayerPart>,
     /// What becomes the first part when it is resolved for a platform.
     pub(crate) dependencies: Option<Dependencies>,
+    /// What becomes a layer of its libraries, and the last part of this one, for a platform.
+    pub(crate) handler: Option<CompiledHandler>,
+    pub(crate) bytecode: Bytecode,
     pub(crate) keep_modes: bool,
     pub(crate) keep_owners: bool,
     pub(crate) keep_hardlinks: bool,
@@ -95,6 +105,9 @@ pub(crate) enum LayerPart {
     },
     /// The very bytes of a tar.
     VerbatimTar { file: PathBuf },
+    /// A program or library, under exactly this name. It may lie outside the context, and nothing
+    /// that is said of the context's files counts.
+    Exact { from: PathBuf, to: String },
     /// Resolved dependencies.
     Resolved {
         /// In the cache.
@@ -158,6 +171,11 @@ impl BuildPlan {
             }
         };
         let names = names(arguments, values, &context)?;
+        let mut allow = match &file {
+            Some(file) => file.allowed_rules()?,
+            None => Vec::new(),
+        };
+        allow.extend(allowed_rules(&arguments.allow)?);
         if let Some(file) = &file {
             // First the file alone, so that its mistakes are pointed at.
             let (edits, _) = edits(&ImageArguments::default(), values)?;
@@ -178,6 +196,17 @@ impl BuildPlan {
             })
             .collect::<Result<Vec<_>>>()?;
         layers.extend(layers_of_flags(&arguments.image, &context)?);
+        if layers
+            .iter()
+            .filter(|layer| layer.handler.is_some())
+            .count()
+            > 1
+        {
+            return Err(UsageError(
+                "an image has one compiled handler, and several are named".to_owned(),
+            ))
+            .hint("other programs are files like any: `add` them");
+        }
         let four = NonZeroUsize::MIN.saturating_add(3);
         let mut platforms = if arguments.platform.is_empty() {
             values.image.platforms.clone()
@@ -217,6 +246,7 @@ impl BuildPlan {
             written_in_context: written_in_context(arguments, &context),
             destinations: destinations(arguments, &names)?,
             index: arguments.index,
+            allow,
             compress_jobs: arguments.jobs.map_or_else(processors, Jobs),
             transfer_jobs: Jobs(arguments.jobs.unwrap_or(four)),
             context,
@@ -248,7 +278,7 @@ impl BuildPlan {
             None => {
                 return Err(refuse("`scratch` has no Python to run the client").into());
             }
-            Some(ImagePlace::Registry(reference)) if is_aws_base(reference) => {
+            Some(ImagePlace::Registry(reference)) if AwsBase::language_of(reference).is_some() => {
                 return Err(refuse("the base has a Runtime Interface Client of its own"))
                     .hint(client::NOT_NEEDED);
             }
@@ -295,20 +325,20 @@ impl BuildPlan {
         Ok(())
     }
 
-    /// What the image is for: lambda when the base is AWS's or a handler is
-    /// named.
+    /// What the image is for: lambda when the base is AWS's or a handler is named, by its name or as
+    /// a program.
     pub(crate) fn target(&self) -> Target {
         let aws_base = match &self.base.place {
-            Some(ImagePlace::Registry(reference)) => is_aws_base(reference),
+            Some(ImagePlace::Registry(reference)) => AwsBase::language_of(reference).is_some(),
             _ => false,
         };
-        self.target.unwrap_or(
-            if aws_base || self.handler_named || self.has_runtime_client {
-                Target::Lambda
-            } else {
-                Target::Generic
-            },
-        )
+        let is_compiled = self.layers.iter().any(|layer| layer.handler.is_some());
+        let is_function = aws_base || self.handler_named || is_compiled || self.has_runtime_client;
+        self.target.unwrap_or(if is_function {
+            Target::Lambda
+        } else {
+            Target::Generic
+        })
     }
 
     /// Refuses a compression that the image cannot have. What the base says of the format is known
@@ -366,13 +396,6 @@ fn open_context(arguments: &BuildArguments) -> Result<PathBuf> {
     context
         .canonicalize()
         .with_context(|| format!("could not open the context {}", context.display()))
-}
-
-/// Whether a base is one of those that AWS publishes for Lambda.
-fn is_aws_base(reference: &Reference) -> bool {
-    let repository = &reference.repository;
-    (repository.registry == "public.ecr.aws" && repository.path.starts_with("lambda/"))
-        || (repository.registry == "docker.io" && repository.path.starts_with("amazon/aws-lambda-"))
 }
 
 fn dedup(platforms: &mut Vec<Platform>) {
@@ -559,6 +582,7 @@ fn plan_layer(
             exclude: exclude.clone(),
         });
     }
+    let handler = plan_handler(file, &span, layer)?;
     let dependencies = plan_dependencies(file, &span, layer, context)?;
     match archive_of(file, &span, layer)? {
         // First, so that files of the same layer override the archive's.
@@ -568,16 +592,18 @@ fn plan_layer(
                 .map_err(|reason| file.complain(&named.span(), reason))?;
             parts.insert(0, archive_part(&archive, path, layer));
         }
-        None if (moves_members(layer) && dependencies.is_none()) || layer.verbatim => {
+        None if (moves_members(layer) && dependencies.is_none() && handler.is_none())
+            || layer.verbatim =>
+        {
             let reason =
                 "`to`, `include`, `exclude` and `verbatim` of a layer belong to its archive";
             return Err(file.complain(&span, reason.to_owned()).into());
         }
         None => {}
     }
-    if parts.is_empty() && dependencies.is_none() {
+    if parts.is_empty() && dependencies.is_none() && handler.is_none() {
         let reason = format!(
-            "the layer `{}` has nothing in it: no `add`, no archive, no dependencies",
+            "the layer `{}` has nothing in it: no `add`, no archive, no dependencies, no `binary`",
             layer.name
         );
         return Err(file.complain(&span, reason).into());
@@ -586,6 +612,10 @@ fn plan_layer(
         layer.verbatim && (parts.len() > 1 || moves_members(layer) || layer.prune_prebuilds);
     if mixed {
         let reason = "a `verbatim` tar is a layer of its own: nothing is added, left out or moved";
+        return Err(file.complain(&span, reason.to_owned()).into());
+    }
+    if layer.verbatim && layer.bytecode {
+        let reason = "nothing of a `verbatim` tar is compiled: it has the bytes that it has";
         return Err(file.complain(&span, reason.to_owned()).into());
     }
     let split = match &layer.split {
@@ -613,6 +643,12 @@ fn plan_layer(
         name: layer.name.clone(),
         parts,
         dependencies,
+        handler,
+        bytecode: if layer.bytecode {
+            Bytecode::Wanted(layer.python_version)
+        } else {
+            Bytecode::AsFound
+        },
         keep_modes: layer.modes == Keep::Keep,
         keep_owners: layer.owners == Keep::Keep,
         keep_hardlinks: layer.hardlinks == Keep::Keep,
@@ -632,10 +668,16 @@ fn plan_dependencies(
 ) -> Result<Option<Dependencies>> {
     let complain =
         |span: &Range<usize>, reason: &str| Err(file.complain(span, reason.to_owned()).into());
-    if layer.python.is_none() && (layer.python_version.is_some() || layer.glibc.is_some()) {
+    if layer.python.is_none() && !layer.bytecode && layer.python_version.is_some() {
         return complain(
             span,
-            "`python-version` and `glibc` of a layer belong to its `python`",
+            "`python-version` of a layer belongs to its `python` or `bytecode`",
+        );
+    }
+    if layer.python.is_none() && layer.binary.is_none() && layer.glibc.is_some() {
+        return complain(
+            span,
+            "`glibc` of a layer belongs to its `python` or `binary`",
         );
     }
     if layer.node.is_none() && layer.scripts.is_some() {
@@ -677,6 +719,41 @@ fn plan_dependencies(
         to: layer.to.clone(),
         include: layer.include.clone(),
         exclude: layer.exclude.clone(),
+    }))
+}
+
+/// The compiled handler of a layer, if it has one.
+fn plan_handler(
+    file: &LoadedFile,
+    span: &Range<usize>,
+    layer: &LayerTable,
+) -> Result<Option<CompiledHandler>> {
+    let complain =
+        |span: &Range<usize>, reason: &str| Err(file.complain(span, reason.to_owned()).into());
+    let Some(binary) = &layer.binary else {
+        return match &layer.libraries[..] {
+            [] => Ok(None),
+            _ => complain(span, "`libraries` of a layer belong to its `binary`"),
+        };
+    };
+    let has_archive = layer.tar.is_some() || layer.zip.is_some() || layer.lambda_layer.is_some();
+    if has_archive || layer.python.is_some() || layer.node.is_some() {
+        return complain(
+            &binary.span(),
+            "a layer has a `binary`, an archive or dependencies; make two layers of them",
+        );
+    }
+    if !layer.include.is_empty() || !layer.exclude.is_empty() {
+        return complain(
+            span,
+            "`include` and `exclude` of a layer belong to its archive or dependencies",
+        );
+    }
+    Ok(Some(CompiledHandler {
+        file: binary.get_ref().clone(),
+        to: layer.to.clone(),
+        libraries: layer.libraries.clone(),
+        glibc: layer.glibc.map(Glibc::version),
     }))
 }
 
@@ -771,7 +848,7 @@ fn moves_members(layer: &LayerTable) -> bool {
 }
 
 /// The layers of the flags, the lowest first: Lambda layers in the order in which Lambda would unpack
-/// them, the function, and what is added by name.
+/// them, the function, what is added by name, and a compiled handler.
 fn layers_of_flags(arguments: &ImageArguments, context: &Path) -> Result<Vec<LayerPlan>> {
     let mut layers = Vec::new();
     for file in &arguments.lambda_layer {
@@ -782,6 +859,16 @@ fn layers_of_flags(arguments: &ImageArguments, context: &Path) -> Result<Vec<Lay
         layers.push(zip_layer("--zip", &zip.file, to, context)?);
     }
     layers.extend(added_layer(arguments, context)?);
+    if let Some(binary) = &arguments.binary {
+        let mut layer = LayerPlan::of_files("handler", Vec::new());
+        layer.handler = Some(CompiledHandler {
+            file: BinaryFile::Every(binary.clone()),
+            to: None,
+            libraries: Vec::new(),
+            glibc: None,
+        });
+        layers.push(layer);
+    }
     Ok(layers)
 }
 
@@ -827,6 +914,8 @@ impl LayerPlan {
             name: name.to_owned(),
             parts,
             dependencies: None,
+            handler: None,
+            bytecode: Bytecode::AsFound,
             keep_modes: false,
             keep_owners: false,
             keep_hardlinks: false,
@@ -842,7 +931,7 @@ impl LayerPlan {
 ///
 /// Neither `..` nor a symlink leads out: a build that reads beside its context is not reproducible
 /// from it. (A symlink *inside* an added folder is different: it is stored as a symlink.)
-fn inside(context: &Path, path: &Path) -> Result<PathBuf, String> {
+pub(crate) fn inside(context: &Path, path: &Path) -> Result<PathBuf, String> {
     let shown = path.display();
     let escapes = || format!("`{shown}` is outside the context {}", context.display());
     let joined = context.join(path);

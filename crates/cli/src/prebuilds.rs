@@ -6,12 +6,11 @@ use std::fs::File;
 use std::io::Read;
 
 use anyhow::{Context as _, Result};
-use tierce_image::BaseImage;
-use tierce_lambda::{AwsBase, Collector, EntryKind, Packing, RawEntry, RawPath, foreign_prebuilds};
+use tierce_lambda::{
+    BaseFacts, CLibrary, Collector, EntryKind, Packing, RawEntry, RawPath, foreign_prebuilds,
+};
 use tierce_layer::{Content, ContentError, EntryKind as TreeKind, EntryPath, Notice, Tree};
 use tierce_oci::Platform;
-
-use crate::dependencies::target::{BaseFacts, Libc};
 
 /// The platform whose files stay.
 #[derive(Debug, Clone, PartialEq, Eq, Default)]
@@ -21,16 +20,11 @@ pub(crate) struct PruneFor {
 }
 
 impl PruneFor {
-    /// That of an image on `base`.
-    pub(crate) fn of(base: Option<&BaseImage>, platform: &Platform) -> Self {
-        let libc = base.map(BaseFacts::of).unwrap_or_default().libc;
-        let named = base.and_then(|base| base.name.as_ref());
-        let is_aws = named.is_some_and(|name| AwsBase::named(name).is_some());
+    /// That of an image on a base with these facts.
+    pub(crate) fn of(facts: &BaseFacts, platform: &Platform) -> Self {
         Self {
             architecture: platform.architecture.clone(),
-            has_musl: libc
-                .map(|libc| libc == Libc::Musl)
-                .or(is_aws.then_some(false)),
+            has_musl: facts.libc.map(|libc| libc == CLibrary::Musl),
         }
     }
 }

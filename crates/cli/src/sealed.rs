@@ -135,6 +135,7 @@ fn seal_member(
         jobs: jobs.0,
         progress: None,
         cancel: None,
+        observer: None,
     };
     // One byte more than may be, so that a bomb ends here and not with the disk; its diff id is
     // then not the one that the config states.

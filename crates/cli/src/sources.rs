@@ -5,10 +5,12 @@ use std::path::{Path, PathBuf};
 
 use anyhow::{Context as _, Result};
 use tierce_image::{BaseImage, Jobs};
+use tierce_lambda::BaseFacts;
 use tierce_layer::cache::NoteId;
 use tierce_layer::{
-    Anchored, ArchiveAdd, Destination, EntryKind, EntryPath, FileTime, Keep, Limits, Matcher,
-    Notice, ScanAdd, Stamp, Treatment, Tree, Walked, add_archive, add_walked, add_zip, walk,
+    Anchored, ArchiveAdd, Attributes, Destination, DirectoryDefaults, EntryKind, EntryPath,
+    FileTime, Keep, Limits, Matcher, Notice, ScanAdd, Stamp, Treatment, Tree, Walked, add_archive,
+    add_walked, add_zip, walk,
 };
 
 use crate::plan::{BuildPlan, LayerPart, LayerPlan};
@@ -148,6 +150,15 @@ impl Sources {
                     let _ = write!(looked.fingerprint, "{:032x};", found.fingerprint().hash);
                     looked.parts.push(Found::Files(found));
                 }
+                LayerPart::Exact { from, .. } => {
+                    let root = Destination::root();
+                    let found =
+                        self.with_resolved(plan, from, &root, &[], &[], |add| Ok(walk(add)?))?;
+                    let fingerprint = found.fingerprint();
+                    looked.latest = looked.latest.max(fingerprint.latest.unwrap_or_default());
+                    let _ = write!(looked.fingerprint, "{:032x};", fingerprint.hash);
+                    looked.parts.push(Found::Files(found));
+                }
                 LayerPart::Tar { file, .. }
                 | LayerPart::Zip { file, .. }
                 | LayerPart::VerbatimTar { file } => {
@@ -174,7 +185,7 @@ impl Sources {
         ground: &Ground,
         notices: &mut Vec<Notice>,
     ) -> Result<Option<Tree>> {
-        let mut tree = Tree::new();
+        let mut tree = Tree::with_defaults(ground.directories.clone());
         for (part, found) in plan.parts.iter().zip(&looked.parts) {
             match (part, found) {
                 (LayerPart::VerbatimTar { .. }, _) => return Ok(None),
@@ -243,7 +254,25 @@ impl Sources {
                         Ok(add_walked(found, add, &mut tree, notices)?)
                     })?;
                 }
-                (LayerPart::Files { .. } | LayerPart::Resolved { .. }, Found::Archive(_)) => {
+                (LayerPart::Exact { from, to }, Found::Files(found)) => {
+                    let destination = destination(to, &ground.working_dir)?;
+                    let mut alone = Tree::new();
+                    self.with_resolved(plan, from, &destination, &[], &[], |add| {
+                        Ok(add_walked(found, add, &mut alone, notices)?)
+                    })?;
+                    let path = destination.path();
+                    let found = path.and_then(|path| Some((path, alone.get(path)?)));
+                    let (path, entry) =
+                        found.with_context(|| format!("`{to}` cannot be the name of a file"))?;
+                    let mut entry = entry.clone();
+                    // Whatever became of the bit on its way through caches and artifacts of builds.
+                    entry.attributes.mode = 0o755;
+                    tree.insert(path.clone(), entry, notices)?;
+                }
+                (
+                    LayerPart::Files { .. } | LayerPart::Resolved { .. } | LayerPart::Exact { .. },
+                    Found::Archive(_),
+                ) => {
                     unreachable!("parts are found in their order")
                 }
             }
@@ -420,18 +449,33 @@ pub(crate) struct Ground {
     /// The file that the image runs; nothing may become a directory in its place.
     entrypoint: Option<String>,
     from_scratch: bool,
+    /// How directories are that nobody describes.
+    directories: DirectoryDefaults,
 }
 
 impl Ground {
-    /// What relative and ambiguous destinations mean on `base`; `working_dir` and `entrypoint` are
-    /// those that the build sets.
+    /// What relative and ambiguous destinations mean on `base`, of which `facts` are held to be true;
+    /// `working_dir` and `entrypoint` are those that the build sets.
     pub(crate) fn of(
         base: Option<&BaseImage>,
+        facts: &BaseFacts,
         working_dir: Option<&str>,
         entrypoint: Option<&str>,
     ) -> Self {
         let config = base.map(|base| base.image.config());
+        let mut directories = DirectoryDefaults::default();
+        for (path, facts) in &facts.directories {
+            if let Ok(path) = EntryPath::new(path.as_str()) {
+                let attributes = Attributes {
+                    uid: facts.uid,
+                    gid: facts.gid,
+                    ..Attributes::root(facts.mode)
+                };
+                directories.set(path, attributes);
+            }
+        }
         Self {
+            directories,
             working_dir: working_dir
                 .or_else(|| config?.working_dir.as_deref())
                 .unwrap_or("/")

@@ -3,14 +3,16 @@
 use anyhow::Result;
 use serde_json::{Value, json};
 use tierce_image::{Artifact, Tally, WriteReport};
-use tierce_oci::Document;
+use tierce_oci::{Digest, Document};
 
 use crate::output::Output;
 use crate::transport::ImagePlace;
+use crate::verdict::Verdict;
 
 /// One image or index at one place.
 #[derive(Debug)]
 pub(crate) struct Written {
+    digest: Digest,
     line: String,
     json: Value,
 }
@@ -47,7 +49,15 @@ impl Written {
             json["noted"] = tally(&report.noted);
             json["sent"] = tally(&report.sent);
         }
-        Self { line, json }
+        Self { digest, line, json }
+    }
+
+    /// Says in the document how it was judged, when it was.
+    pub(crate) fn judged(mut self, verdict: &Verdict) -> Self {
+        if let Some(counts) = verdict.counts_for(&self.digest) {
+            self.json["lint"] = counts;
+        }
+        self
     }
 
     /// Prints the line now, unless one document is to come: what is there stays there, whatever

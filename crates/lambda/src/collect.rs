@@ -1,24 +1,23 @@
 //! Entries of a layer in, facts out.
 //!
-//! Whoever reads an archive, or writes one, tells a [`Collector`] of every entry in order. Contents
-//! are looked at once, as a stream; of a large one only some parts are held, and only for as long as
-//! it is looked at.
+//! Whoever reads an archive tells a [`Collector`] of every entry in order. Contents are looked at
+//! once, as a stream; of a large one only some parts are held, and only for as long as it is looked
+//! at. Whoever writes one tells a [`Gathering`](crate::Gathering) of the same in any order.
 
 use std::io::{self, Read};
 
 use crate::bytecode::BytecodeFacts;
-use crate::elf::{self, Kept};
+use crate::elf::{self, Bounds, Kept, Ranges, ReadRange};
 use crate::facts::{ContentFacts, EntryFacts, EntryKind, LayerFacts, Packing, RawPath};
+use crate::search::{InOrder, names_runtime_api};
 use crate::wheel;
 
-/// The variable that names the Runtime API, as every client of it has to.
-const RUNTIME_API: &[u8] = b"AWS_LAMBDA_RUNTIME_API";
 /// As much of a file as is read to tell what it is. Scripts are looked through so far.
-const START: u64 = 64 << 10;
+pub(crate) const START: u64 = 64 << 10;
 /// As long as the `#!` line of a script may be (`BINPRM_BUF_SIZE` of Linux).
 const SHEBANG: usize = 256;
 /// Bytes of names that are kept of all the contents of one layer.
-const MOST_TEXT: usize = 64 << 20;
+pub(crate) const MOST_TEXT: usize = 64 << 20;
 
 /// An entry as it stands in an archive.
 #[derive(Debug, Clone, PartialEq, Eq)]
@@ -44,6 +43,7 @@ pub struct RawEntry {
 pub struct Collector {
     entries: Vec<EntryFacts>,
     text_left: usize,
+    leaves_out: bool,
 }
 
 impl Default for Collector {
@@ -51,6 +51,7 @@ impl Default for Collector {
         Self {
             entries: Vec::new(),
             text_left: MOST_TEXT,
+            leaves_out: false,
         }
     }
 }
@@ -58,41 +59,61 @@ impl Default for Collector {
 impl Collector {
     /// Takes the next entry of the layer. Its content need not be read to the end.
     pub fn add(&mut self, entry: RawEntry, content: &mut dyn Read) -> io::Result<()> {
-        let (path, kind) = match marker(&entry.path) {
-            // Names that a storage driver kept for itself mean nothing.
-            Some(Marker::Nothing) => return Ok(()),
-            Some(Marker::Whiteout(path)) => (path, EntryKind::Whiteout),
-            Some(Marker::Opaque(path)) => (path, EntryKind::Opaque),
-            None => (entry.path, entry.kind),
-        };
-        let mut facts = EntryFacts {
-            path,
-            kind,
-            mode: entry.mode,
-            uid: entry.uid,
-            gid: entry.gid,
-            size: entry.size,
-            modified: entry.modified,
-            content: None,
-            speaks_runtime_api: false,
-        };
-        if facts.kind == EntryKind::File && facts.size > 0 {
-            inspect(&mut facts, content)?;
-            let text = facts.content.as_ref().map_or(0, text_of);
-            match self.text_left.checked_sub(text) {
-                Some(left) => self.text_left = left,
-                // No image that was made to be run comes to this.
-                None => facts.content = None,
+        if let Some(mut facts) = described(entry) {
+            if has_content(&facts) {
+                inspect(&mut facts, content)?;
+            }
+            self.keep(facts);
+        }
+        Ok(())
+    }
+
+    /// Takes the facts of the next entry.
+    pub(crate) fn keep(&mut self, mut facts: EntryFacts) {
+        let text = facts.content.as_ref().map_or(0, text_of);
+        match self.text_left.checked_sub(text) {
+            Some(left) => self.text_left = left,
+            // No image that was made to be run comes to this.
+            None => {
+                facts.content = None;
+                self.leaves_out = true;
             }
         }
         self.entries.push(facts);
-        Ok(())
     }
 
     /// The facts of all entries.
     pub fn finish(self, uncompressed_size: u64, packing: Packing) -> LayerFacts {
-        LayerFacts::new(uncompressed_size, packing, self.entries)
+        let facts = LayerFacts::new(uncompressed_size, packing, self.entries);
+        facts.with_contents_left_out(self.leaves_out)
     }
+}
+
+/// What an entry is, its content left aside; `None` for names that mean nothing.
+pub(crate) fn described(entry: RawEntry) -> Option<EntryFacts> {
+    let (path, kind) = match marker(&entry.path) {
+        // Names that a storage driver kept for itself mean nothing.
+        Some(Marker::Nothing) => return None,
+        Some(Marker::Whiteout(path)) => (path, EntryKind::Whiteout),
+        Some(Marker::Opaque(path)) => (path, EntryKind::Opaque),
+        None => (entry.path, entry.kind),
+    };
+    Some(EntryFacts {
+        path,
+        kind,
+        mode: entry.mode,
+        uid: entry.uid,
+        gid: entry.gid,
+        size: entry.size,
+        modified: entry.modified,
+        content: None,
+        speaks_runtime_api: false,
+    })
+}
+
+/// Whether there is something to look into.
+pub(crate) fn has_content(facts: &EntryFacts) -> bool {
+    facts.kind == EntryKind::File && facts.size > 0
 }
 
 enum Marker {
@@ -126,25 +147,73 @@ fn marker(path: &RawPath) -> Option<Marker> {
 fn inspect(facts: &mut EntryFacts, content: &mut dyn Read) -> io::Result<()> {
     let mut start = Vec::new();
     (&mut *content).take(START).read_to_end(&mut start)?;
-    let path = facts.path.as_bytes();
-    if start.starts_with(elf::MAGIC) {
-        let kept = Kept::read(start, content)?;
-        facts.speaks_runtime_api = kept.contains(RUNTIME_API);
+    if !start.starts_with(elf::MAGIC) {
+        inspect_start(facts, &start);
+        return Ok(());
+    }
+    let mut search = InOrder::default();
+    let kept = Kept::read(start, content, Bounds::USUAL, &mut |piece| {
+        search.take(piece)
+    })?;
+    facts.speaks_runtime_api = search.found();
+    facts.content = elf::inspect(&kept).map(|elf| ContentFacts::Elf(Box::new(elf)));
+    Ok(())
+}
+
+/// The same of a content that is in memory, and no longer than a piece of an archive.
+pub(crate) fn inspect_whole(facts: &mut EntryFacts, content: &[u8]) {
+    if content.starts_with(elf::MAGIC) {
+        let kept = Kept::whole(content);
+        facts.speaks_runtime_api = names_runtime_api(content);
         facts.content = elf::inspect(&kept).map(|elf| ContentFacts::Elf(Box::new(elf)));
-    } else if let Some(format) = foreign(&start) {
+    } else {
+        let start = usize::try_from(START).unwrap_or(usize::MAX);
+        inspect_start(facts, &content[..content.len().min(start)]);
+    }
+}
+
+/// The same of a content that is read by ranges, `start` of which has been read already. Gives
+/// whether it speaks to the Runtime API if the whole of it has the name.
+pub(crate) fn inspect_ranges(
+    facts: &mut EntryFacts,
+    start: &[u8],
+    content: &dyn ReadRange,
+) -> io::Result<bool> {
+    if !start.starts_with(elf::MAGIC) {
+        inspect_start(facts, start);
+        return Ok(false);
+    }
+    let ranges = Ranges::new(content, facts.size, Bounds::USUAL);
+    facts.content = elf::inspect(&ranges).map(|elf| ContentFacts::Elf(Box::new(elf)));
+    ranges.finish()?;
+    Ok(true)
+}
+
+/// Takes what the beginning of a file says, which is no program or library of Linux.
+fn inspect_start(facts: &mut EntryFacts, start: &[u8]) {
+    let path = facts.path.as_bytes();
+    if let Some(format) = foreign(start) {
         facts.content = Some(ContentFacts::Foreign(format.to_owned()));
     } else if start.starts_with(b"#!") {
-        facts.speaks_runtime_api = elf::contains(&start, RUNTIME_API);
-        facts.content = Some(ContentFacts::Script(shebang(&start)));
+        facts.speaks_runtime_api = names_runtime_api(start);
+        facts.content = Some(ContentFacts::Script(shebang(start)));
+    } else if [&b".py"[..], b".js", b".mjs", b".cjs", b".rb"]
+        .iter()
+        .any(|ending| path.ends_with(ending))
+    {
+        // What an interpreter is given needs no `#!` line.
+        facts.speaks_runtime_api = names_runtime_api(start);
     } else if path.ends_with(b".pyc") {
-        facts.content = BytecodeFacts::read(&start).map(ContentFacts::Bytecode);
+        facts.content = BytecodeFacts::read(start).map(ContentFacts::Bytecode);
     } else if facts.path.name() == b"WHEEL" && in_dist_info(path) {
-        facts.content = Some(ContentFacts::Wheel(wheel::tags(&start)));
-    } else if path == b"etc/ld.so.conf" || path.starts_with(b"etc/ld.so.conf.d/") {
-        let text = String::from_utf8_lossy(&start).into_owned();
+        facts.content = Some(ContentFacts::Wheel(wheel::tags(start)));
+    } else if path == b"etc/ld.so.conf"
+        || path.starts_with(b"etc/ld.so.conf.d/")
+        || (path.starts_with(b"etc/ld-musl-") && path.ends_with(b".path"))
+    {
+        let text = String::from_utf8_lossy(start).into_owned();
         facts.content = Some(ContentFacts::Text(text));
     }
-    Ok(())
 }
 
 fn in_dist_info(path: &[u8]) -> bool {
@@ -177,14 +246,31 @@ fn foreign(start: &[u8]) -> Option<&'static str> {
         }
         [b'M', b'Z', ..] => {
             let at = u32::from_le_bytes(start.get(0x3c..0x40)?.try_into().ok()?);
-            let at = usize::try_from(at).ok()?;
-            (start.get(at..at.checked_add(4)?)? == b"PE\0\0").then_some("Windows")
+            let header = start.get(usize::try_from(at).ok()?..)?;
+            // Assemblies of .NET are such files too, on every system.
+            (header.starts_with(b"PE\0\0") && !is_managed(header)).then_some("Windows")
         }
         _ => None,
     }
 }
 
-fn text_of(content: &ContentFacts) -> usize {
+/// Whether a Portable Executable, from its signature on, holds code for .NET: its directory 14 is
+/// there (ECMA-335, II.25.2.3.3).
+fn is_managed(header: &[u8]) -> bool {
+    /// The signature, and the file header behind it.
+    const OPTIONAL: usize = 24;
+    let directories = match header.get(OPTIONAL..OPTIONAL + 2) {
+        Some([0x0b, 0x01]) => OPTIONAL + 96,
+        Some([0x0b, 0x02]) => OPTIONAL + 112,
+        _ => return false,
+    };
+    let at = directories + 14 * 8;
+    header
+        .get(at..at + 8)
+        .is_some_and(|entry| entry.iter().any(|&byte| byte != 0))
+}
+
+pub(crate) fn text_of(content: &ContentFacts) -> usize {
     match content {
         ContentFacts::Elf(elf) => {
             let names = [&elf.interpreter, &elf.soname, &elf.rpath, &elf.runpath];
@@ -276,6 +362,12 @@ mod tests {
         windows[0x3c] = 0x40;
         windows[0x40..0x42].copy_from_slice(b"PE");
         assert_eq!(content(&windows), foreign("Windows"));
+        // Assemblies of .NET run where .NET does.
+        windows.resize(0x200, 0);
+        windows[0x58..0x5a].copy_from_slice(&[0x0b, 0x02]);
+        assert_eq!(content(&windows), foreign("Windows"));
+        windows[0x58 + 112 + 14 * 8] = 8;
+        assert_eq!(content(&windows), None);
         assert_eq!(content(b"MZ"), None);
     }
 }

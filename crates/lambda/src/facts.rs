@@ -12,7 +12,7 @@ use crate::bytecode::BytecodeFacts;
 use crate::elf::ElfFacts;
 
 /// Counts up whenever facts say more or something else than before.
-pub const FACTS_VERSION: u32 = 1;
+pub const FACTS_VERSION: u32 = 2;
 
 /// All that rules ask of one layer.
 #[derive(Debug, Clone, PartialEq, Eq, Serialize, Deserialize)]
@@ -24,6 +24,9 @@ pub struct LayerFacts {
     pub packing: Packing,
     /// The entries in the order of the archive.
     pub entries: Vec<EntryFacts>,
+    /// Whether so much was to be said of contents that some of it was left out.
+    #[serde(default, skip_serializing_if = "is_false")]
+    leaves_contents_out: bool,
 }
 
 impl LayerFacts {
@@ -34,7 +37,18 @@ impl LayerFacts {
             uncompressed_size,
             packing,
             entries,
+            leaves_contents_out: false,
         }
+    }
+
+    pub(crate) fn with_contents_left_out(mut self, left_out: bool) -> Self {
+        self.leaves_contents_out = left_out;
+        self
+    }
+
+    /// Whether what is not said of an entry's content may be said elsewhere.
+    pub(crate) fn leaves_contents_out(&self) -> bool {
+        self.leaves_contents_out
     }
 
     /// Reads what [`Self::to_json`] wrote; `None` when this version did not.
@@ -271,7 +285,7 @@ mod tests {
         let json = facts.to_json();
         assert_eq!(LayerFacts::from_json(&json), Some(facts));
         let text = String::from_utf8(json).unwrap();
-        let other = text.replacen("\"version\":1", "\"version\":0", 1);
+        let other = text.replacen(&format!("\"version\":{FACTS_VERSION}"), "\"version\":0", 1);
         assert_eq!(LayerFacts::from_json(other.as_bytes()), None);
         assert_eq!(LayerFacts::from_json(b"{"), None);
     }

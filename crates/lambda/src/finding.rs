@@ -3,6 +3,7 @@
 use std::collections::BTreeMap;
 use std::fmt;
 
+use crate::rules::RULES;
 use crate::subject::Subject;
 
 /// How bad it is.
@@ -164,8 +165,14 @@ impl Findings {
     }
 
     pub(crate) fn sort(&mut self) {
-        // Stable: what a rule found stays in the order of layers and entries.
-        self.list
-            .sort_by_key(|finding| std::cmp::Reverse(finding.rule.severity));
+        // Stable, for what a rule says of one path more than once.
+        let place = |rule: &Rule| RULES.iter().position(|known| known.name == rule.name);
+        self.list.sort_by(|one, other| {
+            let severity = other.rule.severity.cmp(&one.rule.severity);
+            severity
+                .then_with(|| place(one.rule).cmp(&place(other.rule)))
+                .then_with(|| one.layer.cmp(&other.layer))
+                .then_with(|| one.path.cmp(&other.path))
+        });
     }
 }

@@ -3,9 +3,10 @@
 //! See `ld.so(8)`. What is judged: the programs that run when the function starts, and all programs
 //! and libraries among the function's own files. What a base has beside that is taken on trust.
 
+use std::cell::Cell;
 use std::collections::{BTreeMap, BTreeSet, VecDeque};
 
-use crate::bases::GLIBC_LIBRARIES;
+use crate::bases::AwsBase;
 use crate::elf::ElfFacts;
 use crate::facts::{ContentFacts, EntryKind, LayerFacts, name_of, parent_of};
 use crate::subject::{Libc, Subject, elf_of};
@@ -90,23 +91,14 @@ pub(crate) struct Stranger<'a> {
 /// Looks at all of it once.
 pub(crate) fn analyse<'a>(subject: &Subject<'a>) -> Analysis<'a> {
     let mut analysis = Analysis::default();
-    let loader = Loader::new(subject);
-    let mut visited = BTreeSet::new();
-    let mut started = BTreeSet::new();
+    let mut loader = Loader::new(subject);
     for program in &subject.programs.programs {
         if let Some(node) = subject.tree.at(&program.path) {
-            let nothing = BTreeSet::new();
-            let names = loader.load(
-                &program.path,
-                node,
-                Reason::Start,
-                &nothing,
-                &mut visited,
-                &mut analysis.problems,
-            );
-            started.extend(names);
+            let names = loader.load(&program.path, node, Reason::Start, &mut analysis.problems);
+            loader.started.extend(names);
         }
     }
+    loader.take_rpaths_of_programs();
     let functions = subject.function_directories();
     let ours: Vec<(&[u8], Node<'a>)> = subject
         .tree
@@ -131,16 +123,9 @@ pub(crate) fn analyse<'a>(subject: &Subject<'a>) -> Analysis<'a> {
     for reason in [Reason::Module, Reason::Other] {
         for &(path, node) in &ours {
             let is_right = elf_of(node).is_some_and(|elf| elf.is_loadable);
-            let is_module = is_python_module(path) || path.ends_with(b".node");
+            let is_module = is_sure_to_be_imported(path) && !index.has_variants(path);
             if is_right && is_module == (reason == Reason::Module) && !strange.contains(path) {
-                loader.load(
-                    path,
-                    node,
-                    reason,
-                    &started,
-                    &mut visited,
-                    &mut analysis.problems,
-                );
+                loader.load(path, node, reason, &mut analysis.problems);
             }
         }
     }
@@ -171,6 +156,23 @@ fn is_python_module(path: &[u8]) -> bool {
     };
     let tag = stem.rsplit_once('.').map_or("", |(_, tag)| tag);
     tag == "abi3" || tag.starts_with("cpython-") || !stem.starts_with("lib")
+}
+
+/// Whether a module whose library is missing is a fault, and not a part that is left out on purpose.
+///
+/// Modules without a tag are often variants of which one is tried after the other, as those of
+/// torchaudio for the versions of FFmpeg. Python's own are parts of it that not every image can use:
+/// official images have `_tkinter` and no Tk.
+fn is_sure_to_be_imported(path: &[u8]) -> bool {
+    let name = name_of(path);
+    let has_tag = name.ends_with(b".abi3.so")
+        || name
+            .windows(b".cpython-".len())
+            .any(|window| window == b".cpython-");
+    let is_of_python = path
+        .split(|&byte| byte == b'/')
+        .any(|component| component == b"lib-dynload");
+    name.ends_with(b".node") || (is_python_module(path) && has_tag && !is_of_python)
 }
 
 /// Whether the file's own name says for which machine it is.
@@ -210,7 +212,7 @@ const MACHINES: [&str; 28] = [
     "universal2",
     "universal",
 ];
-const SYSTEMS: [&str; 22] = [
+const SYSTEMS: [&str; 24] = [
     "linux",
     "darwin",
     "macos",
@@ -233,6 +235,8 @@ const SYSTEMS: [&str; 22] = [
     "musleabihf",
     "linuxmusl",
     "msvc",
+    "debian",
+    "rhel",
 ];
 
 fn words_of(text: &str) -> impl Iterator<Item = &str> {
@@ -244,12 +248,19 @@ fn words_of(text: &str) -> impl Iterator<Item = &str> {
 fn sibling_key(path: &[u8]) -> String {
     let path = String::from_utf8_lossy(path).to_lowercase();
     let path = path.replace("x86_64", "amd64").replace("x86-64", "amd64");
-    let words: Vec<&str> = path
-        .split('/')
-        .map(|component| (component, words_of(component)))
-        .flat_map(|(_, words)| words.chain(["/"]))
-        .filter(|word| !MACHINES.contains(word) && !SYSTEMS.contains(word))
-        .collect();
+    // Prisma names its engines after a system's libraries and OpenSSL's version.
+    let path = path
+        .replace(".so.node", ".node")
+        .replace(".dylib.node", ".node");
+    let mut is_version = false;
+    let mut words = Vec::new();
+    for word in path.split('/').flat_map(|part| words_of(part).chain(["/"])) {
+        let is_number = word == "x" || word.bytes().all(|byte| byte.is_ascii_digit());
+        is_version = word == "openssl" || (is_version && is_number);
+        if !is_version && !MACHINES.contains(&word) && !SYSTEMS.contains(&word) {
+            words.push(word);
+        }
+    }
     // A directory that only says for which machine it is goes away with its slash.
     let mut key = String::new();
     for word in words {
@@ -273,7 +284,7 @@ fn prebuilds_of(path: &[u8]) -> Option<Vec<u8>> {
 
 /// The files that fit the image, by what they would be called without a machine in the name.
 struct SiblingIndex {
-    by_key: BTreeMap<String, Vec<u8>>,
+    by_key: BTreeMap<String, Vec<Vec<u8>>>,
     all: BTreeSet<Vec<u8>>,
 }
 
@@ -285,7 +296,8 @@ impl SiblingIndex {
         };
         for (path, node) in ours {
             if elf_of(*node).is_some_and(|elf| misfit(elf, target).is_none()) {
-                index.by_key.insert(sibling_key(path), path.to_vec());
+                let same = index.by_key.entry(sibling_key(path)).or_default();
+                same.push(path.to_vec());
                 index.all.insert(path.to_vec());
             }
         }
@@ -293,7 +305,8 @@ impl SiblingIndex {
     }
 
     fn sibling(&self, path: &[u8]) -> Option<Vec<u8>> {
-        if let Some(found) = self.by_key.get(&sibling_key(path)) {
+        let same = self.by_key.get(&sibling_key(path));
+        if let Some(found) = same.and_then(|same| same.first()) {
             return Some(found.clone());
         }
         let package = [prebuilds_of(path)?, b"/".to_vec()].concat();
@@ -302,6 +315,14 @@ impl SiblingIndex {
             .next()
             .filter(|found| found.starts_with(&package))
             .cloned()
+    }
+}
+
+impl SiblingIndex {
+    /// Whether there is more than one file for the same purpose, of which one will do.
+    fn has_variants(&self, path: &[u8]) -> bool {
+        let same = self.by_key.get(&sibling_key(path));
+        path.ends_with(b".node") && same.is_some_and(|same| same.len() > 1)
     }
 }
 
@@ -317,6 +338,9 @@ fn misfit(elf: &ElfFacts, target: Target<'_>) -> Option<String> {
     let architecture = elf.architecture();
     if architecture != target.architecture && is_known(target.architecture) {
         return Some(architecture.to_owned());
+    }
+    if let Some(system) = &elf.system {
+        return Some(system.clone());
     }
     match (elf.is_for_musl(), target.libc) {
         (Some(true), Some(Libc::Glibc)) => Some("musl, and the image has glibc".to_owned()),
@@ -336,8 +360,13 @@ fn stranger<'a>(
     target: Target<'_>,
     index: &SiblingIndex,
 ) -> Option<Stranger<'a>> {
-    let is_linked = path.ends_with(b".node") || path.ends_with(b".so");
+    // Whoever wants fsevents asks for macOS first: it is there when packages came from such a machine.
+    let is_for_mac_alone = path
+        .split(|&byte| byte == b'/')
+        .any(|component| component == b"fsevents");
+    let is_linked = (path.ends_with(b".node") || path.ends_with(b".so")) && !is_for_mac_alone;
     let (made_for, is_inert) = match &node.entry.content {
+        Some(ContentFacts::Elf(elf)) if elf.is_for_coprocessor() => return None,
         Some(ContentFacts::Elf(elf)) if elf.is_loadable => (misfit(elf, target)?, false),
         Some(ContentFacts::Foreign(system)) => (system.clone(), !is_linked),
         _ => return None,
@@ -376,7 +405,7 @@ pub fn foreign_prebuilds(
 ) -> BTreeSet<Vec<u8>> {
     let libc = has_musl.map(|musl| if musl { Libc::Musl } else { Libc::Glibc });
     let target = Target { architecture, libc };
-    let tree = Tree::of(std::slice::from_ref(layer));
+    let tree = Tree::of(0, &[layer]);
     let ours: Vec<(&[u8], Node<'_>)> = tree.all().collect();
     let index = SiblingIndex::of(&ours, target);
     let mut found = BTreeSet::new();
@@ -420,7 +449,27 @@ struct Loader<'a, 'b> {
     defaults: Vec<Vec<u8>>,
     /// Every file by its name, to say where one is that was looked for elsewhere.
     by_name: BTreeMap<&'b [u8], Vec<&'b [u8]>>,
+    /// What each file got that was loaded before.
+    known: BTreeMap<Vec<u8>, Vec<Loaded<'a>>>,
+    /// The names of libraries that are in memory when the function is.
+    started: BTreeSet<String>,
+    /// The rpaths of the programs that start: they are for all that is loaded later too.
+    rpaths: Vec<Vec<u8>>,
+    /// Paths that may still be tried.
+    tries_left: Cell<usize>,
 }
+
+/// A library that a file needs, and what it got.
+#[derive(Debug, Clone)]
+struct Loaded<'a> {
+    library: String,
+    path: Vec<u8>,
+    node: Node<'a>,
+}
+
+/// As many paths as are tried for libraries. The largest images come to some hundred thousand; what
+/// is left then was made to be slow, and goes unjudged.
+const MOST_TRIES: usize = 5_000_000;
 
 /// A file on its way into memory, with the rpaths of those that asked for it.
 struct Loading<'a> {
@@ -438,30 +487,10 @@ enum Search<'a> {
 impl<'a, 'b> Loader<'a, 'b> {
     fn new(subject: &'b Subject<'a>) -> Self {
         let tree = &subject.tree;
-        let path = subject.variable("LD_LIBRARY_PATH").unwrap_or_default();
-        let library_path = path
-            .split([':', ';'])
-            .filter(|directory| !directory.is_empty())
-            .map(|directory| directory.as_bytes().to_owned())
-            .collect();
-        let mut defaults = configured(tree);
-        let multiarch = match subject.architecture() {
-            "arm64" => "aarch64-linux-gnu",
-            _ => "x86_64-linux-gnu",
-        };
-        for directory in [
-            format!("lib/{multiarch}"),
-            format!("usr/lib/{multiarch}"),
-            "lib64".to_owned(),
-            "usr/lib64".to_owned(),
-            "lib".to_owned(),
-            "usr/lib".to_owned(),
-        ] {
-            defaults.push(directory.into_bytes());
-        }
-        if subject.libc == Some(Libc::Musl) {
-            defaults.push(b"usr/local/lib".to_vec());
-        }
+        let library_path = library_path(subject.variable("LD_LIBRARY_PATH"));
+        let library_path = existing(subject, library_path.iter().map(Vec::as_slice));
+        let defaults = default_directories(tree, subject.architecture(), subject.libc);
+        let defaults = existing(subject, defaults.iter().map(Vec::as_slice));
         let mut by_name: BTreeMap<&[u8], Vec<&[u8]>> = BTreeMap::new();
         for (path, node) in tree.all() {
             if node.entry.kind != EntryKind::Directory {
@@ -473,94 +502,144 @@ impl<'a, 'b> Loader<'a, 'b> {
             library_path,
             defaults,
             by_name,
+            known: BTreeMap::new(),
+            started: BTreeSet::new(),
+            rpaths: Vec::new(),
+            tries_left: Cell::new(MOST_TRIES),
         }
     }
 
-    /// Loads a file with all that it needs; what was loaded before is not looked at again. Gives
+    /// The loader looks for what is loaded later by the rpath of the program too (`ld.so(8)`).
+    fn take_rpaths_of_programs(&mut self) {
+        for program in &self.subject.programs.programs {
+            if let Some(node) = self.subject.tree.at(&program.path)
+                && let Some(elf) = elf_of(node)
+                && elf.runpath.is_none()
+            {
+                let rpath = self.directories(elf.rpath.as_deref(), &program.path);
+                self.rpaths.extend(rpath);
+            }
+        }
+    }
+
+    /// Loads a file with all that it needs; of what was loaded before nothing is said again. Gives
     /// the names under which libraries are in memory afterwards.
     fn load(
-        &self,
+        &mut self,
         path: &[u8],
         node: Node<'a>,
         reason: Reason,
-        started: &BTreeSet<String>,
-        visited: &mut BTreeSet<Vec<u8>>,
         problems: &mut Vec<LoadProblem>,
     ) -> BTreeSet<String> {
         let mut names = BTreeSet::new();
         let mut queue = VecDeque::from([Loading {
             path: path.to_owned(),
             node,
-            inherited: Vec::new(),
+            inherited: self.rpaths.clone(),
         }]);
         while let Some(loading) = queue.pop_front() {
             let Some(elf) = elf_of(loading.node) else {
                 continue;
             };
-            let fresh = visited.insert(loading.path.clone());
-            if !fresh && reason != Reason::Start {
-                continue;
+            if self.tries_left.get() == 0 {
+                break;
             }
             names.extend(elf.soname.clone());
-            let rpath = self.directories(elf.rpath.as_deref(), &loading);
-            let runpath = self.directories(elf.runpath.as_deref(), &loading);
-            let inherited = [rpath, loading.inherited.clone()].concat();
-            let mut found = BTreeMap::new();
+            if let Some(known) = self.known.get(&loading.path) {
+                for loaded in known {
+                    if names.insert(loaded.library.clone()) {
+                        queue.push_back(Loading {
+                            path: loaded.path.clone(),
+                            node: loaded.node,
+                            inherited: Vec::new(),
+                        });
+                    }
+                }
+                continue;
+            }
+            // musl knows but one kind; for glibc a runpath puts the rpath out of force, that of the
+            // same file and of those that asked for it.
+            let is_musl = self.subject.libc == Some(Libc::Musl);
+            let rpath = match (&elf.runpath, is_musl) {
+                (None, _) => elf.rpath.as_deref(),
+                (Some(runpath), true) => Some(runpath.as_str()),
+                (Some(_), false) => None,
+            };
+            let rpath = self.directories(rpath, &loading.path);
+            let runpath = self.directories(elf.runpath.as_deref(), &loading.path);
+            let mut inherited = rpath;
+            for directory in &loading.inherited {
+                if !inherited.contains(directory) {
+                    inherited.push(directory.clone());
+                }
+            }
+            let first = if elf.runpath.is_some() && !is_musl {
+                &[][..]
+            } else {
+                &inherited
+            };
+            let mut found = Vec::new();
             for library in &elf.needed {
-                let first = if elf.runpath.is_some() {
-                    &[][..]
-                } else {
-                    &inherited
-                };
-                match self.search(library, elf, first, &runpath) {
+                let kind = match self.search(library, elf, first, &runpath) {
                     Search::Found(path, node) => {
-                        found.insert(library.as_str(), (path.clone(), node));
                         if names.insert(library.clone()) {
                             queue.push_back(Loading {
-                                path,
+                                path: path.clone(),
                                 node,
                                 inherited: inherited.clone(),
                             });
                         }
+                        let library = library.clone();
+                        found.push(Loaded {
+                            library,
+                            path,
+                            node,
+                        });
+                        continue;
                     }
-                    _ if !fresh || names.contains(library) || started.contains(library) => {}
-                    Search::OtherMachine(path, architecture) => problems.push(LoadProblem {
-                        reason,
-                        path: loading.path.clone(),
-                        layer: loading.node.layer,
-                        kind: LoadProblemKind::OtherMachine {
-                            library: library.clone(),
-                            found: path,
-                            architecture,
-                        },
-                    }),
-                    Search::Missing if self.is_presumed(library) => {}
-                    Search::Missing => problems.push(LoadProblem {
-                        reason,
-                        path: loading.path.clone(),
-                        layer: loading.node.layer,
-                        kind: self.missing(library, elf),
-                    }),
-                }
-            }
-            if fresh {
-                let versions = self.versions(elf, &found);
-                problems.extend(versions.into_iter().map(|kind| LoadProblem {
+                    _ if names.contains(library) || self.started.contains(library) => continue,
+                    // It may be in the layers that are not known.
+                    _ if self.subject.is_partly_unknown() => continue,
+                    Search::OtherMachine(path, architecture) => LoadProblemKind::OtherMachine {
+                        library: library.clone(),
+                        found: path,
+                        architecture,
+                    },
+                    Search::Missing if self.is_presumed(library) => continue,
+                    Search::Missing => self.missing(library, elf),
+                };
+                problems.push(LoadProblem {
                     reason,
                     path: loading.path.clone(),
                     layer: loading.node.layer,
                     kind,
-                }));
+                });
             }
+            let versions = self.versions(elf, &found);
+            problems.extend(versions.into_iter().map(|kind| LoadProblem {
+                reason,
+                path: loading.path.clone(),
+                layer: loading.node.layer,
+                kind,
+            }));
+            self.known.insert(loading.path, found);
         }
         names
     }
 
-    /// Whether a library is one that AWS's base is known to have, though its files are not known.
+    /// Whether a library is there though its file is not: one that AWS's base is known to have, or
+    /// one that musl has within itself, by whichever name.
     fn is_presumed(&self, library: &str) -> bool {
-        self.subject.libc.is_none()
-            && self.subject.base.is_some()
-            && GLIBC_LIBRARIES.contains(&library)
+        /// `reserved` in `load_library` of musl's `ldso/dynlink.c`.
+        const IN_MUSL: [&str; 7] = ["c", "pthread", "rt", "m", "dl", "util", "xnet"];
+        if self.subject.libc == Some(Libc::Musl) {
+            let stem = library
+                .strip_prefix("lib")
+                .and_then(|rest| rest.split_once('.'));
+            return stem.is_some_and(|(stem, _)| IN_MUSL.contains(&stem));
+        }
+        let is_known = self.subject.libc.is_some() && !self.subject.is_partly_unknown();
+        !is_known && self.subject.base.is_some() && AwsBase::offers(library)
     }
 
     fn missing(&self, library: &str, elf: &ElfFacts) -> LoadProblemKind {
@@ -591,6 +670,7 @@ impl<'a, 'b> Loader<'a, 'b> {
         let tree = &self.subject.tree;
         let mut other = None;
         let mut judge = |path: Vec<u8>| {
+            self.tries_left.set(self.tries_left.get().saturating_sub(1));
             let (_, node) = tree.find(&path)?;
             let found = elf_of(node)?;
             if (found.machine, found.is_64_bit) == (elf.machine, elf.is_64_bit) {
@@ -610,6 +690,17 @@ impl<'a, 'b> Loader<'a, 'b> {
                     return found;
                 }
             }
+            // Each may have folders for newer processors; Lambda's have what these ask for.
+            for level in ["x86-64-v3", "x86-64-v2"] {
+                for directory in directories.into_iter().flatten() {
+                    let directory = join(directory, format!("glibc-hwcaps/{level}").as_bytes());
+                    if tree.is_directory(&directory)
+                        && let Some(found) = judge(join(&directory, library.as_bytes()))
+                    {
+                        return found;
+                    }
+                }
+            }
         }
         match other {
             Some((path, architecture)) => Search::OtherMachine(path, architecture),
@@ -618,29 +709,23 @@ impl<'a, 'b> Loader<'a, 'b> {
     }
 
     /// The directories of an rpath or runpath.
-    fn directories(&self, path: Option<&str>, loading: &Loading<'_>) -> Vec<Vec<u8>> {
+    fn directories(&self, path: Option<&str>, file: &[u8]) -> Vec<Vec<u8>> {
         let Some(path) = path else { return Vec::new() };
         let own =
             |path: &[u8]| String::from_utf8_lossy(parent_of(path).unwrap_or_default()).into_owned();
         // The loader takes the path that it opened; what a link of it leads to is tried as well.
-        let real = self.subject.tree.follow(&loading.path).unwrap_or_default();
-        let library = if self.subject.architecture() == "arm64" {
-            "aarch64"
-        } else {
-            "x86_64"
-        };
+        let real = self.subject.tree.follow(file).unwrap_or_default();
+        let expanded = [own(file), own(&real)].map(|origin| {
+            let origin = format!("/{origin}");
+            expand_search_path(path, &origin, self.subject.architecture())
+        });
+        let [written, followed] = &expanded;
         let mut directories = Vec::new();
-        for part in path.split(':').filter(|part| !part.is_empty()) {
-            for origin in [own(&loading.path), own(&real)] {
-                let part = part
-                    .replace("${ORIGIN}", "$ORIGIN")
-                    .replace("$ORIGIN", &format!("/{origin}"))
-                    .replace("${LIB}", "$LIB")
-                    .replace("$LIB", "lib64")
-                    .replace("${PLATFORM}", "$PLATFORM")
-                    .replace("$PLATFORM", library);
+        for parts in written.iter().zip(followed) {
+            for part in [parts.0, parts.1] {
                 if let Some(directory) = self.subject.tree.follow(part.as_bytes())
                     && !directories.contains(&directory)
+                    && self.subject.tree.is_directory(&directory)
                 {
                     directories.push(directory);
                 }
@@ -650,17 +735,24 @@ impl<'a, 'b> Loader<'a, 'b> {
     }
 
     /// The symbol versions that are needed and not there.
-    fn versions(
-        &self,
-        elf: &ElfFacts,
-        found: &BTreeMap<&str, (Vec<u8>, Node<'a>)>,
-    ) -> Vec<LoadProblemKind> {
+    fn versions(&self, elf: &ElfFacts, found: &[Loaded<'a>]) -> Vec<LoadProblemKind> {
         let mut problems = Vec::new();
+        if self.subject.libc == Some(Libc::Musl) {
+            // Its loader does not look at versions.
+            return problems;
+        }
         let mut worst: Option<(GlibcVersion, LoadProblemKind)> = None;
         for need in &elf.needs {
-            let library = found.get(need.library.as_str());
+            let library = found
+                .iter()
+                .find(|loaded| loaded.library == need.library)
+                .map(|loaded| (&loaded.path, loaded.node));
+            if library.is_some() && self.subject.is_partly_unknown() {
+                // The layers that are not known may have another one, which comes first.
+                continue;
+            }
             let offered = match library {
-                Some((_, node)) => elf_of(*node).map(|elf| elf.defines.as_slice()),
+                Some((_, node)) => elf_of(node).map(|elf| elf.defines.as_slice()),
                 None => None,
             };
             let glibc = GlibcVersion::of_symbol_version(&need.version);
@@ -737,12 +829,107 @@ fn glibc_problem(
     }
 }
 
+/// The directories of an rpath or runpath, for a file in the directory `origin`, with what the loader
+/// puts in place of its words (`ld.so(8)`, "Dynamic string tokens").
+pub fn expand_search_path(path: &str, origin: &str, architecture: &str) -> Vec<String> {
+    let platform = match architecture {
+        "arm64" => "aarch64",
+        _ => "x86_64",
+    };
+    let expand = |part: &str| {
+        part.replace("${ORIGIN}", "$ORIGIN")
+            .replace("$ORIGIN", origin)
+            .replace("${LIB}", "$LIB")
+            .replace("$LIB", "lib64")
+            .replace("${PLATFORM}", "$PLATFORM")
+            .replace("$PLATFORM", platform)
+    };
+    let parts = path.split(':').filter(|part| !part.is_empty());
+    parts.map(expand).collect()
+}
+
+/// The directories of `LD_LIBRARY_PATH`.
+pub(crate) fn library_path(variable: Option<&str>) -> Vec<Vec<u8>> {
+    variable
+        .unwrap_or_default()
+        .split([':', ';'])
+        .filter(|directory| !directory.is_empty())
+        .map(|directory| directory.as_bytes().to_owned())
+        .collect()
+}
+
+/// Where the loader of an image looks when nobody says otherwise.
+pub(crate) fn default_directories(
+    tree: &Tree<'_>,
+    architecture: &str,
+    libc: Option<Libc>,
+) -> Vec<Vec<u8>> {
+    let multiarch = match architecture {
+        "arm64" => "aarch64-linux-gnu",
+        _ => "x86_64-linux-gnu",
+    };
+    let usual = [
+        format!("/lib/{multiarch}"),
+        format!("/usr/lib/{multiarch}"),
+        "/lib64".to_owned(),
+        "/usr/lib64".to_owned(),
+        "/lib".to_owned(),
+        "/usr/lib".to_owned(),
+    ];
+    match (libc, configured_for_musl(tree)) {
+        (Some(Libc::Musl), Some(configured)) => configured,
+        (Some(Libc::Musl), None) => ["/lib", "/usr/local/lib", "/usr/lib"]
+            .map(|directory| directory.as_bytes().to_owned())
+            .into(),
+        _ => {
+            let usual = usual.into_iter().map(String::into_bytes);
+            configured(tree).into_iter().chain(usual).collect()
+        }
+    }
+}
+
 /// The newest release of glibc among symbol versions.
-fn newest(versions: &[String]) -> Option<GlibcVersion> {
+pub(crate) fn newest(versions: &[String]) -> Option<GlibcVersion> {
     versions
         .iter()
         .filter_map(|version| GlibcVersion::of_symbol_version(version))
         .max()
+}
+
+/// Those of `directories` that are there, by their real paths; what is relative begins at WORKDIR.
+fn existing<'d>(
+    subject: &Subject<'_>,
+    directories: impl Iterator<Item = &'d [u8]>,
+) -> Vec<Vec<u8>> {
+    let work = subject.config().working_dir.as_deref().unwrap_or("/");
+    let mut there = Vec::new();
+    for directory in directories.filter(|directory| !directory.is_empty()) {
+        let whole = if directory.starts_with(b"/") {
+            directory.to_owned()
+        } else {
+            join(work.as_bytes(), directory)
+        };
+        if let Some(real) = subject.tree.follow(&whole)
+            && subject.tree.is_directory(&real)
+            && !there.contains(&real)
+        {
+            there.push(real);
+        }
+    }
+    there
+}
+
+/// The directories of `/etc/ld-musl-ARCH.path`, which stands for all usual ones when it is there.
+fn configured_for_musl(tree: &Tree<'_>) -> Option<Vec<Vec<u8>>> {
+    let is_list = |path: &[u8]| name_of(path).starts_with(b"ld-musl-") && path.ends_with(b".path");
+    let (_, node) = tree.below(b"etc").find(|(path, _)| is_list(path))?;
+    let Some(ContentFacts::Text(text)) = &node.entry.content else {
+        return None;
+    };
+    let directories = text
+        .split([':', '\n'])
+        .map(|line| line.trim().as_bytes().to_owned());
+    Some(directories.collect())
 }
 
 /// The directories of `/etc/ld.so.conf` and what it includes.
@@ -755,10 +942,8 @@ fn configured(tree: &Tree<'_>) -> Vec<Vec<u8>> {
     let mut take = |text: String| {
         for line in text.lines() {
             let line = line.split('#').next().unwrap_or_default().trim();
-            if let Some(directory) = line.strip_prefix('/')
-                && let Some(directory) = tree.follow(directory.as_bytes())
-            {
-                directories.push(directory);
+            if line.starts_with('/') {
+                directories.push(line.as_bytes().to_owned());
             }
         }
     };
@@ -796,6 +981,14 @@ mod tests {
                 "p/_x.cpython-312-x86_64-linux-gnu.so",
             ),
             ("d/attach_linux_x86.so", "d/attach_linux_amd64.so"),
+            (
+                "c/libquery_engine-darwin-arm64.dylib.node",
+                "c/libquery_engine-rhel-openssl-3.0.x.so.node",
+            ),
+            (
+                "c/libquery_engine-linux-arm64-openssl-1.1.x.so.node",
+                "c/libquery_engine-debian-openssl-3.0.x.so.node",
+            ),
         ] {
             assert_eq!(sibling_key(one.as_bytes()), sibling_key(other.as_bytes()));
         }

@@ -17,8 +17,12 @@ const WELL_KNOWN: [&str; 3] = ["/usr/local/bin", "/usr/bin", "/var/lang/bin"];
 
 /// Finds the Python that `python3` would start, by the directories of `search`, a PATH, and by those
 /// where Pythons usually are; `layers` are the image's, the lowest first.
-pub fn find_python(layers: &[LayerFacts], search: &str) -> Option<FoundPython> {
-    let tree = Tree::of(layers);
+pub fn find_python<'a>(
+    layers: impl IntoIterator<Item = &'a LayerFacts>,
+    search: &str,
+) -> Option<FoundPython> {
+    let layers: Vec<&LayerFacts> = layers.into_iter().collect();
+    let tree = Tree::of(0, &layers);
     let directories = search.split(':').filter(|it| it.starts_with('/'));
     directories
         .chain(WELL_KNOWN)

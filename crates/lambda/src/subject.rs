@@ -10,6 +10,7 @@ use crate::bases::{AWS_ENTRYPOINT, AwsBase, LANGUAGE_ROOT, LAYERS_ROOT, TASK_ROO
 use crate::elf::ElfFacts;
 use crate::facts::{ContentFacts, EntryKind, LayerFacts};
 use crate::libraries::{Analysis, analyse};
+use crate::rules::UnknownBase;
 use crate::tree::{Node, Tree};
 
 /// What an image is for.
@@ -61,11 +62,14 @@ pub(crate) enum Libc {
     Musl,
 }
 
-/// An image with the facts of all its layers.
+/// An image with the facts of its layers.
 #[derive(Debug)]
 pub(crate) struct Subject<'a> {
     pub(crate) image: &'a Image,
-    pub(crate) layers: &'a [LayerFacts],
+    /// The lowest layers, where they are not known.
+    pub(crate) below: UnknownBase,
+    /// The others, the lowest first.
+    layers: &'a [&'a LayerFacts],
     pub(crate) tree: Tree<'a>,
     pub(crate) purpose: Purpose,
     /// The members of the config's own `config`, as written.
@@ -104,30 +108,42 @@ pub(crate) struct Start {
 }
 
 impl<'a> Subject<'a> {
-    pub(crate) fn new(image: &'a Image, layers: &'a [LayerFacts], purpose: Purpose) -> Self {
+    pub(crate) fn new(
+        image: &'a Image,
+        below: UnknownBase,
+        layers: &'a [&'a LayerFacts],
+        purpose: Purpose,
+    ) -> Self {
         let config = image.config();
-        let tree = Tree::of(layers);
+        let tree = Tree::of(below.layers, layers);
         let settings = config
             .to_json()
             .ok()
             .and_then(|mut json| json.get_mut("config").map(Value::take))
             .unwrap_or(Value::Null);
         let languages = languages(&tree);
-        let base = named_base(image).or_else(|| {
+        let base = below.name.or_else(|| named_base(image)).or_else(|| {
             languages
                 .iter()
                 .find_map(|(language, version)| AwsBase::of(language, version))
         });
-        let python = languages
-            .iter()
-            .find(|(language, _)| *language == "python")
-            .and_then(|(_, version)| version.split_once('.'))
+        let in_tree = || {
+            let mut found = languages
+                .iter()
+                .filter(|(language, _)| *language == "python");
+            found.next().map(|(_, version)| version.as_str())
+        };
+        let by_name = below.name.filter(|base| base.language == "python");
+        let python = by_name
+            .map(|base| base.version)
+            .or_else(in_tree)
+            .and_then(|version| version.split_once('.'))
             .and_then(|(major, minor)| Some((major.parse().ok()?, minor.parse().ok()?)));
-        let libc = libc_of(&tree);
-        let mut programs = Start::default();
-        find_start(config, &tree, &mut programs);
+        let libc = libc_of(&tree, below);
+        let programs = Start::find(config, &tree, below);
         let mut subject = Self {
             image,
+            below,
             layers,
             tree,
             purpose,
@@ -140,6 +156,25 @@ impl<'a> Subject<'a> {
         };
         subject.analysis = analyse(&subject);
         subject
+    }
+
+    /// The layers whose facts are known, with their numbers.
+    pub(crate) fn layers(&self) -> impl Iterator<Item = (usize, &'a LayerFacts)> {
+        (self.below.layers..).zip(self.layers.iter().copied())
+    }
+
+    /// Whether there are layers of which nothing is known: what is not found may be there.
+    pub(crate) fn is_partly_unknown(&self) -> bool {
+        self.below.layers > 0
+    }
+
+    /// Whether the layers that are not known are those of this language's base of AWS's.
+    pub(crate) fn is_on_base_for(&self, language: &str) -> bool {
+        self.is_partly_unknown()
+            && self
+                .below
+                .name
+                .is_some_and(|base| base.language == language)
     }
 
     pub(crate) fn config(&self) -> &'a ImageConfig {
@@ -197,8 +232,12 @@ fn languages(tree: &Tree<'_>) -> Vec<(&'static str, String)> {
     found
 }
 
-fn libc_of(tree: &Tree<'_>) -> Option<Libc> {
-    let mut found = (false, false);
+pub(crate) fn libc_of(tree: &Tree<'_>, below: UnknownBase) -> Option<Libc> {
+    if below.layers > 0 && below.name.is_none() {
+        return None;
+    }
+    // All of AWS's bases have glibc.
+    let mut found = (below.layers > 0, false);
     for (path, node) in tree.all() {
         if node.entry.kind == EntryKind::Directory {
             continue;
@@ -222,95 +261,159 @@ pub(crate) fn elf_of(node: Node<'_>) -> Option<&ElfFacts> {
     }
 }
 
-/// Finds what is run when the image starts, as far as it can be told without running it.
-fn find_start(config: &ImageConfig, tree: &Tree<'_>, start: &mut Start) {
-    let Some(command) = config.entrypoint.first().or_else(|| config.cmd.first()) else {
-        return;
-    };
-    start.command = Some(command.clone());
-    let Some(file) = look_up(command, config, tree) else {
-        let role = "the entrypoint".to_owned();
-        start.missing.push((role, command.clone(), None));
-        return;
-    };
-    start.is_aws = file == AWS_ENTRYPOINT.as_bytes()[1..];
-    start.file = Some(file.clone());
-    run("the entrypoint", &file, config, tree, start);
-    if !start.is_aws {
-        return;
-    }
-    // What AWS's entrypoint runs, and after it what AWS's emulator looks for.
-    for place in [
-        "var/runtime/bootstrap",
-        "var/task/bootstrap",
-        "opt/bootstrap",
-    ] {
-        if tree.find(place.as_bytes()).is_some() {
-            run("the bootstrap", place.as_bytes(), config, tree, start);
-            return;
+impl Start {
+    /// Finds what is run when the image starts, as far as it can be told without running it.
+    fn find(config: &ImageConfig, tree: &Tree<'_>, below: UnknownBase) -> Self {
+        let mut start = Self::default();
+        let Some(command) = config.entrypoint.first().or_else(|| config.cmd.first()) else {
+            return start;
+        };
+        start.command = Some(command.clone());
+        if config.platform.os != "linux" {
+            // Paths mean something else there.
+            return start;
         }
+        let finder = Finder {
+            config,
+            tree,
+            is_partly_unknown: below.layers > 0,
+        };
+        let file = finder.look_up(command);
+        let entrypoint = file.as_deref();
+        start.is_aws = match entrypoint {
+            Some(file) => tree
+                .follow(file)
+                .is_some_and(|real| real == AWS_ENTRYPOINT.as_bytes()[1..]),
+            // It is in the layers that are not known.
+            None => below.layers > 0 && below.name.is_some() && command == AWS_ENTRYPOINT,
+        };
+        match &file {
+            Some(file) => finder.run("the entrypoint", file, &mut start),
+            None => finder.miss("the entrypoint", command, None, &mut start),
+        }
+        start.file = file;
+        if !start.is_aws {
+            return start;
+        }
+        // What AWS's entrypoint runs, and after it what AWS's emulator looks for.
+        for place in [
+            "var/runtime/bootstrap",
+            "var/task/bootstrap",
+            "opt/bootstrap",
+        ] {
+            if tree.find(place.as_bytes()).is_some() {
+                finder.run("the bootstrap", place.as_bytes(), &mut start);
+                break;
+            }
+        }
+        start
     }
 }
 
-/// Notes the program at `path` and whatever interpreters it needs.
-fn run(role: &str, path: &[u8], config: &ImageConfig, tree: &Tree<'_>, start: &mut Start) {
-    /// As many interpreters of interpreters as Linux starts.
-    const MOST: usize = 4;
-    let (mut role, mut next) = (role.to_owned(), path.to_owned());
-    for _ in 0..MOST {
-        let Some((path, node)) = tree.find(&next) else {
-            return;
-        };
-        let known = start.programs.iter().any(|program| program.path == path);
-        if known {
-            return;
-        }
-        start.programs.push(Program {
-            role: role.clone(),
-            path: path.clone(),
-        });
-        let interpreter = match &node.entry.content {
-            Some(ContentFacts::Script(words)) => words,
-            Some(ContentFacts::Elf(elf)) => {
-                // The kernel starts it; it is looked at with the other libraries.
-                if let Some(loader) = &elf.interpreter
-                    && tree.find(loader.as_bytes()).is_none()
-                {
-                    start
-                        .missing
-                        .push((role.clone(), loader.clone(), Some(path)));
-                }
-                return;
-            }
-            _ => return,
-        };
-        let Some(interpreter_path) = interpreter.first() else {
-            return;
-        };
-        if tree.find(interpreter_path.as_bytes()).is_none() {
+/// Finds programs as the system does.
+struct Finder<'a> {
+    config: &'a ImageConfig,
+    tree: &'a Tree<'a>,
+    /// Whether there may be more than the tree has.
+    is_partly_unknown: bool,
+}
+
+impl Finder<'_> {
+    /// Notes something that is not there, unless it may be where nobody has looked.
+    fn miss(&self, role: &str, words: &str, on_behalf: Option<Vec<u8>>, start: &mut Start) {
+        if !self.is_partly_unknown {
             start
                 .missing
-                .push((role.clone(), interpreter_path.clone(), Some(path)));
-            return;
+                .push((role.to_owned(), words.to_owned(), on_behalf));
         }
-        let through_env = interpreter_path
-            .ends_with("/env")
-            .then(|| interpreter.get(1))
-            .flatten()
-            .and_then(|argument| env_command(argument));
-        match through_env {
-            None => next = interpreter_path.as_bytes().to_owned(),
-            Some(command) => match look_up(command, config, tree) {
-                Some(found) => next = found,
-                None => {
-                    start
-                        .missing
-                        .push((role.clone(), command.to_owned(), Some(path)));
+    }
+
+    /// Notes the program at `path` and whatever interpreters it needs.
+    fn run(&self, role: &str, path: &[u8], start: &mut Start) {
+        /// As many interpreters of interpreters as Linux starts.
+        const MOST: usize = 4;
+        let tree = self.tree;
+        let (mut role, mut next) = (role.to_owned(), path.to_owned());
+        for _ in 0..MOST {
+            let Some((path, node)) = tree.find(&next) else {
+                return;
+            };
+            let known = start.programs.iter().any(|program| program.path == path);
+            if known {
+                return;
+            }
+            start.programs.push(Program {
+                role: role.clone(),
+                path: path.clone(),
+            });
+            let interpreter = match &node.entry.content {
+                Some(ContentFacts::Script(words)) => words,
+                Some(ContentFacts::Elf(elf)) => {
+                    // The kernel starts it; it is looked at with the other libraries.
+                    if let Some(loader) = &elf.interpreter
+                        && tree.find(loader.as_bytes()).is_none()
+                    {
+                        self.miss(&role, loader, Some(path), start);
+                    }
                     return;
                 }
-            },
+                _ => return,
+            };
+            let Some(interpreter_path) = interpreter.first() else {
+                return;
+            };
+            let place = if interpreter_path.starts_with('/') {
+                interpreter_path.clone()
+            } else {
+                let work = self.config.working_dir.as_deref().unwrap_or("/");
+                format!("{work}/{interpreter_path}")
+            };
+            if tree.find(place.as_bytes()).is_none() {
+                return self.miss(&role, interpreter_path, Some(path), start);
+            }
+            let through_env = interpreter_path
+                .ends_with("/env")
+                .then(|| interpreter.get(1))
+                .flatten()
+                .and_then(|argument| env_command(argument));
+            match through_env {
+                None => next = place.into_bytes(),
+                Some(command) => match self.look_up(command) {
+                    Some(found) => next = found,
+                    None => return self.miss(&role, command, Some(path), start),
+                },
+            }
+            role = format!("the interpreter of {role}");
         }
-        role = format!("the interpreter of {role}");
+    }
+
+    /// The file that a command names, by PATH where it has no slash; links unfollowed at its end.
+    fn look_up(&self, command: &str) -> Option<Vec<u8>> {
+        let (config, tree) = (self.config, self.tree);
+        let is_program = |path: &[u8]| {
+            let (found, node) = tree.find(path)?;
+            let kind_fits = node.entry.kind != EntryKind::Directory && !tree.is_directory(&found);
+            kind_fits.then(|| {
+                let parent = crate::facts::parent_of(path).unwrap_or_default();
+                let parent = tree.follow(parent).unwrap_or_default();
+                crate::tree::join(&parent, crate::facts::name_of(path))
+            })
+        };
+        if command.starts_with('/') {
+            return is_program(command.as_bytes());
+        }
+        if command.contains('/') {
+            let work = config.working_dir.as_deref().unwrap_or("/");
+            return is_program(format!("{work}/{command}").as_bytes());
+        }
+        if self.is_partly_unknown {
+            // An earlier directory of PATH may have another one.
+            return None;
+        }
+        let path = variable(config, "PATH")
+            .unwrap_or("/usr/local/sbin:/usr/local/bin:/usr/sbin:/usr/bin:/sbin:/bin");
+        path.split(':')
+            .find_map(|directory| is_program(format!("{directory}/{command}").as_bytes()))
     }
 }
 
@@ -319,28 +422,4 @@ fn env_command(argument: &str) -> Option<&str> {
     let argument = argument.strip_prefix("-S ").unwrap_or(argument);
     let command = argument.split_whitespace().next()?;
     (!command.starts_with('-') && !command.contains('=')).then_some(command)
-}
-
-/// The file that a command names, by PATH where it has no slash; links unfollowed at its end.
-fn look_up(command: &str, config: &ImageConfig, tree: &Tree<'_>) -> Option<Vec<u8>> {
-    let is_program = |path: &[u8]| {
-        let (found, node) = tree.find(path)?;
-        let kind_fits = node.entry.kind != EntryKind::Directory && !tree.is_directory(&found);
-        kind_fits.then(|| {
-            let parent = crate::facts::parent_of(path).unwrap_or_default();
-            let parent = tree.follow(parent).unwrap_or_default();
-            crate::tree::join(&parent, crate::facts::name_of(path))
-        })
-    };
-    if command.starts_with('/') {
-        return is_program(command.as_bytes());
-    }
-    let work = config.working_dir.as_deref().unwrap_or("/");
-    if command.contains('/') {
-        return is_program(format!("{work}/{command}").as_bytes());
-    }
-    let path = variable(config, "PATH")
-        .unwrap_or("/usr/local/sbin:/usr/local/bin:/usr/sbin:/usr/bin:/sbin:/bin");
-    path.split(':')
-        .find_map(|directory| is_program(format!("{directory}/{command}").as_bytes()))
 }

@@ -3,7 +3,7 @@
 use std::collections::BTreeMap;
 use std::ops::Bound;
 
-use crate::facts::{EntryFacts, EntryKind, LayerFacts, parent_of};
+use crate::facts::{EntryFacts, EntryKind, LayerFacts, name_of, parent_of};
 
 /// The files of an image as a running function sees them.
 #[derive(Debug, Default)]
@@ -24,20 +24,22 @@ pub(crate) struct Node<'a> {
 const MOST_LINKS: usize = 40;
 
 impl<'a> Tree<'a> {
-    /// Puts the layers on top of each other, the lowest first.
-    pub(crate) fn of(layers: &'a [LayerFacts]) -> Self {
+    /// Puts the layers on top of each other, the lowest first, whose number is `first`.
+    pub(crate) fn of(first: usize, layers: &[&'a LayerFacts]) -> Self {
         let mut tree = Self::default();
-        for (number, layer) in layers.iter().enumerate() {
+        for (number, layer) in (first..).zip(layers) {
+            // Deletions reach down only, wherever in their layer they stand. Made before all else,
+            // none looks at more than it removes.
+            for entry in &layer.entries {
+                tree.delete(entry);
+            }
             // Most entries lie where the one before does.
             let mut last: Option<(&[u8], Vec<u8>)> = None;
             for entry in &layer.entries {
-                let path = entry.path.as_bytes();
-                if entry.kind == EntryKind::Opaque {
-                    if let Some(directory) = tree.follow(path) {
-                        tree.remove_below(&directory, Some(number));
-                    }
+                if matches!(entry.kind, EntryKind::Whiteout | EntryKind::Opaque) {
                     continue;
                 }
+                let path = entry.path.as_bytes();
                 let parent = parent_of(path).unwrap_or_default();
                 let place = match &last {
                     Some((before, place)) if *before == parent => place.clone(),
@@ -47,50 +49,64 @@ impl<'a> Tree<'a> {
                     },
                 };
                 let place_of_entry = join(&place, entry.path.name());
-                last = Some((parent, place));
-                if entry.kind != EntryKind::Directory {
-                    // A link or file may now stand where the way went on.
-                    last = None;
-                }
+                // Where links led, the entry may stand on the way to its own directory.
+                last = (place == parent).then_some((parent, place));
                 tree.apply(place_of_entry, number, entry);
             }
         }
         tree
     }
 
-    fn apply(&mut self, path: Vec<u8>, layer: usize, entry: &'a EntryFacts) {
-        match &entry.kind {
+    /// Takes away what an entry deletes.
+    fn delete(&mut self, entry: &EntryFacts) {
+        let path = entry.path.as_bytes();
+        match entry.kind {
+            EntryKind::Opaque => {
+                if let Some(directory) = self.follow(path) {
+                    self.remove_below(&directory);
+                }
+            }
             EntryKind::Whiteout => {
-                self.remove_below(&path, Some(layer));
-                if self.nodes.get(&path).is_some_and(|node| node.layer < layer) {
+                if let Some(path) = self.place_of(path) {
+                    self.remove_below(&path);
                     self.nodes.remove(&path);
                 }
             }
+            _ => {}
+        }
+    }
+
+    /// Where an entry with this path really stands: links are followed to its directory, and the
+    /// entry itself is no link but what it is.
+    pub(crate) fn place_of(&self, path: &[u8]) -> Option<Vec<u8>> {
+        let parent = self.follow(parent_of(path).unwrap_or_default())?;
+        Some(join(&parent, name_of(path)))
+    }
+
+    fn apply(&mut self, path: Vec<u8>, layer: usize, entry: &'a EntryFacts) {
+        match &entry.kind {
             EntryKind::Directory => {
                 self.nodes.insert(path, Node { layer, entry });
             }
             EntryKind::Hardlink(target) => {
-                let target = parent_of(target.as_bytes())
-                    .map_or(Some(Vec::new()), |parent| self.follow(parent))
-                    .map(|parent| join(&parent, target.name()));
+                let target = self.place_of(target.as_bytes());
                 if let Some(found) = target.and_then(|target| self.nodes.get(&target)) {
                     let entry = found.entry;
-                    self.remove_below(&path, None);
+                    self.remove_below(&path);
                     self.nodes.insert(path, Node { layer, entry });
                 }
             }
             _ => {
-                self.remove_below(&path, None);
+                self.remove_below(&path);
                 self.nodes.insert(path, Node { layer, entry });
             }
         }
     }
 
-    /// Removes what is below a directory: all of it, or what layers before `layer` put there.
-    fn remove_below(&mut self, directory: &[u8], layer: Option<usize>) {
+    /// Removes all that is below a directory.
+    fn remove_below(&mut self, directory: &[u8]) {
         let gone: Vec<Vec<u8>> = self
             .below(directory)
-            .filter(|(_, node)| layer.is_none_or(|layer| node.layer < layer))
             .map(|(path, _)| path.to_owned())
             .collect();
         for path in gone {
@@ -221,7 +237,8 @@ mod tests {
     }
 
     fn shown(layers: &[LayerFacts]) -> Vec<String> {
-        let tree = Tree::of(layers);
+        let layers: Vec<&LayerFacts> = layers.iter().collect();
+        let tree = Tree::of(0, &layers);
         let show = |(path, node): (&[u8], Node<'_>)| {
             format!("{} {}", node.layer, String::from_utf8_lossy(path))
         };
@@ -280,7 +297,8 @@ mod tests {
             directory("c"),
             file("c/d"),
         ]]);
-        let tree = Tree::of(&layers);
+        let layers: Vec<&LayerFacts> = layers.iter().collect();
+        let tree = Tree::of(0, &layers);
         assert_eq!(tree.find(b"/a").unwrap().0, b"c/d");
         assert_eq!(tree.follow(b"round/x"), None);
         assert_eq!(tree.follow(b"../../e").unwrap(), b"e");

@@ -1,6 +1,7 @@
-//! Versions of glibc.
+//! Versions of what bases have.
 
 use std::fmt;
+use std::str::FromStr;
 
 /// A version of glibc.
 #[derive(Debug, Clone, Copy, PartialEq, Eq, PartialOrd, Ord)]
@@ -55,6 +56,50 @@ impl fmt::Display for GlibcVersion {
     }
 }
 
+impl FromStr for GlibcVersion {
+    type Err = String;
+
+    fn from_str(text: &str) -> Result<Self, String> {
+        Self::of_symbol_version(&format!("GLIBC_{text}"))
+            .ok_or_else(|| format!("`{text}` is not a version of glibc, such as `2.34`"))
+    }
+}
+
+/// A minor version of Python 3.
+#[derive(Debug, Clone, Copy, PartialEq, Eq, PartialOrd, Ord)]
+pub struct PythonVersion {
+    /// What stands after `3.`.
+    pub minor: u32,
+}
+
+impl fmt::Display for PythonVersion {
+    fn fmt(&self, formatter: &mut fmt::Formatter<'_>) -> fmt::Result {
+        write!(formatter, "3.{}", self.minor)
+    }
+}
+
+impl FromStr for PythonVersion {
+    type Err = String;
+
+    /// Reads texts such as `3.12`, `3.12.4` and `3.12-slim`.
+    fn from_str(text: &str) -> Result<Self, String> {
+        number_after("3.", text)
+            .map(|minor| Self { minor })
+            .ok_or_else(|| format!("`{text}` is not a version of Python 3, such as `3.13`"))
+    }
+}
+
+/// The number that follows `prefix` in texts such as `3.12`, `3.12.4` or `3.12-arm64`.
+pub(crate) fn number_after(prefix: &str, text: &str) -> Option<u32> {
+    let rest = text.strip_prefix(prefix)?;
+    let end = rest
+        .find(|letter: char| !letter.is_ascii_digit())
+        .unwrap_or(rest.len());
+    let (digits, rest) = rest.split_at(end);
+    let ends = rest.is_empty() || rest.starts_with(['.', '-']);
+    digits.parse().ok().filter(|_| ends && digits.len() <= 3)
+}
+
 #[cfg(test)]
 mod tests {
     use super::*;
@@ -70,5 +115,27 @@ mod tests {
             assert_eq!(version(other), None, "{other}");
         }
         assert!(version("GLIBC_ABI_DT_RELR") > version("GLIBC_2.35"));
+    }
+
+    #[test]
+    fn versions_are_read_as_people_write_them() {
+        for (text, minor) in [
+            ("3.12", Some(12)),
+            ("3.9.18", Some(9)),
+            ("3.15-preview", Some(15)),
+            ("3.12.2024.05.01.10-x86_64", Some(12)),
+            ("3", None),
+            ("3.", None),
+            ("3.x", None),
+            ("3.12rc1", None),
+            ("2.7", None),
+            ("latest", None),
+        ] {
+            let version = text.parse::<PythonVersion>().ok();
+            assert_eq!(version.map(|version| version.minor), minor, "{text}");
+        }
+        let glibc = |text: &str| text.parse::<GlibcVersion>();
+        assert_eq!(glibc("2.34").unwrap(), GlibcVersion::new(2, 34));
+        assert!(glibc("al2").unwrap_err().contains("not a version"));
     }
 }

@@ -146,6 +146,7 @@ fn sealing(criterion: &mut Criterion) {
                         jobs,
                         progress: None,
                         cancel: None,
+                        observer: None,
                     };
                     seal(&plan, &settings).expect("the source stays as it is")
                 })

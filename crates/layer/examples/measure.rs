@@ -100,6 +100,7 @@ fn settings(jobs: NonZeroUsize, cache: &LayerCache) -> SealSettings<'_> {
         jobs,
         progress: None,
         cancel: None,
+        observer: None,
     }
 }
 

@@ -10,10 +10,10 @@
 //! source.
 
 use crate::content::{BYTECODE_HEADER, Content, ContentError};
-use crate::entry::{EntryKind, FileEntry};
+use crate::entry::{Entry, EntryKind, FileEntry};
 use crate::notice::Notice;
 use crate::path::EntryPath;
-use crate::tree::Tree;
+use crate::tree::{ReservedName, Tree};
 
 /// Puts every `.pyc` of the tree into a form that fits a layer, or drops it.
 pub(crate) fn settle(tree: &mut Tree, notices: &mut Vec<Notice>) -> Result<(), ContentError> {
@@ -57,6 +57,83 @@ pub(crate) fn settle(tree: &mut Tree, notices: &mut Vec<Notice>) -> Result<(), C
         }
     }
     Ok(())
+}
+
+/// A source of Python without compiled code that would be used.
+#[derive(Debug, Clone)]
+pub struct Uncompiled {
+    /// Where the source is.
+    pub path: EntryPath,
+    /// What it is.
+    pub source: Content,
+    /// Where its compiled code belongs.
+    pub cache: EntryPath,
+}
+
+impl Tree {
+    /// The sources for which there is no compiled code that the Python with this cache tag
+    /// (`cpython-312`) and this magic number would use, by path.
+    pub fn uncompiled(&self, tag: &str, magic: [u8; 4]) -> Result<Vec<Uncompiled>, ContentError> {
+        let mut uncompiled = Vec::new();
+        for (path, entry) in self.iter() {
+            let EntryKind::File(source) = &entry.kind else {
+                continue;
+            };
+            let Some(cache) = cache_of(path, tag) else {
+                continue;
+            };
+            let is_compiled = match self.get(&cache).map(|entry| &entry.kind) {
+                Some(EntryKind::File(compiled)) => {
+                    compiled.content.head(magic.len())? == magic
+                        && match Header::read(compiled)? {
+                            Header::HashBased => true,
+                            Header::Timestamp { modified, size } => belongs(source, modified, size),
+                            Header::Malformed => false,
+                        }
+                }
+                // What is there instead was put there by name.
+                Some(_) => true,
+                None => false,
+            };
+            let folder = cache.parent().and_then(|folder| self.get(&folder));
+            let has_room = folder.is_none_or(|folder| matches!(folder.kind, EntryKind::Directory));
+            if !is_compiled && has_room {
+                uncompiled.push(Uncompiled {
+                    path: path.clone(),
+                    source: source.content.clone(),
+                    cache,
+                });
+            }
+        }
+        Ok(uncompiled)
+    }
+
+    /// Puts compiled code beside its source, in the form that a fixed time does not make stale.
+    /// `compiled` is a `.pyc` of any form.
+    pub fn insert_bytecode(
+        &mut self,
+        of: Uncompiled,
+        compiled: Content,
+        notices: &mut Vec<Notice>,
+    ) -> Result<(), ReservedName> {
+        let content = Content::UncheckedBytecode {
+            compiled: Box::new(compiled),
+            source: Box::new(of.source),
+        };
+        // It takes the place of what is stale, about which there is nothing to say.
+        self.entries_mut().remove(&of.cache);
+        self.insert(of.cache, Entry::file(content, 0o644), notices)
+    }
+}
+
+/// `D/__pycache__/X.TAG.pyc` for `D/X.py`.
+fn cache_of(source: &EntryPath, tag: &str) -> Option<EntryPath> {
+    let stem = source.name().strip_suffix(b".py")?;
+    if stem.is_empty() {
+        return None;
+    }
+    let name = [b"__pycache__/", stem, b".", tag.as_bytes(), b".pyc"].concat();
+    EntryPath::under(source.parent().as_ref(), &name).ok()
 }
 
 /// `D/X.py` for `D/__pycache__/X.cpython-312.pyc` and `D/__pycache__/X.cpython-312.opt-1.pyc`, of
@@ -123,7 +200,6 @@ fn belongs(source: &FileEntry, modified: u32, size: u32) -> bool {
 #[cfg(test)]
 mod tests {
     use super::*;
-    use crate::entry::Entry;
 
     #[test]
     fn sources_are_found_beside_the_cache() {
@@ -213,6 +289,54 @@ mod tests {
             assert_eq!(bytes, None);
             assert!(matches!(notices[..], [Notice::StaleBytecode { .. }]));
         }
+    }
+
+    #[test]
+    fn sources_without_code_of_their_own_are_found() {
+        const MAGIC: [u8; 4] = *b"\xcb\x0d\x0d\x0a";
+        let mut tree = Tree::new();
+        let mut notices = Vec::new();
+        let mut add = |path: &str, bytes: Vec<u8>, modified: Option<i64>| {
+            let kind = EntryKind::File(FileEntry {
+                content: Content::bytes(bytes),
+                modified,
+                group: None,
+            });
+            let attributes = crate::entry::Attributes::root(0o644);
+            let path = EntryPath::new(path).unwrap();
+            tree.insert(path, Entry { kind, attributes }, &mut notices)
+                .unwrap();
+        };
+        for name in ["none", "own", "stale", "hashed", "older"] {
+            add(&format!("p/{name}.py"), b"x = 1\n".to_vec(), Some(1));
+        }
+        add("p/.py", Vec::new(), None);
+        add("p/data.txt", Vec::new(), None);
+        add("p/__pycache__/own.cpython-312.pyc", pyc(0, 1, 6), None);
+        add("p/__pycache__/stale.cpython-312.pyc", pyc(0, 2, 6), None);
+        add("p/__pycache__/hashed.cpython-312.pyc", pyc(3, 0, 0), None);
+        add("p/__pycache__/none.cpython-311.pyc", pyc(0, 1, 6), None);
+        let mut older = pyc(0, 1, 6);
+        older[0] -= 1;
+        add("p/__pycache__/older.cpython-312.pyc", older, None);
+        add("q/x.py", Vec::new(), None);
+        let folder = EntryPath::new("q/__pycache__").unwrap();
+        tree.insert(folder, Entry::symlink("/elsewhere"), &mut Vec::new())
+            .unwrap();
+        let found = tree.uncompiled("cpython-312", MAGIC).unwrap();
+        let names: Vec<_> = found.iter().map(|of| of.path.to_string()).collect();
+        assert_eq!(names, ["p/none.py", "p/older.py", "p/stale.py"]);
+        for of in found {
+            tree.insert_bytecode(of, Content::bytes(pyc(0, 7, 7)), &mut notices)
+                .unwrap();
+        }
+        assert!(tree.uncompiled("cpython-312", MAGIC).unwrap().is_empty());
+        settle(&mut tree, &mut notices).unwrap();
+        assert!(
+            !notices
+                .iter()
+                .any(|notice| matches!(notice, Notice::StaleBytecode { .. }))
+        );
     }
 
     #[test]

@@ -281,15 +281,15 @@ impl Content {
     /// Appends the bytes of `range`, which must lie inside the content.
     ///
     /// The file was what the tree says of it before and after they were read, or this fails.
-    pub(crate) fn append_range(
+    pub fn append_range(
         &self,
         range: std::ops::Range<u64>,
         bytes: &mut Vec<u8>,
     ) -> Result<(), ContentError> {
         let mut reader = self.open()?;
         reader.skip(range.start)?;
-        let length = usize::try_from(range.end - range.start)
-            .expect("segments, and so their parts, are about a MiB");
+        let length =
+            usize::try_from(range.end - range.start).expect("what is asked for fits into memory");
         reader.append(bytes, length)?;
         reader.finish()
     }

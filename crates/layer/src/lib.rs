@@ -33,6 +33,7 @@
 //!     jobs: NonZeroUsize::MIN,
 //!     progress: None,
 //!     cancel: None,
+//!     observer: None,
 //! })?;
 //! assert_eq!(layer.recipe.entries.directories, 2);
 //! assert_eq!(layer.recipe.uncompressed_size, 3 * 512 + 512 + 1024);
@@ -49,6 +50,7 @@ mod entry;
 mod fingerprint;
 mod header;
 pub mod links;
+mod marshal;
 mod member;
 mod members;
 mod notice;
@@ -74,6 +76,7 @@ pub mod zip;
 pub use archive::{
     ArchiveAdd, ArchiveError, ReadLinksError, add_archive, add_archive_stream, read_links,
 };
+pub use bytecode::Uncompiled;
 pub use cache::LayerCache;
 pub use codec::{Codec, EncodeError, Encoder, Fast1, Stored, ZlibLevel, ZlibRs, Zstd, ZstdLevel};
 pub use compression::Compression;
@@ -82,6 +85,7 @@ pub use entry::{Attributes, Entry, EntryKind, FileEntry, Keep, LinkGroup, Treatm
 pub use fingerprint::Fingerprint;
 pub use header::MODIFIED;
 pub use links::{BaseLinks, LinkChange, LinkLoop, LinkRecord, needs_base_links};
+pub use marshal::{BytecodeError, canonical_bytecode};
 pub use member::{Limits, TarError};
 pub use members::{LayerMember, LayerMemberKind, ReadLayer, ReadMembersError, read_members};
 pub use notice::Notice;
@@ -90,8 +94,8 @@ pub use pattern::{BadPattern, Matched, Matcher};
 pub use plan::{Plan, Record, RecordKind, SettleError};
 pub use scan::{Anchored, ScanAdd, ScanError, add_walked, scan};
 pub use seal::{
-    Effort, EntryCounts, LastTime, Piece, SealError, SealSettings, SealedLayer, TarCheck, seal,
-    seal_tar,
+    Effort, EntryCounts, LastTime, Observed, Observer, Piece, SealError, SealSettings, SealedLayer,
+    TarCheck, seal, seal_tar,
 };
 pub use signature::Signature;
 pub use split::{Part, SplitSettings};

@@ -557,6 +557,7 @@ mod tests {
             jobs: NonZeroUsize::MIN,
             progress: None,
             cancel: None,
+            observer: None,
         };
         let line = Line {
             settings: &settings,

@@ -30,7 +30,7 @@ use crate::content::{ContentError, FileTime};
 use crate::member::{Limits, TarError};
 use crate::path::EntryPath;
 use crate::pipeline::{Feed, Line, Stop, run};
-use crate::plan::{Plan, RecordKind};
+use crate::plan::{Plan, Record, RecordKind};
 use crate::segment::{MOST, Segment, cut};
 use crate::signature::Signature;
 use crate::verbatim::check_members;
@@ -54,6 +54,31 @@ pub struct SealSettings<'a> {
     pub progress: Option<&'a dyn Fn(u64)>,
     /// Once true, sealing ends with [`SealError::Cancelled`] at the next segment.
     pub cancel: Option<&'a AtomicBool>,
+    /// Who is told of the entries whose segments are read, from the threads that read them.
+    pub observer: Option<&'a dyn Observer>,
+}
+
+/// Watches the entries of a layer pass by while it is sealed, at no extra read of their bytes.
+pub trait Observer: Sync {
+    /// Takes a piece of an entry. Pieces come in any order and from several threads at once, and
+    /// one may come twice. Segments that are not read, because they are known to be those of
+    /// [`LastTime`] by their signature, do not come.
+    fn observe(&self, piece: Observed<'_>);
+}
+
+/// Part of an entry that is in memory: all of one of less than a MiB, and each MiB of others.
+#[derive(Debug, Clone, Copy)]
+pub struct Observed<'a> {
+    /// The place of the entry among the records of the plan.
+    pub position: usize,
+    /// The entry.
+    pub record: &'a Record,
+    /// The modification time that is written for it.
+    pub modified: u64,
+    /// Where in its content the piece begins.
+    pub offset: u64,
+    /// The piece; empty for entries without content.
+    pub bytes: &'a [u8],
 }
 
 impl fmt::Debug for SealSettings<'_> {
@@ -513,7 +538,8 @@ impl<'a> Sealing<'a> {
         unknown.iter().step_by(step).all(|sample| {
             segment.clear();
             // What cannot be read is reported by whoever needs it.
-            sample.assemble(self.plan, &mut segment).is_ok() && keys.contains(&Key::of(&segment))
+            sample.assemble(self.plan, None, &mut segment).is_ok()
+                && keys.contains(&Key::of(&segment))
         })
     }
 
@@ -537,9 +563,10 @@ impl<'a> Sealing<'a> {
             readers: READERS.min(unknown.len()),
             workers: self.settings.jobs.get().min(unknown.len()),
         };
+        let observer = self.settings.observer;
         let ((), passed) = run(&line, pack, |feed| {
             feed.read_all(line.readers, unknown.len(), |at, bytes| {
-                self.segments[unknown[at]].assemble(self.plan, bytes)
+                self.segments[unknown[at]].assemble(self.plan, observer, bytes)
             })
         })?;
         for (index, kept) in unknown.iter().zip(passed.segments) {
@@ -599,9 +626,10 @@ impl<'a> Sealing<'a> {
             readers: READERS.min(count),
             workers: self.settings.jobs.get().min(count),
         };
+        let observer = self.settings.observer;
         let ((), passed) = run(&line, pack, |feed| {
             feed.read_all(line.readers, count, |at, bytes| {
-                self.segments[start + at].assemble(self.plan, bytes)
+                self.segments[start + at].assemble(self.plan, observer, bytes)
             })
         })?;
         self.effort.read += count as u64;

@@ -13,6 +13,7 @@ use crate::content::ContentError;
 use crate::header::{END, padding, write_header};
 use crate::path::EntryPath;
 use crate::plan::{Plan, Record, RecordKind};
+use crate::seal::{Observed, Observer};
 use crate::signature::{Signature, Signer};
 
 /// The most a segment of gathered records holds, the size of which on a file has its own segments,
@@ -152,23 +153,43 @@ impl Segment {
     /// Reads the files of the segment and appends its bytes of the archive to `bytes`.
     ///
     /// What is read is what the plan promises, or this fails. After a failure `bytes` is worth
-    /// nothing.
-    pub(crate) fn assemble(&self, plan: &Plan, bytes: &mut Vec<u8>) -> Result<(), EntryFailure> {
+    /// nothing. `observer` is told of what was read.
+    pub(crate) fn assemble(
+        &self,
+        plan: &Plan,
+        observer: Option<&dyn Observer>,
+        bytes: &mut Vec<u8>,
+    ) -> Result<(), EntryFailure> {
+        let observe = |position: usize, offset: u64, bytes: &[u8]| {
+            if let Some(observer) = observer {
+                observer.observe(Observed {
+                    position,
+                    record: &plan.records()[position],
+                    modified: plan.modified(),
+                    offset,
+                    bytes,
+                });
+            }
+        };
         match &self.span {
             Span::Records(records) => {
-                for record in &plan.records()[records.clone()] {
+                for position in records.clone() {
+                    let record = &plan.records()[position];
                     let size = head_of(record, plan.modified(), bytes);
+                    let start = bytes.len();
                     if size > 0 {
                         append_content(record, 0..size, bytes)?;
-                        bytes.resize(bytes.len() + padding(size), 0);
                     }
+                    observe(position, 0, &bytes[start..]);
+                    bytes.resize(bytes.len() + padding(size), 0);
                 }
             }
             Span::Part {
                 record,
                 bytes: part,
             } => {
-                let record = &plan.records()[*record];
+                let position = *record;
+                let record = &plan.records()[position];
                 let mut headers = Vec::new();
                 let size = head_of(record, plan.modified(), &mut headers);
                 let head = headers.len() as u64;
@@ -179,7 +200,9 @@ impl Segment {
                 bytes.extend_from_slice(&headers[in_memory(overlap(0, head))]);
                 let content = overlap(head, head + size);
                 if !content.is_empty() {
+                    let (start, offset) = (bytes.len(), content.start);
                     append_content(record, content, bytes)?;
+                    observe(position, offset, &bytes[start..]);
                 }
                 let tail = overlap(head + size, head + size + padding(size) as u64);
                 bytes.resize(bytes.len() + in_memory(tail).len(), 0);
@@ -257,7 +280,7 @@ mod tests {
             .unwrap();
         let read = |segment: &Segment| {
             let mut bytes = Vec::new();
-            segment.assemble(&plan, &mut bytes).unwrap();
+            segment.assemble(&plan, None, &mut bytes).unwrap();
             assert_eq!(bytes.len(), segment.length);
             assert!(segment.signature.is_some());
             bytes

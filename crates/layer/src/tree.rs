@@ -43,7 +43,8 @@ impl DirectoryDefaults {
         self.0.insert(path, attributes);
     }
 
-    fn of(&self, path: &EntryPath) -> Attributes {
+    /// What `path` gets.
+    pub fn of(&self, path: &EntryPath) -> Attributes {
         self.0
             .get(path)
             .cloned()

@@ -8,14 +8,24 @@
 #[must_use]
 pub struct ElfBuilder {
     machine: u16,
+    abi: u8,
     interpreter: Option<String>,
     soname: Option<String>,
     needed: Vec<String>,
     rpath: Option<String>,
     runpath: Option<String>,
-    needs: Vec<(String, String, String)>,
+    needs: Vec<Need>,
     defines: Vec<String>,
     content: Vec<u8>,
+}
+
+/// A symbol of a library in a version.
+#[derive(Debug, Clone)]
+struct Need {
+    library: String,
+    version: String,
+    symbol: String,
+    is_weak: bool,
 }
 
 const ELF_HEADER: usize = 64;
@@ -34,10 +44,12 @@ impl ElfBuilder {
             "s390x" => 22,
             "ppc64le" => 21,
             "riscv64" => 243,
+            "amdgpu" => 224,
             other => panic!("no machine is known for {other}"),
         };
         Self {
             machine,
+            abi: 0,
             interpreter: None,
             soname: None,
             needed: Vec::new(),
@@ -47,6 +59,12 @@ impl ElfBuilder {
             defines: Vec::new(),
             content: Vec::new(),
         }
+    }
+
+    /// Says by its number in `e_ident` for which system it is; zero, as Linux's own are, is for any.
+    pub fn abi(mut self, number: u8) -> Self {
+        self.abi = number;
+        self
     }
 
     /// Makes it a program that this loader starts.
@@ -69,8 +87,21 @@ impl ElfBuilder {
 
     /// Needs a symbol of a library in a version; the library is to be needed too.
     pub fn needs_symbol(mut self, library: &str, version: &str, symbol: &str) -> Self {
-        self.needs
-            .push((library.to_owned(), version.to_owned(), symbol.to_owned()));
+        self.needs.push(Need {
+            library: library.to_owned(),
+            version: version.to_owned(),
+            symbol: symbol.to_owned(),
+            is_weak: false,
+        });
+        self
+    }
+
+    /// Takes a symbol of a library in a version if it is there.
+    pub fn wants_symbol(mut self, library: &str, version: &str, symbol: &str) -> Self {
+        self = self.needs_symbol(library, version, symbol);
+        if let Some(need) = self.needs.last_mut() {
+            need.is_weak = true;
+        }
         self
     }
 
@@ -148,22 +179,23 @@ impl ElfBuilder {
 
     fn add_needs(&self, body: &mut Body, strings: &mut Strings, dynamic: &mut Vec<(u64, u64)>) {
         let mut needs = Vec::new();
-        for (number, (library, version, _)) in self.needs.iter().enumerate() {
+        for (number, need) in self.needs.iter().enumerate() {
             let is_last = number + 1 == self.needs.len();
             half(&mut needs, &[1, 1]);
             let next = if is_last { 0 } else { 32 };
-            word(&mut needs, &[strings.add32(library), 16, next]);
+            word(&mut needs, &[strings.add32(&need.library), 16, next]);
             word(&mut needs, &[0]);
-            half(&mut needs, &[0, small(number + 2)]);
-            word(&mut needs, &[strings.add32(version), 0]);
+            let weak = if need.is_weak { 2 } else { 0 };
+            half(&mut needs, &[weak, small(number + 2)]);
+            word(&mut needs, &[strings.add32(&need.version), 0]);
         }
         let at = body.add(&needs);
         dynamic.extend([(0x6fff_fffe, at), (0x6fff_ffff, self.needs.len() as u64)]);
         // The first symbol is none.
         let mut symbols = vec![0; 24];
         let mut versions = vec![0, 0];
-        for (number, (_, _, symbol)) in self.needs.iter().enumerate() {
-            word(&mut symbols, &[strings.add32(symbol), 0x12]);
+        for (number, need) in self.needs.iter().enumerate() {
+            word(&mut symbols, &[strings.add32(&need.symbol), 0x12]);
             long(&mut symbols, &[0, 0]);
             half(&mut versions, &[small(number + 2)]);
         }
@@ -179,6 +211,7 @@ impl ElfBuilder {
     fn file(&self, body: &Body, interpreter: Option<(u64, u64)>, dynamic: (u64, u64)) -> Vec<u8> {
         let size = (body.start + body.bytes.len()) as u64;
         let mut file = b"\x7fELF\x02\x01\x01\0\0\0\0\0\0\0\0\0".to_vec();
+        file[7] = self.abi;
         // A program or library that may lie anywhere (ET_DYN).
         half(&mut file, &[3, self.machine]);
         word(&mut file, &[1]);

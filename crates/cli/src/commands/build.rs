@@ -1,4 +1,4 @@
-//! `tierce build`: resolve base → plan layers → seal → edits → assemble → write.
+//! `tierce build`: resolve base → plan layers → seal → edits → assemble → judge → write.
 //!
 //! A push begins to write before the last layer is sealed: see [`crate::head_start`].
 
@@ -6,20 +6,25 @@ use anyhow::{Context as _, Result};
 use futures_util::future::try_join;
 use serde_json::{Map, Value, json};
 use tierce_image::{Artifact, BaseImage, Image, Layer, assemble, assemble_index};
+use tierce_lambda::BaseFacts;
 use tierce_oci::{Compression, Document, ImageFormat, Index, MediaType, Platform, Raw};
 use tierce_store::atomic::write_file;
 
 use crate::arguments::BuildArguments;
 use crate::base::{self, Lock, LockPolicy};
+use crate::base_facts::{self, Needs};
 use crate::dependencies::client::ClientStart;
 use crate::diagnostic::{Hinted as _, UsageError};
 use crate::environment::Environment;
+use crate::gate::{Base, Gate};
+use crate::handler::{Handlers, PreparedHandler};
 use crate::head_start::{Arrived, HeadStart, Offers};
 use crate::layers::Sealer;
 use crate::output::{Output, describe_report};
 use crate::places::{Places, PlacesSettings};
 use crate::plan::{BuildPlan, place_of};
 use crate::transport::ImagePlace;
+use crate::verdict::Verdict;
 use crate::written::Written;
 
 /// Runs `tierce build`.
@@ -64,13 +69,24 @@ pub(crate) async fn build(
         sealer,
     };
     let (mut images, mut arrived) = making.make_and_send_ahead(ahead_to, &places).await?;
+    let verdict = making
+        .judge(&mut images, &places, arguments.dry_run, output)
+        .await?;
 
     if arguments.dry_run {
         output.note("dry run: nothing is written");
-        return Written::conclude(results_without_writing(&plan, &images, output)?, output);
+        let written = results_without_writing(&plan, &images, &verdict, output)?;
+        return Written::conclude(written, output);
     }
     lock.save(&plan.base, output)?;
-    let written = write_all(&mut making, &mut images, &mut arrived, &places, output).await?;
+    let written = Writing {
+        making: &mut making,
+        images: &mut images,
+        verdict: &verdict,
+        places: &places,
+        output,
+    };
+    let written = written.write_all(&mut arrived).await?;
     if let Some(path) = &arguments.metadata_file {
         write_file(path, metadata(&plan, &images)?.to_string().as_bytes())?;
     }
@@ -84,6 +100,10 @@ pub(crate) async fn build(
 struct Resolved {
     platform: Platform,
     base: Option<BaseImage>,
+    /// What the build goes by of the base.
+    facts: BaseFacts,
+    /// What the compiled handler adds, if there is one.
+    handler: PreparedHandler,
     /// How the Runtime Interface Client starts there, when one is added.
     client: Option<ClientStart>,
 }
@@ -106,6 +126,12 @@ async fn resolve_bases(
             }
         });
     }
+    let handlers = Handlers {
+        context: &plan.context,
+        edits: &plan.edits,
+        cache: places.layer_cache()?,
+        output,
+    };
     let mut bases = Vec::new();
     for wanted in wanted {
         let base = base::resolve(&plan.base, wanted.as_ref(), lock, places).await?;
@@ -122,15 +148,37 @@ async fn resolve_bases(
                 "building for {platform}; --platform names another"
             ));
         }
+        let program = handlers.program(&plan.layers, &platform)?;
+        let mut facts = match &base {
+            Some(base) => {
+                let of_program = program.as_ref().map(|it| handlers.needs(it, base));
+                let needs = Needs::of(&plan.layers).and(of_program.unwrap_or_default());
+                base_facts::settle(base, &plan.base, needs, lock, places, output).await?
+            }
+            // There is nothing, and that is certain.
+            None => BaseFacts {
+                complete: true,
+                ..BaseFacts::default()
+            },
+        };
+        let handler = match &program {
+            Some(program) => handlers.prepare(program, base.as_ref(), &plan.base.text, &facts)?,
+            None => PreparedHandler::default(),
+        };
+        drop(program);
         let client = match &base {
             Some(base) if plan.has_runtime_client => {
-                Some(ClientStart::find(base, &plan.edits, places, output).await?)
+                let client = ClientStart::find(base, &facts, &plan.edits, places, output).await?;
+                facts.python = facts.python.or(client.python);
+                Some(client)
             }
             _ => None,
         };
         bases.push(Resolved {
             platform,
             base,
+            facts,
+            handler,
             client,
         });
     }
@@ -175,18 +223,28 @@ impl Making<'_> {
     /// offers end with it.
     async fn make(&mut self, offers: Offers) -> Result<Vec<Image>> {
         let mut images = Vec::new();
-        for resolved in self.bases {
-            let Resolved {
-                platform,
-                base,
-                client,
-            } = resolved;
+        for Resolved {
+            platform,
+            base,
+            facts,
+            handler,
+            client,
+        } in self.bases
+        {
             offers.begin(platform)?;
             let layers = self
                 .sealer
-                .seal(base.as_ref(), platform, client.as_ref(), &offers)
+                .seal(
+                    base.as_ref(),
+                    facts,
+                    handler,
+                    platform,
+                    client.as_ref(),
+                    &offers,
+                )
                 .await?;
             let mut edits = self.plan.final_edits();
+            handler.apply(&mut edits);
             if let Some(client) = client {
                 client.edit(&mut edits);
             }
@@ -203,6 +261,44 @@ impl Making<'_> {
             images.push(image);
         }
         Ok(images)
+    }
+
+    /// Judges all images that are for Lambda, and refuses errors before anything has a name.
+    async fn judge(
+        &mut self,
+        images: &mut Vec<Image>,
+        places: &Places,
+        is_dry: bool,
+        output: Output,
+    ) -> Result<Verdict> {
+        let mut tries = 1..TRIES;
+        let gate = loop {
+            let mut gate = Gate::new(self.plan.allow.clone(), places, output);
+            match self.judge_at(&mut gate, images).await {
+                // What is in a layer may have to be read out of what is kept of it.
+                Err(error) if tries.next().is_some() && places.forget_pack_of(&error) => {
+                    *images = self.make_bytes().await?;
+                }
+                judged => {
+                    judged?;
+                    break gate;
+                }
+            }
+        };
+        let several = is_several(self.plan, images.len());
+        let place = match (&self.plan.destinations[..], &images[..]) {
+            ([place, ..], [image, ..]) => place_of(place, image.platform(), several)?,
+            _ => return Ok(Verdict::default()),
+        };
+        gate.decide(&place, is_dry)
+    }
+
+    async fn judge_at(&self, gate: &mut Gate<'_>, images: &[Image]) -> Result<()> {
+        for (image, resolved) in images.iter().zip(self.bases) {
+            gate.judge(image, Base::of_build(resolved.base.as_ref()))
+                .await?;
+        }
+        Ok(())
     }
 
     /// Makes the same images again, with all their bytes.
@@ -338,54 +434,70 @@ fn shipments(
     Ok(shipments)
 }
 
-async fn write_all(
-    making: &mut Making<'_>,
-    images: &mut Vec<Image>,
-    arrived: &mut Arrived,
-    places: &Places,
+/// Images on their way to the destinations.
+struct Writing<'a, 'b> {
+    making: &'a mut Making<'b>,
+    images: &'a mut Vec<Image>,
+    verdict: &'a Verdict,
+    places: &'a Places,
     output: Output,
-) -> Result<Vec<Written>> {
-    let plan = making.plan;
-    let mut written = Vec::new();
-    for destination in &plan.destinations {
-        warn_of_docker_types(destination, images, output);
-        warn_of_zstd_for_docker(destination, images, output);
-        for number in 0..shipments(plan, images, destination)?.len() {
-            let mut tries = 1..TRIES;
-            let (place, artifact, report) = loop {
-                let (place, artifact) = shipments(plan, images, destination)?.swap_remove(number);
-                let ahead = arrived.entry(place.stem()).or_default();
-                let report = places
-                    .write_after(ahead, &artifact, &place, plan.transfer_jobs)
-                    .await;
-                match report {
-                    Err(error) if tries.next().is_some() && places.forget_pack_of(&error) => {
-                        *images = making.make_bytes().await?;
+}
+
+impl Writing<'_, '_> {
+    async fn write_all(self, arrived: &mut Arrived) -> Result<Vec<Written>> {
+        let Self {
+            making,
+            images,
+            verdict,
+            places,
+            output,
+        } = self;
+        let plan = making.plan;
+        let mut written = Vec::new();
+        for destination in &plan.destinations {
+            warn_of_docker_types(destination, images, output);
+            warn_of_zstd_for_docker(destination, images, output);
+            for number in 0..shipments(plan, images, destination)?.len() {
+                let mut tries = 1..TRIES;
+                let (place, artifact, report) = loop {
+                    let (place, artifact) =
+                        shipments(plan, images, destination)?.swap_remove(number);
+                    let ahead = arrived.entry(place.stem()).or_default();
+                    let report = places
+                        .write_after(ahead, &artifact, &place, plan.transfer_jobs)
+                        .await;
+                    match report {
+                        Err(error) if tries.next().is_some() && places.forget_pack_of(&error) => {
+                            *images = making.make_bytes().await?;
+                        }
+                        report => break (place, artifact, report?),
                     }
-                    report => break (place, artifact, report?),
+                };
+                output.note(&format!("{place}: {}", describe_report(&report)));
+                let one = Written::new(&place, &artifact, Some(&report)).judged(verdict);
+                written.push(one.announce(output)?);
+            }
+            if let ImagePlace::Store(_) = destination {
+                for image in &*images {
+                    places.record_facts(image)?;
                 }
-            };
-            output.note(&format!("{place}: {}", describe_report(&report)));
-            written.push(Written::new(&place, &artifact, Some(&report)).announce(output)?);
-        }
-        if let ImagePlace::Store(_) = destination {
-            for image in &*images {
-                places.record_facts(image)?;
             }
         }
+        Ok(written)
     }
-    Ok(written)
 }
 
 fn results_without_writing(
     plan: &BuildPlan,
     images: &[Image],
+    verdict: &Verdict,
     output: Output,
 ) -> Result<Vec<Written>> {
     let mut written = Vec::new();
     for place in &plan.destinations {
         for (place, artifact) in shipments(plan, images, place)? {
-            written.push(Written::new(&place, &artifact, None).announce(output)?);
+            let one = Written::new(&place, &artifact, None).judged(verdict);
+            written.push(one.announce(output)?);
         }
     }
     Ok(written)

@@ -10,6 +10,7 @@ use crate::dependencies::kept::{Kept, resolved_in};
 use crate::environment::Environment;
 use crate::output::{Output, describe_size};
 use crate::places::layer_cache_in;
+use crate::records;
 
 /// Runs `tierce cache`.
 pub(crate) fn cache(
@@ -36,7 +37,8 @@ fn info(environment: &Environment, output: Output) -> Result<()> {
         notes,
     } = info;
     let resolved = Kept::info(&resolved_in(&environment.cache))?;
-    let bytes = info.bytes() + resolved.bytes;
+    let [facts, links] = records::info(&environment.cache)?;
+    let bytes = info.bytes() + resolved.bytes + facts.bytes + links.bytes;
     let limit = environment.cache_limit;
     if output.json {
         let of = |kind: CacheUse| json!({"files": kind.files, "bytes": kind.bytes});
@@ -47,6 +49,8 @@ fn info(environment: &Environment, output: Output) -> Result<()> {
             "packs": of(packs),
             "recipes": of(recipes),
             "notes": of(notes),
+            "facts": of(facts),
+            "links": of(links),
             "resolved": {
                 "trees": resolved.trees,
                 "files": resolved.files,
@@ -60,7 +64,13 @@ fn info(environment: &Environment, output: Output) -> Result<()> {
         describe_size(bytes),
         describe_size(limit)
     ))?;
-    for (name, kind) in [("packs", packs), ("recipes", recipes), ("notes", notes)] {
+    for (name, kind) in [
+        ("packs", packs),
+        ("recipes", recipes),
+        ("notes", notes),
+        ("facts", facts),
+        ("links", links),
+    ] {
         output.result_line(&format!(
             "{name:<8} {} ({})",
             kind.files,
@@ -81,14 +91,16 @@ fn prune(limit: u64, environment: &Environment, output: Output) -> Result<()> {
     // As after a build: half of it may be resolved dependencies.
     let trees = Kept::prune(&resolved_in(&environment.cache), limit / 2)?;
     let limit = limit.saturating_sub(trees.left.bytes);
+    let records = records::prune(&environment.cache, limit)?;
+    let limit = limit.saturating_sub(records.left.bytes);
     let layers = LayerCache::prune(&layer_cache_in(&environment.cache), limit)?;
     let removed = (
-        layers.removed.files + trees.removed.files,
-        layers.removed.bytes + trees.removed.bytes,
+        layers.removed.files + trees.removed.files + records.removed.files,
+        layers.removed.bytes + trees.removed.bytes + records.removed.bytes,
     );
     let left = (
-        layers.left.files + trees.left.files,
-        layers.left.bytes + trees.left.bytes,
+        layers.left.files + trees.left.files + records.left.files,
+        layers.left.bytes + trees.left.bytes + records.left.bytes,
     );
     if output.json {
         return output.result_json(&json!({
@@ -106,24 +118,43 @@ fn prune(limit: u64, environment: &Environment, output: Output) -> Result<()> {
 
 fn verify(environment: &Environment, output: Output) -> Result<()> {
     let root = layer_cache_in(&environment.cache);
-    let verified = if root.exists() {
+    let mut verified = if root.exists() {
         // Nothing is written, and what is damaged is removed: no directory of its own is needed.
         LayerCache::open(&root, &root)?.verify()?
     } else {
         Verified::default()
     };
+    let records = records::verify(&environment.cache)?;
+    verified.sound.files += records.sound.files;
+    verified.sound.bytes += records.sound.bytes;
+    verified.removed.extend(records.removed);
+    let trees = Kept::verify(&resolved_in(&environment.cache))?;
+    let removed: Vec<_> = verified.removed.iter().chain(&trees.removed).collect();
     if output.json {
         return output.result_json(&json!({
             "sound": {"files": verified.sound.files, "bytes": verified.sound.bytes},
             "segments": verified.segments,
-            "removed": verified.removed,
+            "resolved": {"trees": trees.sound.trees, "bytes": trees.sound.bytes},
+            "removed": removed,
         }));
     }
-    for path in &verified.removed {
+    for path in &removed {
         output.warn(&format!("{} was damaged and is removed", path.display()));
     }
+    let sound_trees = match trees.sound.trees {
+        0 => String::new(),
+        number => format!(
+            " and {} ({})",
+            counted(number, "tree"),
+            describe_size(trees.sound.bytes)
+        ),
+    };
+    let damaged_trees = match trees.removed.len() as u64 {
+        0 => String::new(),
+        number => format!(" and {}", counted(number, "tree")),
+    };
     output.result_line(&format!(
-        "sound: {} ({}) with {}; damaged: {}",
+        "sound: {} ({}) with {}{sound_trees}; damaged: {}{damaged_trees}",
         counted(verified.sound.files, "file"),
         describe_size(verified.sound.bytes),
         counted(verified.segments, "segment"),

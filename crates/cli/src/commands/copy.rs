@@ -3,15 +3,17 @@
 
 use anyhow::{Context as _, Result};
 use tierce_image::{Artifact, Jobs};
-use tierce_oci::{Platform, Reference};
+use tierce_oci::{Document, Platform, Reference};
 use tierce_registry::RegistryError;
 
 use crate::arguments::{CopyArguments, PullArguments, PushArguments, TransferArguments};
 use crate::diagnostic::{Hinted as _, UsageError, find};
 use crate::environment::Environment;
+use crate::gate::{Base, Gate};
 use crate::output::{Output, describe_report};
 use crate::places::{Places, PlacesSettings};
 use crate::transport::{ImagePlace, PushSource};
+use crate::verdict::{Verdict, allowed_rules};
 use crate::written::Written;
 
 /// Runs `tierce copy`.
@@ -36,7 +38,8 @@ pub(crate) async fn copy(
     };
     let artifact = read(&source, arguments.transfer.platform.as_ref(), &places).await?;
     let jobs = Jobs(arguments.transfer.jobs);
-    let mut written = vec![put(&artifact, &destination, jobs, &places, output).await?];
+    let verdict = Verdict::default();
+    let mut written = vec![put(&artifact, &destination, &verdict, jobs, &places, output).await?];
     let subject = artifact.document.digest();
     let attached = places
         .repository(&from.repository)
@@ -112,6 +115,7 @@ pub(crate) async fn push(
     output: Output,
 ) -> Result<()> {
     let creates = arguments.create_repository;
+    let allowed = allowed_rules(&arguments.allow)?;
     let places = open_places(&arguments.transfer, creates, environment, output)?;
     let source = places.find(&arguments.source).await?;
     let references = match &arguments.references[..] {
@@ -119,7 +123,47 @@ pub(crate) async fn push(
         references => references.to_vec(),
     };
     let destinations: Vec<_> = references.into_iter().map(ImagePlace::Registry).collect();
-    transfer(&source, &destinations, &arguments.transfer, &places, output).await
+    let platform = arguments.transfer.platform.as_ref();
+    let mut gate = Gate::new(allowed, &places, output);
+    let artifact = judge(&source, platform, &mut gate, &places)
+        .await
+        .with_context(|| format!("could not read `{source}`"))?;
+    let verdict = gate.decide(&source, false)?;
+    let jobs = Jobs(arguments.transfer.jobs);
+    let mut written = Vec::new();
+    for destination in &destinations {
+        let destination = &destination.named_after(&source);
+        let one = put(&artifact, destination, &verdict, jobs, &places, output).await?;
+        written.push(one);
+    }
+    Written::conclude(written, output)
+}
+
+/// Reads what is to be pushed, and judges its images. An index by itself is not judged: whoever
+/// pushes one wants it.
+async fn judge(
+    source: &ImagePlace,
+    platform: Option<&Platform>,
+    gate: &mut Gate<'_>,
+    places: &Places,
+) -> Result<Artifact> {
+    if let ImagePlace::DockerArchive { .. } = source {
+        // An old one has no manifest until its layers are sealed.
+        let image = places.read_image(source, None, platform).await?;
+        gate.judge(&image, Base::of_image(&image)).await?;
+        return Ok(image.to_artifact());
+    }
+    let artifact = places.read_artifact(source, platform).await?;
+    let platforms = match &artifact.document {
+        Document::Manifest(manifest) if manifest.is_image() => vec![platform.cloned()],
+        Document::Manifest(_) => Vec::new(),
+        Document::Index(index) => index.platforms().into_iter().map(Some).collect(),
+    };
+    for platform in platforms {
+        let image = places.read_image(source, None, platform.as_ref()).await?;
+        gate.judge(&image, Base::of_image(&image)).await?;
+    }
+    Ok(artifact)
 }
 
 /// Where an image goes whose name is that of a registry's repository.
@@ -165,7 +209,9 @@ async fn transfer(
     let mut written = Vec::new();
     for destination in destinations {
         let destination = &destination.named_after(source);
-        written.push(put(&artifact, destination, Jobs(arguments.jobs), places, output).await?);
+        let jobs = Jobs(arguments.jobs);
+        let verdict = Verdict::default();
+        written.push(put(&artifact, destination, &verdict, jobs, places, output).await?);
     }
     Written::conclude(written, output)
 }
@@ -184,11 +230,13 @@ async fn read(
 async fn put(
     artifact: &Artifact,
     destination: &ImagePlace,
+    verdict: &Verdict,
     jobs: Jobs,
     places: &Places,
     output: Output,
 ) -> Result<Written> {
     let report = places.write(artifact, destination, jobs).await?;
     output.note(&format!("{destination}: {}", describe_report(&report)));
-    Written::new(destination, artifact, Some(&report)).announce(output)
+    let written = Written::new(destination, artifact, Some(&report)).judged(verdict);
+    written.announce(output)
 }

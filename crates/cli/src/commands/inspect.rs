@@ -11,7 +11,7 @@ use tierce_store::StoreReference;
 use crate::arguments::InspectArguments;
 use crate::diagnostic::Hinted as _;
 use crate::environment::Environment;
-use crate::output::{Output, describe_size, printable};
+use crate::output::{Output, describe_size, one_line};
 use crate::places::{Places, PlacesSettings, processors};
 use crate::transport::{ImagePlace, store_reference_of};
 
@@ -217,11 +217,6 @@ fn words(words: &[String]) -> String {
     } else {
         json!(words).to_string()
     }
-}
-
-/// Text out of an image, on one line.
-pub(super) fn one_line(text: &str) -> String {
-    printable(text).replace('\n', "\u{fffd}")
 }
 
 fn shortened(text: &str) -> String {

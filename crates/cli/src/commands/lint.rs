@@ -1,23 +1,25 @@
 //! `tierce lint`: what Lambda, or whatever else runs an image, would trip over.
 
+use std::sync::Arc;
+
 use anyhow::{Context as _, Result};
 use serde_json::{Value, json};
 use tierce_image::Image;
-use tierce_lambda::{
-    Finding, Findings, Purpose, RULES, Rule, Severity, judge, judge_index, purpose_of,
-};
-use tierce_oci::{Digest, Document, Platform};
+use tierce_lambda::{LayerFacts, Purpose, Severity, judge, judge_index, purpose_of};
+use tierce_oci::Document;
 use tierce_store::atomic::write_file;
 
 use crate::arguments::{LintArguments, LintPurpose};
-use crate::commands::inspect::{in_store, one_line};
-use crate::diagnostic::{Hinted as _, LintRefusal, UsageError};
+use crate::commands::inspect::in_store;
+use crate::diagnostic::{Hinted as _, LintRefusal, UsageError, find};
 use crate::environment::Environment;
 use crate::layer_facts::read_layer_facts;
 use crate::output::Output;
 use crate::places::{Places, PlacesSettings, processors};
 use crate::sarif;
+use crate::source::SourceError;
 use crate::transport::ImagePlace;
+use crate::verdict::{Judged, Verdict, allowed_rules};
 
 /// Runs `tierce lint`.
 pub(crate) async fn lint(
@@ -25,20 +27,31 @@ pub(crate) async fn lint(
     environment: &Environment,
     output: Output,
 ) -> Result<()> {
-    let allowed = allowed(&arguments.allow)?;
+    let allowed = allowed_rules(&arguments.allow)?;
     let settings = PlacesSettings {
         registry: &arguments.registry,
         create_repository: false,
-        offline: false,
+        offline: arguments.offline,
         remembers: true,
         compress_jobs: processors(),
     };
     let places = Places::open(&settings, environment, output)?;
     let place = &arguments.image;
-    let judged = match judge_place(&arguments, &places, output).await {
-        Ok(judged) => judged,
+    let verdict = match judge_place(&arguments, &places, output).await {
+        Ok(images) => Verdict { images, allowed },
+        Err(error) if matches!(find(&error), Some(SourceError::Offline(_))) => {
+            return Err(UsageError(format!(
+                "--offline forbids to ask for `{place}`"
+            )))
+            .hint("judge it without --offline, or bring it here before: `tierce pull`");
+        }
         Err(error) => {
-            let error = error.context(format!("could not judge `{place}`"));
+            let mut error = error.context(format!("could not judge `{place}`"));
+            if arguments.offline {
+                error = error.hint(
+                    "without --offline its layers are read once; what is learnt of them is kept",
+                );
+            }
             return Err(match in_store(place, &places).await {
                 Some(stored) => error.hint(format!("the local store has one: `store:{stored}`")),
                 None => error,
@@ -46,18 +59,18 @@ pub(crate) async fn lint(
         }
     };
     if let Some(file) = &arguments.sarif {
-        let log = sarif_log(place, &judged, &allowed);
+        let log = sarif_log(place, &verdict);
         let text = serde_json::to_vec_pretty(&log)?;
         write_file(file, &text).with_context(|| format!("could not write {}", file.display()))?;
     }
     if output.json {
-        output.result_json(&document(place, &judged, &allowed))?;
+        output.result_json(&document(place, &verdict))?;
     } else {
-        show(&judged, &allowed, output)?;
+        let all = [Severity::Error, Severity::Warning, Severity::Note];
+        verdict.show(&all, &mut |line| output.result_line(line))?;
+        output.note(&verdict.summary());
     }
-    let errors = count(&judged, |finding| {
-        finding.rule.severity == Severity::Error && !is_allowed(finding, &allowed)
-    });
+    let errors = verdict.errors();
     if errors > 0 {
         return Err(LintRefusal {
             image: place.to_string(),
@@ -66,34 +79,6 @@ pub(crate) async fn lint(
         .into());
     }
     Ok(())
-}
-
-/// The rules that the user allows to be broken.
-fn allowed(names: &[String]) -> Result<Vec<&'static Rule>> {
-    let known = |name: &String| {
-        tierce_lambda::rule(name).ok_or_else(|| {
-            let nearest = RULES
-                .iter()
-                .map(|rule| (strsim::damerau_levenshtein(rule.name, name), rule.name))
-                .min()
-                .filter(|(distance, _)| *distance <= 3);
-            let error = anyhow::Error::new(UsageError(format!("there is no rule `{name}`")));
-            match nearest {
-                Some((_, nearest)) => error.hint(format!("did you mean `{nearest}`?")),
-                None => error.hint("`tierce lint --json` names the rules; docs/lint.md lists all"),
-            }
-        })
-    };
-    names.iter().map(known).collect()
-}
-
-/// One image, or index, with what was found.
-struct Judged {
-    digest: Digest,
-    /// `None` for an index.
-    platform: Option<Platform>,
-    purpose: Purpose,
-    findings: Findings,
 }
 
 async fn judge_place(
@@ -140,7 +125,8 @@ async fn judge_image(
     output: Output,
 ) -> Result<Judged> {
     let purpose = arguments.purpose().unwrap_or_else(|| purpose_of(image));
-    let layers = read_layer_facts(image, places, output).await?;
+    let layers = read_layer_facts(image.layers(), places, output).await?;
+    let layers: Vec<&LayerFacts> = layers.iter().map(Arc::as_ref).collect();
     Ok(Judged {
         digest: image.digest(),
         platform: Some(image.platform().clone()),
@@ -158,114 +144,9 @@ impl LintArguments {
     }
 }
 
-fn is_allowed(finding: &Finding, allowed: &[&Rule]) -> bool {
-    allowed.iter().any(|rule| rule.name == finding.rule.name)
-}
-
-fn count(judged: &[Judged], counts: impl Fn(&Finding) -> bool) -> usize {
-    judged
-        .iter()
-        .flat_map(|image| image.findings.list())
-        .filter(|finding| counts(finding))
-        .count()
-}
-
-/// As many places as are shown of one rule in one layer. All of them are in the JSON document.
-const SHOWN: usize = 10;
-
-fn show(judged: &[Judged], allowed: &[&Rule], output: Output) -> Result<()> {
-    for image in judged {
-        let findings: Vec<&Finding> = image
-            .findings
-            .list()
-            .iter()
-            .filter(|finding| !is_allowed(finding, allowed))
-            .collect();
-        if judged.len() > 1 && !findings.is_empty() {
-            let what = match &image.platform {
-                Some(platform) => one_line(&platform.to_string()),
-                None => "index".to_owned(),
-            };
-            output.result_line(&format!("{what} {}", image.digest))?;
-        }
-        for rule in RULES_BY_SEVERITY
-            .iter()
-            .flat_map(|severity| RULES.iter().filter(move |rule| rule.severity == *severity))
-        {
-            let of_rule: Vec<&&Finding> = findings
-                .iter()
-                .filter(|finding| finding.rule.name == rule.name)
-                .collect();
-            show_rule(rule, &of_rule, image, output)?;
-        }
-    }
-    let of = |severity: Severity| {
-        count(judged, |finding| {
-            finding.rule.severity == severity && !is_allowed(finding, allowed)
-        })
-    };
-    let mut parts = Vec::new();
-    for (severity, one, many) in [
-        (Severity::Error, "error", "errors"),
-        (Severity::Warning, "warning", "warnings"),
-        (Severity::Note, "note", "notes"),
-    ] {
-        match of(severity) {
-            0 => {}
-            1 => parts.push(format!("1 {one}")),
-            count => parts.push(format!("{count} {many}")),
-        }
-    }
-    match count(judged, |finding| is_allowed(finding, allowed)) {
-        0 => {}
-        count => parts.push(format!("{count} allowed")),
-    }
-    let is_for_lambda = judged.iter().any(|image| image.purpose == Purpose::Lambda);
-    let purpose = if is_for_lambda {
-        "for Lambda"
-    } else {
-        "for any runtime"
-    };
-    let summary = if parts.is_empty() {
-        "nothing found".to_owned()
-    } else {
-        parts.join(", ")
-    };
-    output.note(&format!("judged {purpose}: {summary}"));
-    Ok(())
-}
-
-const RULES_BY_SEVERITY: [Severity; 3] = [Severity::Error, Severity::Warning, Severity::Note];
-
-/// Shows what one rule found: its places, and once why it matters and what to do.
-fn show_rule(rule: &Rule, found: &[&&Finding], image: &Judged, output: Output) -> Result<()> {
-    if found.is_empty() {
-        return Ok(());
-    }
-    for finding in found.iter().take(SHOWN) {
-        let layer = finding
-            .layer
-            .map_or_else(String::new, |layer| format!(" layer {}", layer + 1));
-        let path = finding
-            .path
-            .as_ref()
-            .map_or_else(String::new, |path| format!("{path}: "));
-        let (severity, name, what) = (rule.severity, rule.name, &finding.what);
-        output.result_line(&one_line(&format!(
-            "{severity}[{name}]{layer}: {path}{what}"
-        )))?;
-    }
-    let total = image.findings.counts().get(rule.name).copied().unwrap_or(0);
-    if total > found.len().min(SHOWN) {
-        let rest = total - found.len().min(SHOWN);
-        output.result_line(&format!("  … and {rest} more"))?;
-    }
-    output.result_line(&format!("  why: {}", rule.why))?;
-    output.result_line(&format!("  fix: {}", rule.fix))
-}
-
-fn document(place: &ImagePlace, judged: &[Judged], allowed: &[&Rule]) -> Value {
-    let images: Vec<Value> = judged
+fn document(place: &ImagePlace, verdict: &Verdict) -> Value {
+    let images: Vec<Value> = verdict
+        .images
         .iter()
         .map(|image| {
             let findings: Vec<Value> = image
@@ -284,7 +165,7 @@ fn document(place: &ImagePlace, judged: &[Judged], allowed: &[&Rule]) -> Value {
                         "what": finding.what,
                         "why": rule.why,
                         "fix": rule.fix,
-                        "allowed": is_allowed(finding, allowed),
+                        "allowed": verdict.is_allowed(finding.rule),
                     })
                 })
                 .collect();
@@ -301,29 +182,21 @@ fn document(place: &ImagePlace, judged: &[Judged], allowed: &[&Rule]) -> Value {
             })
         })
         .collect();
-    let of = |severity: Severity| {
-        count(judged, |finding| {
-            finding.rule.severity == severity && !is_allowed(finding, allowed)
-        })
-    };
-    json!({
-        "name": place.to_string(),
-        "images": images,
-        "errors": of(Severity::Error),
-        "warnings": of(Severity::Warning),
-        "notes": of(Severity::Note),
-        "allowed": count(judged, |finding| is_allowed(finding, allowed)),
-    })
+    let mut document = verdict.counts();
+    document["name"] = json!(place.to_string());
+    document["images"] = json!(images);
+    document
 }
 
-fn sarif_log(place: &ImagePlace, judged: &[Judged], allowed: &[&Rule]) -> Value {
+fn sarif_log(place: &ImagePlace, verdict: &Verdict) -> Value {
     let name = place.to_string();
-    let results: Vec<sarif::Result<'_>> = judged
+    let results: Vec<sarif::Result<'_>> = verdict
+        .images
         .iter()
         .flat_map(|image| image.findings.list())
         .map(|finding| sarif::Result {
             finding,
-            is_allowed: is_allowed(finding, allowed),
+            is_allowed: verdict.is_allowed(finding.rule),
             image: &name,
         })
         .collect();

@@ -1,4 +1,4 @@
-//! `tierce lock`: pin the base's tag, or move the pin.
+//! `tierce lock`: pin the base's tag, or move the pin, and see what the base really has.
 
 use anyhow::Result;
 use serde_json::json;
@@ -6,6 +6,7 @@ use tierce_oci::Platform;
 
 use crate::arguments::LockArguments;
 use crate::base::{self, Lock, LockPolicy};
+use crate::base_facts;
 use crate::diagnostic::{Hinted as _, UsageError};
 use crate::environment::Environment;
 use crate::output::Output;
@@ -66,6 +67,7 @@ pub(crate) async fn lock(
     let mut pinned = Vec::new();
     for platform in &platforms {
         if let Some(found) = base::resolve(&base, platform.as_ref(), &mut lock, &places).await? {
+            base_facts::check(&found, &base, &mut lock, &places, output).await?;
             pinned.push((found.image.platform().to_string(), found.image.digest()));
         }
     }

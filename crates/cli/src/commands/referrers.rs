@@ -14,10 +14,10 @@ use tierce_oci::{
 };
 
 use crate::arguments::{AttachArguments, AttachedFile, Pair, ReferrersArguments};
-use crate::commands::inspect::{in_store, one_line, table};
+use crate::commands::inspect::{in_store, table};
 use crate::diagnostic::{Hinted as _, UsageError};
 use crate::environment::Environment;
-use crate::output::{Output, describe_report, describe_size};
+use crate::output::{Output, describe_report, describe_size, one_line};
 use crate::places::{Places, PlacesSettings, processors};
 use crate::transport::ImagePlace;
 

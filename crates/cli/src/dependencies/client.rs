@@ -9,9 +9,9 @@ use std::path::{Path, PathBuf};
 
 use anyhow::{Context as _, Result};
 use tierce_image::{BaseImage, ConfigEdits, EnvEdit};
-use tierce_lambda::{AWS_ENTRYPOINT, TASK_ROOT, find_python};
+use tierce_lambda::{AWS_ENTRYPOINT, BaseFacts, TASK_ROOT, find_python};
 
-use super::target::{BaseFacts, PythonVersion};
+use super::target::PythonVersion;
 use super::{Dependencies, Language};
 use crate::config_file::RuntimeClient;
 use crate::diagnostic::Hinted as _;
@@ -64,6 +64,7 @@ impl ClientStart {
     /// not say which Python it has and where that is.
     pub(crate) async fn find(
         base: &BaseImage,
+        known: &BaseFacts,
         edits: &ConfigEdits,
         places: &Places,
         output: Output,
@@ -89,21 +90,23 @@ impl ClientStart {
             working_dir: (!has_directory).then(|| TASK_ROOT.to_owned()),
             has_path: variable("PYTHONPATH").is_some(),
         };
-        let known = BaseFacts::of(base).python;
-        if edits.entrypoint.is_some() && known.is_some() {
+        if edits.entrypoint.is_some() && known.python.is_some() {
             return Ok(start);
         }
-        let facts = read_layer_facts(&base.image, places, output)
+        let layers = read_layer_facts(base.image.layers(), places, output)
             .await
             .context("could not look for the base's Python")?;
-        let found = find_python(&facts, variable("PATH").unwrap_or_default())
-            .context("no Python was found in the base, for which the runtime client could be added")
-            .hint(
-                "the client of other languages comes with the function: `tierce lint` says how; a base \
+        let found = find_python(
+            layers.iter().map(AsRef::as_ref),
+            variable("PATH").unwrap_or_default(),
+        )
+        .context("no Python was found in the base, for which the runtime client could be added")
+        .hint(
+            "the client of other languages comes with the function: `tierce lint` says how; a base \
                  with Python has it on PATH, or in /usr/local/bin or /usr/bin",
-            )?;
+        )?;
         let version = found.minor.map(|minor| PythonVersion { minor });
-        start.python = known.or(version);
+        start.python = version;
         start.interpreter = Some(found.path);
         Ok(start)
     }

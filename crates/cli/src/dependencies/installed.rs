@@ -21,10 +21,12 @@ impl Untidy {
 }
 
 /// What installers note of themselves and of where a package came from, in its metadata.
-const NOTES_OF_INSTALLERS: [&str; 5] = [
+const NOTES_OF_INSTALLERS: [&str; 6] = [
     "INSTALLER",
     "REQUESTED",
     "direct_url.json",
+    // PEP 710
+    "provenance_url.json",
     "uv_cache.json",
     "uv_build.json",
 ];
@@ -66,8 +68,25 @@ pub(crate) fn tidy_node(node_modules: &Path) -> Result<(), Untidy> {
     for note in NOTES_OF_MANAGERS {
         remove(&node_modules.join(note))?;
     }
-    // pnpm's, which has nothing in it where packages lie side by side.
-    let _ = fs::remove_dir(node_modules.join(".pnpm"));
+    remove_empty(node_modules)
+}
+
+/// Removes folders with nothing in them, which no package has: npm leaves some for what is not for the
+/// target, and pnpm one for packages that do not lie side by side.
+fn remove_empty(folder: &Path) -> Result<(), Untidy> {
+    let entries = match fs::read_dir(folder) {
+        Err(error) if error.kind() == io::ErrorKind::NotFound => return Ok(()),
+        entries => entries.map_err(Untidy::at(folder))?,
+    };
+    for entry in entries {
+        let entry = entry.map_err(Untidy::at(folder))?;
+        let path = entry.path();
+        if entry.file_type().map_err(Untidy::at(&path))?.is_dir() {
+            remove_empty(&path)?;
+            // Nothing happens to one that has something in it.
+            let _ = fs::remove_dir(path);
+        }
+    }
     Ok(())
 }
 
@@ -244,6 +263,27 @@ mod tests {
                  \"a/odd, name.txt\",sha256=o,0\nshare/a.txt,sha256=z,3\n"
             );
         }
+    }
+
+    #[test]
+    fn whoever_managed_it_the_modules_are_the_same() {
+        let root = tempfile::tempdir().unwrap();
+        let modules = root.path().join("node_modules");
+        for folder in ["a/lib", "@b/c", ".pnpm/node_modules", "a/node_modules/@d"] {
+            fs::create_dir_all(modules.join(folder)).unwrap();
+        }
+        for file in [
+            "a/lib/x.js",
+            ".modules.yaml",
+            ".pnpm/lock.yaml",
+            ".package-lock.json",
+        ] {
+            fs::write(modules.join(file), "registries: https://me:secret@host/").unwrap();
+        }
+        tidy_node(&modules).unwrap();
+        assert_eq!(names_in(&modules).unwrap(), ["a"]);
+        assert_eq!(names_in(&modules.join("a")).unwrap(), ["lib"]);
+        tidy_node(&root.path().join("gone")).unwrap();
     }
 
     #[test]

@@ -1,12 +1,17 @@
 //! Dependencies that were resolved before, kept in the cache.
 //!
 //! `resolved-1/KEY/tree` is what a tool made of everything that KEY is a digest of. A tree gets its
-//! name when it is whole and is never changed after that; `resolved-1/KEY/size` says how many files
-//! and bytes it has, for a power cut can leave a name before what it stands for. Who uses the cache holds its lock shared,
-//! who prunes it alone; who makes a tree holds the lock of its key, so that it is made once.
+//! name when it is whole and is never changed after that. `resolved-1/KEY/note` says what it was
+//! then, for a power cut can leave a name before what it stands for, and people look into caches: by
+//! sizes, modes and times, and, for those are not the same in a copy, by contents. Who uses the cache
+//! holds its lock shared, who prunes it alone; who makes a tree holds the lock of its key, so that it
+//! is made once.
 
-use std::fs::{self, File, TryLockError};
-use std::io;
+use std::collections::BTreeMap;
+use std::fs::{self, File, Metadata, TryLockError};
+use std::io::{self, Write as _};
+use std::os::unix::ffi::OsStrExt as _;
+use std::os::unix::fs::MetadataExt as _;
 use std::path::{Path, PathBuf};
 use std::sync::atomic::{AtomicBool, Ordering};
 use std::time::{Duration, SystemTime};
@@ -73,11 +78,6 @@ pub(crate) struct KeptUse {
 }
 
 impl KeptUse {
-    /// As it stands beside a tree.
-    fn note(&self) -> String {
-        format!("{} {}\n", self.files, self.bytes)
-    }
-
     fn add(&mut self, other: Self) {
         self.trees += other.trees;
         self.files += other.files;
@@ -100,6 +100,14 @@ pub(crate) struct Kept {
 pub(crate) struct PrunedTrees {
     pub(crate) removed: KeptUse,
     pub(crate) left: KeptUse,
+}
+
+/// What was found by reading everything.
+#[derive(Debug, Clone, PartialEq, Eq, Default)]
+pub(crate) struct VerifiedTrees {
+    pub(crate) sound: KeptUse,
+    /// What was damaged.
+    pub(crate) removed: Vec<PathBuf>,
 }
 
 /// The right to make the tree of one key.
@@ -144,9 +152,16 @@ impl Kept {
     pub(crate) fn find(&self, key: &Key) -> Option<PathBuf> {
         let place = self.root.join(key.0.hex());
         let tree = place.join("tree");
-        let noted = fs::read_to_string(place.join("size")).ok()?;
-        if size_below(&tree).ok()?.note() != noted {
-            return None;
+        let noted = Note::read(&place)?;
+        let members = members_of(&tree).ok()?;
+        let stamps = stamps_of(&members);
+        if noted.stamps != stamps {
+            // The cache may be a copy, as CI systems make them.
+            let contents = contents_of(&tree, &members).ok()?;
+            if noted.contents != contents {
+                return None;
+            }
+            let _ = Note { stamps, contents }.write(&place);
         }
         // What was used last is pruned last.
         let now = fs::FileTimes::new().set_modified(SystemTime::now());
@@ -184,6 +199,34 @@ impl Kept {
         Ok(all)
     }
 
+    /// Reads every tree in the cache at `root`, and removes those that are not what they were.
+    pub(crate) fn verify(root: &Path) -> Result<VerifiedTrees, KeptError> {
+        let mut verified = VerifiedTrees::default();
+        if !root.exists() {
+            return Ok(verified);
+        }
+        let _open = Self::open(root.to_owned())?;
+        let mut found = list(root)?;
+        found.sort_by(|one, other| one.place.cmp(&other.place));
+        for kept in found.into_iter().filter(|kept| !kept.is_unfinished) {
+            let lock = open_lock(&kept.place.with_extension("lock"))?;
+            if matches!(lock.try_lock(), Err(TryLockError::WouldBlock)) {
+                // It is being made.
+                continue;
+            }
+            let noted = Note::read(&kept.place);
+            let now = Note::of(&kept.place.join("tree"));
+            let now = now.map_err(KeptError::of("read", &kept.place))?;
+            if noted.is_some_and(|noted| noted.contents == now.contents) {
+                verified.sound.add(kept.size);
+            } else {
+                remove(&kept.place)?;
+                verified.removed.push(kept.place);
+            }
+        }
+        Ok(verified)
+    }
+
     /// Removes what was not used for longest until at most `limit` bytes are left.
     pub(crate) fn prune(root: &Path, limit: u64) -> Result<PrunedTrees, KeptError> {
         let mut pruned = PrunedTrees::default();
@@ -204,11 +247,7 @@ impl Kept {
                 pruned.left.add(kept.size);
                 continue;
             }
-            // Half a tree must not be found under the name of a whole one.
-            let leaving = kept.place.with_extension("leaving");
-            fs::rename(&kept.place, &leaving)
-                .and_then(|()| fs::remove_dir_all(&leaving))
-                .map_err(KeptError::of("remove", &kept.place))?;
+            remove(&kept.place)?;
             total -= kept.size.bytes;
             pruned.removed.add(kept.size);
         }
@@ -223,12 +262,19 @@ impl Kept {
     }
 }
 
+/// Removes a tree. Half of one must not be found under the name of a whole one.
+fn remove(place: &Path) -> Result<(), KeptError> {
+    let leaving = place.with_extension("leaving");
+    fs::rename(place, &leaving)
+        .and_then(|()| fs::remove_dir_all(&leaving))
+        .map_err(KeptError::of("remove", place))
+}
+
 impl Claim {
     /// Gives a finished tree its name. `made` holds `tree`, on the same disk.
     pub(crate) fn keep(self, made: &Path) -> Result<PathBuf, KeptError> {
-        let size = size_below(&made.join("tree")).map_err(KeptError::of("read", made))?;
-        let note = made.join("size");
-        fs::write(&note, size.note()).map_err(KeptError::of("write", &note))?;
+        let note = Note::of(&made.join("tree")).map_err(KeptError::of("read", made))?;
+        note.write(made).map_err(KeptError::of("write in", made))?;
         if self.place.exists() {
             // It is not whole, or it would have been found.
             fs::remove_dir_all(&self.place).map_err(KeptError::of("remove", &self.place))?;
@@ -249,6 +295,92 @@ fn open_lock(path: &Path) -> Result<File, KeptError> {
         .write(true)
         .open(path)
         .map_err(KeptError::of("open", path))
+}
+
+/// What a tree was when it got its name.
+struct Note {
+    /// Of names, sizes, modes and times.
+    stamps: String,
+    /// Of names, who may execute what, and contents.
+    contents: String,
+}
+
+impl Note {
+    fn of(tree: &Path) -> io::Result<Self> {
+        let members = members_of(tree)?;
+        Ok(Self {
+            stamps: stamps_of(&members),
+            contents: contents_of(tree, &members)?,
+        })
+    }
+
+    fn read(place: &Path) -> Option<Self> {
+        let text = fs::read_to_string(place.join("note")).ok()?;
+        let (stamps, contents) = text.strip_suffix('\n')?.split_once('\n')?;
+        Some(Self {
+            stamps: stamps.to_owned(),
+            contents: contents.to_owned(),
+        })
+    }
+
+    /// Never half: somebody else may read it meanwhile.
+    fn write(&self, place: &Path) -> io::Result<()> {
+        let mut file = tempfile::NamedTempFile::new_in(place)?;
+        writeln!(file, "{}\n{}", self.stamps, self.contents)?;
+        file.persist(place.join("note"))?;
+        Ok(())
+    }
+}
+
+/// All that is in a folder, by the path from there. Symlinks are not followed.
+fn members_of(folder: &Path) -> io::Result<BTreeMap<PathBuf, Metadata>> {
+    let mut members = BTreeMap::new();
+    let mut folders = vec![PathBuf::new()];
+    while let Some(below) = folders.pop() {
+        for entry in fs::read_dir(folder.join(&below))? {
+            let entry = entry?;
+            let path = below.join(entry.file_name());
+            let found = entry.metadata()?;
+            if found.is_dir() {
+                folders.push(path.clone());
+            }
+            members.insert(path, found);
+        }
+    }
+    Ok(members)
+}
+
+fn stamps_of(members: &BTreeMap<PathBuf, Metadata>) -> String {
+    let parts = members.iter().flat_map(|(path, found)| {
+        let stamp = if found.is_dir() {
+            // Its time and size are those of what is in it.
+            format!("{:o}", found.mode())
+        } else {
+            let (size, seconds, nanoseconds) = (found.len(), found.mtime(), found.mtime_nsec());
+            format!("{:o} {size} {seconds}.{nanoseconds}", found.mode())
+        };
+        [path.as_os_str().as_bytes().to_vec(), stamp.into_bytes()]
+    });
+    Key::of(parts).0.hex()
+}
+
+fn contents_of(tree: &Path, members: &BTreeMap<PathBuf, Metadata>) -> io::Result<String> {
+    let mut parts = Vec::with_capacity(2 * members.len());
+    for (path, found) in members {
+        parts.push(path.as_os_str().as_bytes().to_vec());
+        let place = tree.join(path);
+        parts.push(if found.is_dir() {
+            b"directory".to_vec()
+        } else if found.is_symlink() {
+            let target = fs::read_link(place)?;
+            [b"symlink ", target.as_os_str().as_bytes()].concat()
+        } else {
+            let digest = Digest::of(&fs::read(place)?);
+            // Of the mode only that matters in a layer.
+            format!("{} {digest}", found.mode() & 0o100).into_bytes()
+        });
+    }
+    Ok(Key::of(parts).0.hex())
 }
 
 /// One tree in the cache.
@@ -286,15 +418,9 @@ fn list(root: &Path) -> Result<Vec<Found>, KeptError> {
 
 fn size_below(folder: &Path) -> io::Result<KeptUse> {
     let mut size = KeptUse::default();
-    for entry in fs::read_dir(folder)? {
-        let entry = entry?;
-        let found = entry.metadata()?;
-        if found.is_dir() {
-            size.add(size_below(&entry.path())?);
-        } else {
-            size.files += 1;
-            size.bytes += found.len();
-        }
+    for found in members_of(folder)?.values().filter(|found| !found.is_dir()) {
+        size.files += 1;
+        size.bytes += found.len();
     }
     Ok(size)
 }
@@ -338,11 +464,12 @@ mod tests {
             fs::create_dir(root.join("half.leaving")).unwrap();
             assert!(matches!(Kept::prune(&root, 0), Err(KeptError::InUse(_))));
         }
-        // The note beside each tree, `1 4`, counts too.
-        assert_eq!(Kept::info(&root).unwrap().bytes, 16);
-        let PrunedTrees { removed, left } = Kept::prune(&root, 9).unwrap();
-        assert_eq!((removed.trees, removed.bytes), (2, 8));
-        assert_eq!((left.trees, left.files, left.bytes), (1, 2, 8));
+        // The note beside each tree counts too: two digests.
+        let each = 4 + 2 * 65;
+        assert_eq!(Kept::info(&root).unwrap().bytes, 2 * each);
+        let PrunedTrees { removed, left } = Kept::prune(&root, each + 1).unwrap();
+        assert_eq!((removed.trees, removed.bytes), (2, each));
+        assert_eq!((left.trees, left.files, left.bytes), (1, 2, each));
         let kept = Kept::open(root).unwrap();
         assert!(kept.find(&old).is_none());
         assert!(kept.find(&new).is_some());
@@ -363,9 +490,96 @@ mod tests {
         let tree = claim.keep(&made(folder.path(), "x")).unwrap();
         assert_eq!(kept.find(&key).as_ref(), Some(&tree));
         let claim = kept.claim(&key, &cancelled).unwrap();
-        fs::write(tree.join("below/file"), "").unwrap();
-        assert_eq!(kept.find(&key), None, "a file lost its content");
+        fs::write(tree.join("below/file"), "y").unwrap();
+        assert_eq!(kept.find(&key), None, "a file has another content");
         claim.keep(&made(folder.path(), "x")).unwrap();
-        assert_eq!(kept.find(&key), Some(tree));
+        assert_eq!(kept.find(&key).as_ref(), Some(&tree));
+    }
+
+    #[test]
+    fn verifying_reads_everything_and_removes_what_is_damaged() {
+        let folder = tempfile::tempdir().unwrap();
+        let root = folder.path().join("resolved-1");
+        assert_eq!(Kept::verify(&root).unwrap(), VerifiedTrees::default());
+        let kept = Kept::open(root.clone()).unwrap();
+        let never = AtomicBool::new(false);
+        for name in ["one", "other"] {
+            let claim = kept.claim(&Key::of([name]), &never).unwrap();
+            claim.keep(&made(folder.path(), "x")).unwrap();
+        }
+        assert_eq!(Kept::verify(&root).unwrap().sound.trees, 2);
+        // As a disk does it: nothing but the content changes.
+        let tree = kept.find(&Key::of(["one"])).unwrap();
+        let file = tree.join("below/file");
+        let time = file.metadata().unwrap().modified().unwrap();
+        fs::write(&file, "y").unwrap();
+        File::open(&file).unwrap().set_modified(time).unwrap();
+        let held = kept.claim(&Key::of(["one"]), &never).unwrap();
+        assert_eq!(Kept::verify(&root).unwrap().removed, [] as [PathBuf; 0]);
+        drop(held);
+        let verified = Kept::verify(&root).unwrap();
+        assert_eq!(verified.sound.trees, 1);
+        assert_eq!(verified.removed, [tree.parent().unwrap()]);
+        assert!(!verified.removed[0].exists());
+    }
+
+    #[test]
+    fn a_copy_is_as_good_and_damage_is_found() {
+        let folder = tempfile::tempdir().unwrap();
+        let kept = Kept::open(folder.path().join("resolved-1")).unwrap();
+        let key = Key::of(["it"]);
+        let claim = kept.claim(&key, &AtomicBool::new(false)).unwrap();
+        let content = made(folder.path(), "x");
+        std::os::unix::fs::symlink("below/file", content.join("tree/link")).unwrap();
+        let tree = claim.keep(&content).unwrap();
+        let file = tree.join("below/file");
+        let set_time = |seconds| {
+            let time = SystemTime::UNIX_EPOCH + Duration::from_secs(seconds);
+            File::open(&file).unwrap().set_modified(time).unwrap();
+        };
+        let note = || fs::read_to_string(tree.with_file_name("note")).unwrap();
+        let first = note();
+        set_time(1);
+        assert_eq!(kept.find(&key).as_ref(), Some(&tree), "the times of a copy");
+        assert_ne!(note(), first, "it is not read again");
+        for (damage, repair) in [
+            (
+                (|tree| fs::write(tree.join("more"), "")) as fn(&Path) -> io::Result<()>,
+                (|tree| fs::remove_file(tree.join("more"))) as fn(&Path) -> io::Result<()>,
+            ),
+            (
+                |tree| fs::create_dir(tree.join("empty")),
+                |tree| fs::remove_dir(tree.join("empty")),
+            ),
+            (
+                |tree| fs::set_permissions(tree.join("below/file"), mode(0o755)),
+                |tree| fs::set_permissions(tree.join("below/file"), mode(0o644)),
+            ),
+            (
+                |tree| fs::write(tree.join("below/file"), "y"),
+                |tree| fs::write(tree.join("below/file"), "x"),
+            ),
+            (
+                |tree| {
+                    fs::remove_file(tree.join("link"))?;
+                    std::os::unix::fs::symlink("below/full", tree.join("link"))
+                },
+                |tree| {
+                    fs::remove_file(tree.join("link"))?;
+                    std::os::unix::fs::symlink("below/file", tree.join("link"))
+                },
+            ),
+        ] {
+            damage(&tree).unwrap();
+            assert_eq!(kept.find(&key), None);
+            repair(&tree).unwrap();
+            assert_eq!(kept.find(&key).as_ref(), Some(&tree));
+        }
+        fs::write(tree.with_file_name("note"), "1 4\n").unwrap();
+        assert_eq!(kept.find(&key), None);
+    }
+
+    fn mode(bits: u32) -> fs::Permissions {
+        std::os::unix::fs::PermissionsExt::from_mode(bits)
     }
 }

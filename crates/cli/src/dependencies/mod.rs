@@ -5,6 +5,7 @@
 //! changed. A tool works in the run's own scratch directory; what it leaves of this machine is taken
 //! out (see [`installed`]), and then the tree gets its name.
 
+pub(crate) mod bytecode;
 pub(crate) mod client;
 pub(crate) mod installed;
 pub(crate) mod kept;
@@ -12,28 +13,30 @@ pub(crate) mod node;
 pub(crate) mod python;
 pub(crate) mod requirements;
 pub(crate) mod secrets;
+pub(crate) mod settings;
 pub(crate) mod target;
 pub(crate) mod tool;
 
 use std::ffi::OsString;
 use std::path::{Path, PathBuf};
-use std::sync::Arc;
+use std::sync::{Arc, OnceLock};
 
 use anyhow::{Context as _, Result};
 use tempfile::TempDir;
-use tierce_image::BaseImage;
+use tierce_lambda::{BaseFacts, CLibrary};
 use tierce_oci::Platform;
 
+use self::bytecode::{Bytecode, Interpreter};
 use self::installed::{tidy_node, tidy_python};
 use self::kept::{Kept, Key};
 use self::node::{NodeTarget, Project};
 use self::python::{Installer, Manifest, PythonTarget};
-use self::requirements::Requirements;
-use self::secrets::{Secrets, without_credentials};
-use self::target::{BaseFacts, Glibc, Libc, Machine, PythonVersion};
+use self::requirements::{Requirements, expanded};
+use self::secrets::{Secrets, without_userinfo};
+use self::target::{Glibc, Machine, PythonVersion};
 use self::tool::{Run, Tool, ToolFailed};
 use crate::background::in_background;
-use crate::diagnostic::Hinted as _;
+use crate::diagnostic::{FREE_SPACE, Hinted as _, is_about_space};
 use crate::environment::Variables;
 use crate::output::Output;
 use crate::places::Places;
@@ -124,16 +127,21 @@ impl<'a> Resolver<'a> {
     pub(crate) async fn resolve(
         &self,
         layers: &[LayerPlan],
-        base: Option<&BaseImage>,
+        facts: &BaseFacts,
         platform: &Platform,
     ) -> Result<Vec<LayerPlan>> {
         let mut resolved = layers.to_vec();
         for layer in &mut resolved {
+            if let Bytecode::Wanted(version) = layer.bytecode {
+                let interpreter = self.interpreter(&layer.name, version, facts).await;
+                let context = || format!("could not make the layer `{}`", layer.name);
+                layer.bytecode = Bytecode::By(interpreter.with_context(context)?);
+            }
             let Some(dependencies) = layer.dependencies.take() else {
                 continue;
             };
             let tree = self
-                .tree(&layer.name, &dependencies, base, platform)
+                .tree(&layer.name, &dependencies, facts, platform)
                 .await
                 .with_context(|| format!("could not make the layer `{}`", layer.name))?;
             if let Some(requirements) = &dependencies.requirements {
@@ -153,14 +161,30 @@ impl<'a> Resolver<'a> {
         Ok(resolved)
     }
 
+    /// What the Python of a layer is compiled by.
+    async fn interpreter(
+        &self,
+        layer: &str,
+        version: Option<PythonVersion>,
+        facts: &BaseFacts,
+    ) -> Result<Interpreter> {
+        let version = version
+            .or(facts.python)
+            .context("the base does not say which Python it has")
+            .hint(format!(
+                "say it in tierce.toml, in the layer `{layer}`: `python-version = \"3.13\"`"
+            ))?;
+        Interpreter::find(version, &self.variables, &self.context).await
+    }
+
     async fn tree(
         &self,
         layer: &str,
         dependencies: &Dependencies,
-        base: Option<&BaseImage>,
+        facts: &BaseFacts,
         platform: &Platform,
     ) -> Result<PathBuf> {
-        let job = self.job(layer, dependencies, base, platform).await?;
+        let job = self.job(layer, dependencies, facts, platform).await?;
         let kept = self.places.resolved()?;
         let key = job.key;
         if let Some(tree) = find(&kept, key).await? {
@@ -203,13 +227,12 @@ impl<'a> Resolver<'a> {
         &self,
         layer: &str,
         dependencies: &Dependencies,
-        base: Option<&BaseImage>,
+        facts: &BaseFacts,
         platform: &Platform,
     ) -> Result<Job> {
         let machine = Machine::of(platform).with_context(|| {
             format!("dependencies are known for linux/amd64 and linux/arm64, not for {platform}")
         })?;
-        let facts = base.map(BaseFacts::of).unwrap_or_default();
         match dependencies.language {
             Language::Python { version, glibc } => {
                 let version = version
@@ -219,14 +242,15 @@ impl<'a> Resolver<'a> {
                         "say it in tierce.toml, in the layer `{layer}`: `python-version = \"3.13\"`"
                     ))?;
                 let glibc = match (glibc, facts.libc) {
-                    (Some(glibc), _) | (None, Some(Libc::Glibc(glibc))) => Some(glibc),
-                    (None, Some(Libc::Musl)) => {
+                    (Some(glibc), _) => Some(glibc),
+                    (None, Some(CLibrary::Glibc(Some(version)))) => Some(Glibc::of(version)),
+                    (None, Some(CLibrary::Musl)) => {
                         return Err(anyhow::anyhow!(
                             "the base has musl in the place of glibc, which wheels are not chosen for"
                         )
                         .hint("use a base with glibc, such as one of AWS's or Debian's"));
                     }
-                    (None, None) => None,
+                    (None, Some(CLibrary::Glibc(None)) | None) => None,
                 };
                 let target = PythonTarget {
                     machine,
@@ -258,7 +282,7 @@ impl<'a> Resolver<'a> {
                 }
                 let target = NodeTarget {
                     machine,
-                    has_musl: facts.libc == Some(Libc::Musl),
+                    has_musl: facts.libc == Some(CLibrary::Musl),
                     scripts,
                 };
                 let mut job = self.node_job(&dependencies.file, target).await?;
@@ -290,6 +314,15 @@ impl<'a> Resolver<'a> {
             .into(),
         ];
         parts.extend(project.parts(target.scripts));
+        if target.scripts {
+            let version = node::version_of_node(&self.variables, &self.context).await;
+            parts.push(version.unwrap_or_default().into());
+        }
+        for text in settings::of_node(&self.variables) {
+            secrets.add_of_npmrc(&text);
+            secrets.add_of_variables(&text, &self.variables);
+            parts.push(node::without_secrets(&text).into());
+        }
         Ok(Job {
             key: Key::of(parts),
             target: String::new(),
@@ -320,11 +353,12 @@ impl<'a> Resolver<'a> {
             format!("{manifest:?}").into(),
         ];
         if manifest == Manifest::Requirements {
-            let requirements = Requirements::read(&lock, &self.context)?;
+            let requirements = Requirements::read(&lock, &self.context, &self.variables)?;
             for text in &requirements.texts {
-                secrets.add_of_urls(text);
                 secrets.add_of_variables(text, &self.variables);
-                parts.push(without_credentials(text).into());
+                let text = expanded(text, &self.variables);
+                secrets.add_of_urls(&text);
+                parts.push(without_userinfo(&text).into());
             }
             for local in &requirements.local {
                 add_local(local, &mut parts)
@@ -335,8 +369,18 @@ impl<'a> Resolver<'a> {
                 let text = std::fs::read_to_string(&path)
                     .with_context(|| format!("could not read {}", path.display()))?;
                 secrets.add_of_urls(&text);
-                parts.push(without_credentials(&text).into());
+                parts.push(without_userinfo(&text).into());
             }
+        }
+        let settings = match installer {
+            Installer::Uv(_) => {
+                settings::of_uv(&self.variables, self.directory_for(manifest, &lock))
+            }
+            Installer::Pip(_) => settings::of_pip(&self.variables),
+        };
+        for text in settings {
+            secrets.add_of_urls(&text);
+            parts.push(without_userinfo(&text).into());
         }
         Ok(Job {
             key: Key::of(parts),
@@ -349,6 +393,15 @@ impl<'a> Resolver<'a> {
             },
             secrets,
         })
+    }
+
+    /// Where the tools of Python run: what a file of requirements names is seen from the context, and
+    /// the settings of a project are beside its lock.
+    fn directory_for<'b>(&'b self, manifest: Manifest, lock: &'b Path) -> &'b Path {
+        match manifest {
+            Manifest::Requirements => &self.context,
+            Manifest::UvLock | Manifest::PoetryLock => lock.parent().unwrap_or(&self.context),
+        }
     }
 
     /// Makes `made/tree` in the folder `work`.
@@ -366,6 +419,7 @@ impl<'a> Resolver<'a> {
                 installer,
                 target,
             } => {
+                let directory = self.directory_for(*manifest, lock);
                 let exported = work.path().join("requirements.txt");
                 let requirements = if *manifest == Manifest::Requirements {
                     lock
@@ -373,17 +427,25 @@ impl<'a> Resolver<'a> {
                     let (tool, arguments, environment) =
                         python::exporter(*manifest, lock, &exported, &self.variables).await?;
                     self.say(&format!("exporting `{shown}` with {}", tool.name));
-                    let directory = lock.parent().unwrap_or(&self.context);
                     self.run(job, shown, &tool, directory, arguments, environment)
                         .await?;
                     &exported
                 };
-                let read = Requirements::read(requirements, &self.context)?;
-                let arguments = installer.arguments(requirements, read.has_hashes, *target, &tree);
+                let read = Requirements::read(requirements, directory, &self.variables)
+                    .with_context(|| format!("`{shown}` leads to what cannot be installed"))?;
+                let mut arguments =
+                    installer.arguments(requirements, read.has_hashes, *target, &tree);
+                let project = settings::of_project_of_uv(directory);
+                if matches!(installer, Installer::Uv(_))
+                    && !project.is_some_and(|text| text.contains("no-deps"))
+                {
+                    // The user's own settings may say otherwise.
+                    arguments.push("--deps".into());
+                }
                 let environment = installer.environment(&self.variables);
                 let tool = installer.tool();
                 self.say(&resolving(tool));
-                self.run(job, shown, tool, &self.context, arguments, environment)
+                self.run(job, shown, tool, directory, arguments, environment)
                     .await
             }
             Work::Node {
@@ -395,6 +457,13 @@ impl<'a> Resolver<'a> {
                 project.set_up(&folder)?;
                 let arguments = project.arguments(*target);
                 let environment = node::environment(&self.variables);
+                if let Some((package, missing)) = project.lacks(target.machine) {
+                    self.warn(&format!(
+                        "`{package}` has `{missing}` for this target, and the lock does not: npm \
+                         leaves such packages out where it finds those of another machine; without \
+                         node_modules and the old lock, `npm install` makes one for all"
+                    ));
+                }
                 self.say(&resolving(manager));
                 self.run(job, shown, manager, &folder, arguments, environment)
                     .await?;
@@ -422,6 +491,10 @@ impl<'a> Resolver<'a> {
         }
     }
 
+    fn warn(&self, line: &str) {
+        self.places.bars().suspend(|| self.output.warn(line));
+    }
+
     fn say(&self, line: &str) {
         self.places.bars().suspend(|| self.output.note(line));
     }
@@ -441,9 +514,27 @@ impl<'a> Resolver<'a> {
             directory,
             environment,
         };
-        let ended = run.run(&job.secrets, |line| self.say(line)).await?;
+        let lost = OnceLock::new();
+        let show = |line: &str| {
+            if line.contains(node::LOST_A_FILE) {
+                let _ = lost.set(line.to_owned());
+            }
+            self.say(line);
+        };
+        let ended = run.run(&job.secrets, show).await?;
         if ended.status.success() {
-            return Ok(());
+            let Some(line) = lost.into_inner() else {
+                return Ok(());
+            };
+            let error = anyhow::anyhow!("{line}").context(format!(
+                "`{}` could not write every file of a package, and calls that a success",
+                tool.name
+            ));
+            return Err(if is_about_space(&line) {
+                error.hint(FREE_SPACE)
+            } else {
+                error
+            });
         }
         Err(ToolFailed {
             tool: tool.name,

@@ -1,5 +1,6 @@
 //! Packages of Node, by the manager whose lock file is there.
 
+use std::collections::BTreeSet;
 use std::ffi::{OsStr, OsString};
 use std::fs;
 use std::os::unix::fs::symlink;
@@ -9,7 +10,7 @@ use anyhow::{Context as _, Result};
 use serde_json::Value;
 
 use super::python::variables_but;
-use super::secrets::{is_secret_of_npm, without_credentials};
+use super::secrets::{is_secret_of_npm, without_userinfo};
 use super::target::Machine;
 use super::tool::{Tool, ask, find, option, words};
 use crate::diagnostic::Hinted as _;
@@ -42,6 +43,9 @@ pub(crate) struct Project {
     /// Settings of the project: read where they are, for there may be credentials in them.
     settings: Vec<(PathBuf, String)>,
 }
+
+/// How npm warns of a file that it could not write, as when the disk is full. It goes on, and succeeds.
+pub(crate) const LOST_A_FILE: &str = "TAR_ENTRY_ERROR";
 
 /// From which version on a manager can install for another processor.
 const FOREIGN_NPM: (u32, u32) = (10, 3);
@@ -135,6 +139,12 @@ impl Manager {
     }
 }
 
+/// The version of the Node that scripts run in: what they build is for it.
+pub(crate) async fn version_of_node(variables: &Variables, directory: &Path) -> Option<String> {
+    let node = find("node", variables)?;
+    ask(&node, &["--version"], directory, environment(variables)).await
+}
+
 /// npm's version stands beside its program, so that Node need not start for it.
 async fn version_of(program: &Path, variables: &Variables, directory: &Path) -> Option<String> {
     let real = program.canonicalize().ok()?;
@@ -176,7 +186,10 @@ impl Project {
             return Err(anyhow::anyhow!(
                 "`{local}` is a folder of the project and not a package of a registry"
             )
-            .hint("add the folder to a layer of its own: `add = [{ from = …, to = … }]`"));
+            .hint(
+                "publish it, or bundle the function with it (esbuild, ncc) and add the bundle: \
+                 `add = [{ from = \"dist/\", to = … }]`",
+            ));
         }
         let names: &[&str] = match manager {
             Manager::Npm => &[".npmrc"],
@@ -213,7 +226,7 @@ impl Project {
             "pnpm",
             "resolutions",
         ];
-        let mut parts = vec![without_credentials(&self.lock_text).into_bytes()];
+        let mut parts = vec![without_userinfo(&self.lock_text).into_bytes()];
         // A new version number of the function itself is no new dependency.
         for name in DECISIVE.iter().chain(scripts.then_some(&"scripts")) {
             let member = self.package.get(name).unwrap_or(&Value::Null);
@@ -221,12 +234,30 @@ impl Project {
         }
         for (path, text) in &self.settings {
             let name = path.file_name().unwrap_or_default();
-            let lines = text.lines().filter(|line| !is_secret_of_npm(line));
-            let lines: Vec<&str> = lines.collect();
             parts.push(name.as_encoded_bytes().to_vec());
-            parts.push(without_credentials(&lines.join("\n")).into_bytes());
+            parts.push(without_secrets(text).into_bytes());
         }
         parts
+    }
+
+    /// Packages for one machine that a lock of npm lacks: who wants them, and what. They were left out
+    /// by <https://github.com/npm/cli/issues/4828>, and then are missing when the function runs.
+    pub(crate) fn lacks(&self, machine: Machine) -> Option<(String, String)> {
+        let lock: Value = match self.manager {
+            Manager::Npm => serde_json::from_str(&self.lock_text).ok()?,
+            Manager::Pnpm | Manager::Yarn => return None,
+        };
+        let packages = lock["packages"].as_object()?;
+        let names: BTreeSet<&str> = packages.keys().map(|path| name_of(path)).collect();
+        packages.iter().find_map(|(path, package)| {
+            let wanted = package["optionalDependencies"].as_object()?;
+            let missing = wanted.keys().find(|name| {
+                let words: Vec<&str> = name.split(['-', '/', '.', '_']).collect();
+                let is_for_target = words.contains(&"linux") && words.contains(&machine.of_node());
+                is_for_target && !names.contains(name.as_str())
+            })?;
+            Some((name_of(path).to_owned(), missing.clone()))
+        })
     }
 
     /// The texts in which there may be credentials.
@@ -251,10 +282,27 @@ impl Project {
         Ok(())
     }
 
+    /// Whether the project itself has something to say about a setting.
+    fn sets(&self, name: &str) -> bool {
+        self.settings.iter().any(|(_, text)| {
+            let names = text
+                .lines()
+                .filter_map(|line| line.split(['=', '[']).next());
+            names.map(str::trim).any(|found| found == name)
+        })
+    }
+
     /// The arguments for an installation in the folder that was set up.
     pub(crate) fn arguments(&self, target: NodeTarget) -> Vec<OsString> {
         let mut arguments = match self.manager {
-            Manager::Npm => words(["ci", "--omit=dev", "--no-audit", "--no-fund"]),
+            Manager::Npm => words([
+                "ci",
+                "--omit=dev",
+                "--no-audit",
+                "--no-fund",
+                // The usual one: no warning goes unheard.
+                "--loglevel=notice",
+            ]),
             Manager::Pnpm => words([
                 "install",
                 "--frozen-lockfile",
@@ -275,6 +323,11 @@ impl Project {
         if !target.scripts {
             arguments.push("--ignore-scripts".into());
         }
+        if self.manager == Manager::Npm {
+            let settings = USUAL_OF_NPM.iter();
+            let usual = settings.filter(|(name, _)| !self.sets(name));
+            arguments.extend(usual.map(|(name, value)| option(&format!("--{name}"), value)));
+        }
         if self.manager != Manager::Yarn {
             let libc = if target.has_musl { "musl" } else { "glibc" };
             arguments.push(option("--cpu", target.machine.of_node()));
@@ -285,8 +338,23 @@ impl Project {
     }
 }
 
+/// Settings, as they belong to a key.
+pub(crate) fn without_secrets(settings: &str) -> String {
+    let lines = settings.lines().filter(|line| !is_secret_of_npm(line));
+    let lines: Vec<&str> = lines.collect();
+    without_userinfo(&lines.join("\n"))
+}
+
 fn read(path: &Path) -> Result<String> {
-    fs::read_to_string(path).with_context(|| format!("could not read {}", path.display()))
+    let text = fs::read_to_string(path);
+    let text = text.with_context(|| format!("could not read {}", path.display()))?;
+    // The mark that Windows puts at the beginning; Node leaves it out too.
+    Ok(text.strip_prefix('\u{feff}').unwrap_or(&text).to_owned())
+}
+
+/// The name of the package at a path in a lock of npm.
+fn name_of(path: &str) -> &str {
+    path.rsplit("node_modules/").next().unwrap_or(path)
 }
 
 /// The first package of a lock that is a folder of the project.
@@ -299,12 +367,21 @@ fn local_of_npm(lock: &str) -> Result<Option<String>> {
             let is_file = |text: &str| text.starts_with("file:");
             package["link"] == true || package["resolved"].as_str().is_some_and(is_file)
         });
-    Ok(local.map(|(path, _)| {
-        path.rsplit("node_modules/")
-            .next()
-            .unwrap_or(path)
-            .to_owned()
-    }))
+    let local = local.map(|(path, _)| name_of(path).to_owned());
+    Ok(local.or_else(|| local_of_old_npm(&lock)))
+}
+
+/// The same in a lock that npm 6 has written, where packages stand within those that need them.
+fn local_of_old_npm(lock: &Value) -> Option<String> {
+    // serde_json bounds how deep a lock can be.
+    let packages = lock["dependencies"].as_object()?;
+    packages.iter().find_map(|(name, package)| {
+        let version = package["version"].as_str().unwrap_or_default();
+        if version.starts_with("file:") {
+            return Some(name.clone());
+        }
+        local_of_old_npm(package)
+    })
 }
 
 fn local_of_pnpm(lock: &str) -> Option<String> {
@@ -346,11 +423,22 @@ const OF_NPM: [&str; 19] = [
     "userconfig",
 ];
 
+/// Settings that change what is made, and what they usually are. The user's own do not count, for the
+/// same project is to be the same on every machine; the project's do.
+const USUAL_OF_NPM: [(&str, &str); 5] = [
+    ("bin-links", "true"),
+    ("global", "false"),
+    ("include", "prod"),
+    ("install-links", "false"),
+    ("install-strategy", "hoisted"),
+];
+
 /// What a manager finds in its environment.
 pub(crate) fn environment(variables: &Variables) -> Vec<(OsString, OsString)> {
     let mut environment = variables_but(variables, |name| {
         let lower = name.to_ascii_lowercase().replace('_', "-");
-        match lower.strip_prefix("npm-config-") {
+        let settings = ["npm-config-", "pnpm-config-"];
+        match settings.iter().find_map(|start| lower.strip_prefix(start)) {
             Some(setting) => {
                 let of_registry = setting.starts_with("//") || setting.starts_with('@');
                 !of_registry && !OF_NPM.contains(&setting)
@@ -401,6 +489,9 @@ mod tests {
         let npm = r#"{"packages": {"node_modules/a": {"resolved": "file:a.tgz"}}}"#;
         assert_eq!(local_of_npm(npm).unwrap().as_deref(), Some("a"));
         assert_eq!(local_of_npm(r#"{"packages": {"": {}}}"#).unwrap(), None);
+        let npm = r#"{"lockfileVersion": 1, "dependencies": {"a": {"version": "1.0.0",
+            "dependencies": {"b": {"version": "file:../b"}}}}}"#;
+        assert_eq!(local_of_npm(npm).unwrap().as_deref(), Some("b"));
         assert!(local_of_npm("lock").is_err());
         let pnpm = "importers:\n  .:\n    dependencies:\n      b:\n        version: link:../b\n";
         assert_eq!(local_of_pnpm(pnpm).as_deref(), Some("link:../b"));
@@ -446,6 +537,29 @@ mod tests {
     }
 
     #[test]
+    fn settings_of_the_project_count_and_those_of_the_user_do_not() {
+        let folder = tempfile::tempdir().unwrap();
+        let at = |name: &str| folder.path().join(name);
+        fs::write(at("package.json"), "\u{feff}{}").unwrap();
+        fs::write(at("package-lock.json"), r#"{"packages": {}}"#).unwrap();
+        fs::write(at(".npmrc"), "bin-links = false\ninclude[]=peer\n").unwrap();
+        let project = Project::read(&at("package-lock.json")).unwrap();
+        let arguments = project.arguments(NodeTarget {
+            machine: Machine::Aarch64,
+            has_musl: false,
+            scripts: false,
+        });
+        assert!(arguments.contains(&"--install-strategy=hoisted".into()));
+        let texts = arguments.iter().map(|argument| argument.to_str().unwrap());
+        let own = ["--bin-links", "--include"];
+        assert!(
+            !texts
+                .clone()
+                .any(|text| own.iter().any(|own| text.starts_with(own)))
+        );
+    }
+
+    #[test]
     fn settings_that_change_the_tree_are_left_out() {
         let variables = Variables::of([
             ("npm_config_registry", "https://h/"),
@@ -453,6 +567,7 @@ mod tests {
             ("npm_config_//h/:_authToken", "t"),
             ("npm_config_omit", "optional"),
             ("NPM_CONFIG_PREFIX", "/p"),
+            ("pnpm_config_node_linker", "isolated"),
             ("npm_lifecycle_event", "build"),
             ("HOME", "/h"),
         ]);

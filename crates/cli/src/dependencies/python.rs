@@ -5,7 +5,7 @@ use std::path::{Path, PathBuf};
 
 use anyhow::{Context as _, Result};
 
-use super::secrets::without_credentials;
+use super::secrets::without_userinfo;
 use super::target::{Glibc, Machine, PythonVersion, wheel_platforms};
 use super::tool::{Tool, ask, find, option, words};
 use crate::diagnostic::Hinted as _;
@@ -226,7 +226,8 @@ pub(crate) async fn exporter(
                 "export",
                 "--quiet",
                 "--frozen",
-                "--no-dev",
+                // `dev` is one of them.
+                "--no-default-groups",
                 "--no-emit-project",
                 "--format=requirements-txt",
             ]);
@@ -259,26 +260,51 @@ const OF_PIP: [&str; 17] = [
     "PIP_USE_FEATURE",
 ];
 
-/// Variables for uv that would change what is made, or where.
-const NOT_OF_UV: [&str; 14] = [
-    "UV_BUILD_CONSTRAINT",
-    "UV_COMPILE_BYTECODE",
-    "UV_CONSTRAINT",
-    "UV_FROZEN",
-    "UV_LINK_MODE",
-    "UV_LOCKED",
-    "UV_NO_BINARY",
-    "UV_NO_BINARY_PACKAGE",
-    "UV_NO_DEPS",
-    "UV_OVERRIDE",
-    "UV_PROJECT",
-    "UV_REQUIRE_HASHES",
-    "UV_TORCH_BACKEND",
-    "UV_WORKING_DIRECTORY",
+/// Variables for uv of the same kind, besides those that begin with `UV_INDEX`. Others, such as
+/// `UV_NO_BINARY` and `UV_OVERRIDE`, would change what is made.
+const OF_UV: [&str; 38] = [
+    "UV_AZURE_ENDPOINT_URL",
+    "UV_CACHE_DIR",
+    "UV_CONCURRENT_DOWNLOADS",
+    "UV_CONCURRENT_INSTALLS",
+    "UV_CONFIG_FILE",
+    "UV_CREDENTIALS_DIR",
+    "UV_DEFAULT_INDEX",
+    "UV_EXCLUDE_NEWER",
+    "UV_EXTRA_INDEX_URL",
+    "UV_FIND_LINKS",
+    "UV_GCS_ENDPOINT_URL",
+    "UV_HTTP_CONNECT_TIMEOUT",
+    "UV_HTTP_RETRIES",
+    "UV_HTTP_TIMEOUT",
+    "UV_INSECURE_HOST",
+    "UV_INSECURE_NO_ZIP_VALIDATION",
+    "UV_KEYRING_PROVIDER",
+    "UV_LOCK_TIMEOUT",
+    "UV_MANAGED_PYTHON",
+    "UV_NATIVE_TLS",
+    "UV_NO_CACHE",
+    "UV_NO_CONFIG",
+    "UV_NO_INDEX",
+    "UV_NO_MANAGED_PYTHON",
+    "UV_OFFLINE",
+    "UV_PRERELEASE",
+    "UV_PYTHON",
+    "UV_PYTHON_DOWNLOADS",
+    "UV_PYTHON_DOWNLOADS_JSON_URL",
+    "UV_PYTHON_INSTALL_DIR",
+    "UV_PYTHON_INSTALL_MIRROR",
+    "UV_PYTHON_PREFERENCE",
+    "UV_REQUEST_TIMEOUT",
+    "UV_RESOLUTION",
+    "UV_S3_ENDPOINT_URL",
+    "UV_STACK_SIZE",
+    "UV_SYSTEM_CERTS",
+    "UV_SYSTEM_PYTHON",
 ];
 
 /// Variables that decide which packages are found.
-const DECISIVE: [&str; 16] = [
+const DECISIVE: [&str; 17] = [
     "PIP_EXTRA_INDEX_URL",
     "PIP_FIND_LINKS",
     "PIP_INDEX_URL",
@@ -291,6 +317,7 @@ const DECISIVE: [&str; 16] = [
     "UV_INDEX",
     "UV_INDEX_STRATEGY",
     "UV_INDEX_URL",
+    "UV_NO_CONFIG",
     "UV_NO_INDEX",
     "UV_PRERELEASE",
     "UV_RESOLUTION",
@@ -301,7 +328,7 @@ const DECISIVE: [&str; 16] = [
 pub(crate) fn decisive(variables: &Variables) -> String {
     let set = DECISIVE.iter().filter_map(|name| {
         let value = variables.get(name)?.to_string_lossy();
-        Some(format!("{name}={}\n", without_credentials(&value)))
+        Some(format!("{name}={}\n", without_userinfo(&value)))
     });
     set.collect()
 }
@@ -310,15 +337,18 @@ fn environment_of_pip(variables: &Variables) -> Vec<(OsString, OsString)> {
     let mut environment = variables_but(variables, |name| {
         name.starts_with("PIP_") && !OF_PIP.contains(&name)
     });
-    // pip.conf may say otherwise, and pip then refuses a target.
+    // pip.conf may say otherwise: pip then refuses a target, or leaves half of the packages out.
     environment.push(("PIP_USER".into(), "0".into()));
+    environment.push(("PIP_NO_DEPS".into(), "0".into()));
     environment.push(("PIP_REQUIRE_VIRTUALENV".into(), "0".into()));
     environment.push(("PIP_ROOT_USER_ACTION".into(), "ignore".into()));
     environment
 }
 
 fn environment_of_uv(variables: &Variables) -> Vec<(OsString, OsString)> {
-    variables_but(variables, |name| NOT_OF_UV.contains(&name))
+    variables_but(variables, |name| {
+        name.starts_with("UV_") && !name.starts_with("UV_INDEX") && !OF_UV.contains(&name)
+    })
 }
 
 /// All variables but those that `leaves` names.
@@ -391,7 +421,9 @@ mod tests {
         let variables = Variables::of([
             ("PIP_INDEX_URL", "https://me:secret@host/simple"),
             ("PIP_TARGET", "/elsewhere"),
+            ("UV_INDEX_TEAM_PASSWORD", "secret"),
             ("UV_NO_BINARY", "1"),
+            ("UV_DEV", "1"),
             ("HOME", "/home/me"),
         ]);
         assert_eq!(
@@ -405,7 +437,16 @@ mod tests {
         let pip = names(environment_of_pip(&variables));
         assert!(pip.contains(&"PIP_INDEX_URL".into()) && pip.contains(&"HOME".into()));
         assert!(!pip.contains(&"PIP_TARGET".into()));
-        assert!(!names(environment_of_uv(&variables)).contains(&"UV_NO_BINARY".into()));
+        let uv = names(environment_of_uv(&variables));
+        assert_eq!(
+            uv,
+            [
+                "HOME",
+                "PIP_INDEX_URL",
+                "PIP_TARGET",
+                "UV_INDEX_TEAM_PASSWORD"
+            ]
+        );
     }
 
     #[test]

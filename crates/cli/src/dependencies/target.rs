@@ -3,33 +3,11 @@
 use std::fmt;
 use std::str::FromStr;
 
-use tierce_image::BaseImage;
-use tierce_oci::{Platform, Reference};
+use tierce_lambda::GlibcVersion;
+pub(crate) use tierce_lambda::PythonVersion;
+use tierce_oci::Platform;
 
-/// A minor version of Python 3.
-#[derive(Debug, Clone, Copy, PartialEq, Eq, PartialOrd, Ord)]
-pub(crate) struct PythonVersion {
-    pub(crate) minor: u32,
-}
-
-impl fmt::Display for PythonVersion {
-    fn fmt(&self, formatter: &mut fmt::Formatter<'_>) -> fmt::Result {
-        write!(formatter, "3.{}", self.minor)
-    }
-}
-
-impl FromStr for PythonVersion {
-    type Err = String;
-
-    fn from_str(text: &str) -> Result<Self, String> {
-        let minor = minor_after("3.", text);
-        minor
-            .map(|minor| Self { minor })
-            .ok_or_else(|| format!("`{text}` is not a version of Python 3, such as `3.13`"))
-    }
-}
-
-/// A version of glibc.
+/// A version of glibc that wheels are chosen by.
 #[derive(Debug, Clone, Copy, PartialEq, Eq, PartialOrd, Ord)]
 pub(crate) struct Glibc {
     pub(crate) minor: u32,
@@ -38,8 +16,18 @@ pub(crate) struct Glibc {
 impl Glibc {
     /// What every wheel of today's Linux asks for at most, when nothing is known of the base.
     pub(crate) const OLDEST: Self = Self { minor: 17 };
-    const AMAZON_LINUX_2: Self = Self { minor: 26 };
-    const AMAZON_LINUX_2023: Self = Self { minor: 34 };
+
+    /// That of a base.
+    pub(crate) fn of(version: GlibcVersion) -> Self {
+        Self {
+            minor: version.minor,
+        }
+    }
+
+    /// The release.
+    pub(crate) fn version(self) -> GlibcVersion {
+        GlibcVersion::new(2, self.minor)
+    }
 
     /// The version that wheels are chosen by: the highest of those that uv has a name for and that
     /// is not above this one. pip could be told of more, and would then take other wheels than uv.
@@ -60,28 +48,15 @@ impl FromStr for Glibc {
     type Err = String;
 
     fn from_str(text: &str) -> Result<Self, String> {
-        match minor_after("2.", text) {
-            Some(minor) if minor >= Self::OLDEST.minor => Ok(Self { minor }),
-            Some(_) => Err(format!(
+        let version: GlibcVersion = text.parse()?;
+        if version < GlibcVersion::new(2, Self::OLDEST.minor) {
+            return Err(format!(
                 "there are no wheels for glibc {text}: they begin with {}",
                 Self::OLDEST
-            )),
-            None => Err(format!(
-                "`{text}` is not a version of glibc, such as `2.34`"
-            )),
+            ));
         }
+        Ok(Self::of(version))
     }
-}
-
-/// The minor version in texts such as `3.12`, `3.12.4`, `3.12-arm64`.
-fn minor_after(major: &str, text: &str) -> Option<u32> {
-    let rest = text.strip_prefix(major)?;
-    let end = rest
-        .find(|letter: char| !letter.is_ascii_digit())
-        .unwrap_or(rest.len());
-    let (digits, rest) = rest.split_at(end);
-    let ends = rest.is_empty() || rest.starts_with(['.', '-']);
-    digits.parse().ok().filter(|_| ends && digits.len() <= 3)
 }
 
 /// A processor that dependencies are known for.
@@ -150,99 +125,6 @@ pub(crate) fn wheel_platforms(machine: Machine, glibc: Glibc) -> Vec<String> {
     tags
 }
 
-/// What a base is known to have without any of its layers being read.
-#[derive(Debug, Clone, Copy, PartialEq, Eq, Default)]
-pub(crate) struct BaseFacts {
-    pub(crate) python: Option<PythonVersion>,
-    pub(crate) libc: Option<Libc>,
-}
-
-/// The C library of a base.
-#[derive(Debug, Clone, Copy, PartialEq, Eq)]
-pub(crate) enum Libc {
-    Glibc(Glibc),
-    Musl,
-}
-
-impl BaseFacts {
-    /// Of the base's own name, of the variable that Docker's images of Python set, and of the name of
-    /// what the base itself was built on.
-    pub(crate) fn of(base: &BaseImage) -> Self {
-        let config = base.image.config();
-        let mut facts = base.name.as_ref().map(Self::of_name).unwrap_or_default();
-        let version = config
-            .env
-            .iter()
-            .find_map(|variable| variable.strip_prefix("PYTHON_VERSION=")?.parse().ok());
-        facts.python = facts.python.or(version);
-        let below = config.labels.get("org.opencontainers.image.base.name");
-        if let Some(below) = below.and_then(|name| name.parse().ok()) {
-            let below = Self::of_name(&below);
-            facts.python = facts.python.or(below.python);
-            facts.libc = facts.libc.or(below.libc);
-        }
-        facts
-    }
-
-    /// Of names such as `public.ecr.aws/lambda/python:3.12`, in copies of the repository too.
-    fn of_name(name: &Reference) -> Self {
-        let path = name.repository.path.as_str();
-        let tag = name
-            .tag
-            .as_ref()
-            .map(ToString::to_string)
-            .unwrap_or_default();
-        let (folder, last) = path.rsplit_once('/').unwrap_or(("", path));
-        let of_lambda = last
-            .strip_prefix("aws-lambda-")
-            .or_else(|| (folder == "lambda" || folder.ends_with("/lambda")).then_some(last));
-        match of_lambda {
-            Some("python") => {
-                let python: Option<PythonVersion> = tag.parse().ok();
-                let glibc = |python: PythonVersion| {
-                    if python.minor >= 12 {
-                        Glibc::AMAZON_LINUX_2023
-                    } else {
-                        Glibc::AMAZON_LINUX_2
-                    }
-                };
-                Self {
-                    python,
-                    libc: python.map(|python| Libc::Glibc(glibc(python))),
-                }
-            }
-            Some("provided") => {
-                let release = tag.split(['.', '-']).next().unwrap_or_default();
-                let glibc = match release {
-                    "al2" => Some(Glibc::AMAZON_LINUX_2),
-                    "al2023" | "latest" => Some(Glibc::AMAZON_LINUX_2023),
-                    _ => None,
-                };
-                Self {
-                    python: None,
-                    libc: glibc.map(Libc::Glibc),
-                }
-            }
-            None if last == "python" => Self {
-                python: tag.parse().ok(),
-                libc: libc_of_release(&tag),
-            },
-            _ => Self::default(),
-        }
-    }
-}
-
-/// The C library of the distribution that a tag such as `3.12-slim-bookworm` names.
-fn libc_of_release(tag: &str) -> Option<Libc> {
-    tag.split('-').skip(1).find_map(|word| match word {
-        "bullseye" => Some(Libc::Glibc(Glibc { minor: 31 })),
-        "bookworm" => Some(Libc::Glibc(Glibc { minor: 36 })),
-        "trixie" => Some(Libc::Glibc(Glibc { minor: 41 })),
-        _ if word.starts_with("alpine") => Some(Libc::Musl),
-        _ => None,
-    })
-}
-
 #[cfg(test)]
 mod tests {
     use super::*;
@@ -271,22 +153,7 @@ mod tests {
     }
 
     #[test]
-    fn versions_are_read_as_people_write_them() {
-        for (text, minor) in [
-            ("3.12", Some(12)),
-            ("3.9.18", Some(9)),
-            ("3.15-preview", Some(15)),
-            ("3.12.2024.05.01.10-x86_64", Some(12)),
-            ("3", None),
-            ("3.", None),
-            ("3.x", None),
-            ("3.12rc1", None),
-            ("2.7", None),
-            ("latest", None),
-        ] {
-            let version = text.parse::<PythonVersion>().ok();
-            assert_eq!(version.map(|version| version.minor), minor, "{text}");
-        }
+    fn a_glibc_without_wheels_is_refused() {
         assert_eq!("2.34".parse::<Glibc>().unwrap().to_string(), "2.34");
         assert!("2.5".parse::<Glibc>().unwrap_err().contains("begin with"));
         assert!(
@@ -295,43 +162,5 @@ mod tests {
                 .unwrap_err()
                 .contains("not a version")
         );
-    }
-
-    #[test]
-    fn names_of_bases_tell_python_and_glibc() {
-        let glibc = |minor| Some(Libc::Glibc(Glibc { minor }));
-        for (name, python, libc) in [
-            ("public.ecr.aws/lambda/python:3.12", Some(12), glibc(34)),
-            (
-                "public.ecr.aws/lambda/python:3.11-arm64",
-                Some(11),
-                glibc(26),
-            ),
-            ("amazon/aws-lambda-python:3.13", Some(13), glibc(34)),
-            (
-                "registry.example/mirror/lambda/python:3.9",
-                Some(9),
-                glibc(26),
-            ),
-            (
-                "public.ecr.aws/lambda/provided:al2023-arm64",
-                None,
-                glibc(34),
-            ),
-            (
-                "public.ecr.aws/lambda/provided:al2.2024.01.01",
-                None,
-                glibc(26),
-            ),
-            ("public.ecr.aws/lambda/python:latest", None, None),
-            ("python:3.12", Some(12), None),
-            ("python:3.12-slim-bookworm", Some(12), glibc(36)),
-            ("python:3.12-alpine3.20", Some(12), Some(Libc::Musl)),
-            ("registry.example/team/function:3.12", None, None),
-        ] {
-            let facts = BaseFacts::of_name(&name.parse().unwrap());
-            assert_eq!(facts.python.map(|python| python.minor), python, "{name}");
-            assert_eq!(facts.libc, libc, "{name}");
-        }
     }
 }

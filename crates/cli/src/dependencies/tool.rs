@@ -1,16 +1,18 @@
 //! Running other people's tools: without a shell, with what they say shown and kept, and nothing
-//! secret in it.
+//! secret in it; and never longer than tierce itself runs.
 
 use std::collections::VecDeque;
 use std::ffi::{OsStr, OsString};
+use std::io::{self, PipeWriter, Write as _};
 use std::os::unix::fs::PermissionsExt as _;
 use std::path::{Path, PathBuf};
 use std::process::{ExitStatus, Stdio};
 
 use anyhow::{Context as _, Result};
+use rustix::process::{Pid, Signal, kill_process_group};
 use tokio::io::{AsyncBufReadExt as _, BufReader};
 use tokio::net::unix::pipe;
-use tokio::process::Command;
+use tokio::process::{Child, Command};
 
 use super::secrets::Secrets;
 use crate::environment::Variables;
@@ -94,12 +96,21 @@ pub(crate) async fn ask(
     output.status.success().then(|| text.trim().to_owned())
 }
 
+/// Has git and ssh fail where they would ask: the terminal belongs to tierce's process group, and a
+/// tool that reads from it would be stopped, for ever.
+const NOBODY_ANSWERS: [(&str, &str); 3] = [
+    ("GIT_TERMINAL_PROMPT", "0"),
+    ("SSH_ASKPASS", "false"),
+    ("SSH_ASKPASS_REQUIRE", "force"),
+];
+
 fn command(program: &Path, directory: &Path, environment: Vec<(OsString, OsString)>) -> Command {
     let mut command = Command::new(program);
     command
         .current_dir(directory)
         .env_clear()
         .envs(environment)
+        .envs(NOBODY_ANSWERS)
         .stdin(Stdio::null())
         // Nobody waits for what it does when the build has ended.
         .kill_on_drop(true);
@@ -108,26 +119,82 @@ fn command(program: &Path, directory: &Path, environment: Vec<(OsString, OsStrin
 
 impl Run<'_> {
     /// Runs it to its end. Each line that it says goes to `show`, without secrets. Dropping the
-    /// future ends the tool.
+    /// future ends the tool, and so does the end of tierce, whatever that is.
     pub(crate) async fn run(self, secrets: &Secrets, show: impl Fn(&str)) -> Result<Ended> {
         let name = self.tool.name;
         let context = || format!("could not start {name}");
         // One pipe for both, so that everything stays in its order.
-        let (said, stdout) = std::io::pipe().with_context(context)?;
+        let (said, stdout) = io::pipe().with_context(context)?;
         let stderr = stdout.try_clone().with_context(context)?;
         let said = pipe::Receiver::from_owned_fd(said.into()).with_context(context)?;
         let mut child = command(&self.tool.program, self.directory, self.environment)
             .args(self.arguments)
             .stdout(stdout)
             .stderr(stderr)
+            .process_group(0)
             .spawn()
             .with_context(context)?;
-        let (last_lines, status) = tokio::join!(follow(said, secrets, &show), child.wait());
+        let group = Group::of(&child);
+        let end = async {
+            let status = child.wait().await;
+            // What it left running may hold the pipe open.
+            drop(group);
+            status
+        };
+        let (last_lines, status) = tokio::join!(follow(said, secrets, &show), end);
         let status = status.with_context(|| format!("could not wait for {name}"))?;
         Ok(Ended {
             status,
             last_lines: last_lines.into(),
         })
+    }
+}
+
+/// A tool and all that it has started, which end when this is dropped or tierce is gone.
+struct Group {
+    leader: Option<Pid>,
+    /// Somebody waits for its end; a line in it says that there is nothing left to do.
+    watch: Option<PipeWriter>,
+}
+
+/// Ends the group that is its argument when its stdin ends before a line. Nobody can do that for
+/// itself who is killed.
+const WATCH: &str = "read -r done || kill -s KILL -- \"-$1\"";
+
+impl Group {
+    /// Of a child that leads a process group.
+    fn of(child: &Child) -> Self {
+        let leader = child.id().and_then(|id| Pid::from_raw(id.cast_signed()));
+        Self {
+            leader,
+            watch: leader.and_then(|leader| Self::watch(leader).ok()),
+        }
+    }
+
+    /// Has the group watched. Without, it is ended by tierce alone, if it can.
+    fn watch(leader: Pid) -> io::Result<PipeWriter> {
+        let (end, watch) = io::pipe()?;
+        Command::new("/bin/sh")
+            .args(["-c", WATCH, "sh", &leader.to_string()])
+            .env_clear()
+            .stdin(end)
+            .stdout(Stdio::null())
+            .stderr(Stdio::null())
+            // What a terminal ends does not end this.
+            .process_group(0)
+            .spawn()?;
+        Ok(watch)
+    }
+}
+
+impl Drop for Group {
+    fn drop(&mut self) {
+        if let Some(leader) = self.leader {
+            let _ = kill_process_group(leader, Signal::KILL);
+        }
+        if let Some(watch) = &mut self.watch {
+            let _ = watch.write_all(b"done\n");
+        }
     }
 }
 

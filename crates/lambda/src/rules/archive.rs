@@ -1,9 +1,11 @@
 //! What the archives of the layers are like.
 
+use std::borrow::Cow;
 use std::collections::BTreeSet;
+use std::ops::Bound;
 
 use crate::bases::RUNTIME_ROOT;
-use crate::facts::{EntryFacts, EntryKind, parent_of};
+use crate::facts::{EntryFacts, EntryKind, LayerFacts, parent_of};
 use crate::finding::{Evidence, Report, Rule, Scope, Severity};
 use crate::limits;
 use crate::subject::Subject;
@@ -33,7 +35,7 @@ pub(super) static PARENT_IN_LOWER_LAYER: Rule = Rule {
 /// which a lower layer has it. Of each directory the first such entry is named.
 fn orphans(subject: &Subject<'_>, report: &mut Report<'_>, in_lower_layer: bool) {
     let mut lower: BTreeSet<&[u8]> = BTreeSet::new();
-    for (number, layer) in subject.layers.iter().enumerate() {
+    for (number, layer) in subject.layers() {
         let mut here: BTreeSet<&[u8]> = BTreeSet::new();
         let mut named: BTreeSet<&[u8]> = BTreeSet::new();
         let directories: BTreeSet<&[u8]> = layer
@@ -44,10 +46,28 @@ fn orphans(subject: &Subject<'_>, report: &mut Report<'_>, in_lower_layer: bool)
             .collect();
         for entry in &layer.entries {
             let path = entry.path.as_bytes();
+            if entry.kind == EntryKind::Whiteout {
+                lower.remove(path);
+                let within = [path, b"/"].concat();
+                let gone: Vec<&[u8]> = lower
+                    .range::<[u8], _>((Bound::Included(within.as_slice()), Bound::Unbounded))
+                    .copied()
+                    .take_while(|known| known.starts_with(&within))
+                    .collect();
+                for directory in gone {
+                    lower.remove(directory);
+                }
+            }
+            // The way may lead over links, as from `lib` to `usr/lib`.
+            let is_in_lower = |parent: &[u8]| {
+                let real = subject.tree.follow(parent);
+                lower.contains(parent) || real.is_some_and(|real| lower.contains(real.as_slice()))
+            };
             if let Some(parent) = parent_of(path)
                 && !here.contains(parent)
                 && !is_deletion(entry)
-                && lower.contains(parent) == in_lower_layer
+                && is_in_lower(parent) == in_lower_layer
+                && (in_lower_layer || !subject.is_partly_unknown())
                 && named.insert(parent)
             {
                 let comes_later = directories.contains(parent);
@@ -72,6 +92,11 @@ fn orphans(subject: &Subject<'_>, report: &mut Report<'_>, in_lower_layer: bool)
     }
 }
 
+fn is_below(path: &[u8], directory: &[u8]) -> bool {
+    let rest = path.strip_prefix(directory);
+    rest.is_some_and(|rest| rest.starts_with(b"/"))
+}
+
 fn is_deletion(entry: &EntryFacts) -> bool {
     matches!(entry.kind, EntryKind::Whiteout | EntryKind::Opaque)
 }
@@ -84,7 +109,7 @@ pub(super) static DUPLICATE_ENTRY: Rule = Rule {
     why: "the image specification forbids two entries for one path in a layer",
     fix: "write the archive with one entry for each path",
     check: |subject, report| {
-        for (number, layer) in subject.layers.iter().enumerate() {
+        for (number, layer) in subject.layers() {
             let mut seen = BTreeSet::new();
             for entry in layer.entries.iter().filter(|entry| !is_deletion(entry)) {
                 if !seen.insert(entry.path.as_bytes()) {
@@ -107,18 +132,33 @@ pub(super) static BROKEN_HARDLINK: Rule = Rule {
     why: "nothing can be linked to a file that is not there yet",
     fix: "write the file before its links, or as a file in each place",
     check: |subject, report| {
-        let mut files: BTreeSet<&[u8]> = BTreeSet::new();
-        for (number, layer) in subject.layers.iter().enumerate() {
+        let is_link = |entry: &EntryFacts| matches!(entry.kind, EntryKind::Hardlink(_));
+        let has_link = |(_, layer): (usize, &LayerFacts)| layer.entries.iter().any(is_link);
+        if subject.is_partly_unknown() || !subject.layers().any(has_link) {
+            return;
+        }
+        // Each by the path as written and by that which links lead to.
+        let mut files: BTreeSet<Cow<'_, [u8]>> = BTreeSet::new();
+        for (number, layer) in subject.layers() {
             for entry in &layer.entries {
-                if let EntryKind::Hardlink(target) = &entry.kind
-                    && !files.contains(target.as_bytes())
-                    && subject.tree.find(target.as_bytes()).is_none()
-                {
-                    let what = format!("a hardlink to /{target}, which does not come before it");
-                    report.path(number, entry.path.as_bytes(), what);
+                let path = entry.path.as_bytes();
+                if let EntryKind::Hardlink(target) = &entry.kind {
+                    let real = subject.tree.place_of(target.as_bytes());
+                    let is_there = files.contains(target.as_bytes())
+                        || real.is_some_and(|real| files.contains(real.as_slice()));
+                    if !is_there {
+                        let what =
+                            format!("a hardlink to /{target}, which does not come before it");
+                        report.path(number, path, what);
+                    }
                 }
-                if !is_deletion(entry) {
-                    files.insert(entry.path.as_bytes());
+                if !is_deletion(entry) && entry.kind != EntryKind::Directory {
+                    if let Some(real) = subject.tree.place_of(path)
+                        && real != path
+                    {
+                        files.insert(real.into());
+                    }
+                    files.insert(path.into());
                 }
             }
         }
@@ -133,7 +173,7 @@ pub(super) static HARDLINK: Rule = Rule {
     why: "Lambda is said to refuse some layers with hardlinks, and takes most",
     fix: "nothing, as long as Lambda takes it; `tierce build` writes copies",
     check: |subject, report| {
-        for (number, layer) in subject.layers.iter().enumerate() {
+        for (number, layer) in subject.layers() {
             let is_link = |entry: &&EntryFacts| matches!(entry.kind, EntryKind::Hardlink(_));
             let count = layer.entries.iter().filter(is_link).count();
             if let Some(first) = layer.entries.iter().find(is_link) {
@@ -155,7 +195,7 @@ pub(super) static SPECIAL_FILE: Rule = Rule {
     why: "it is not known what Lambda makes of entries that are no files, directories or links",
     fix: "leave it out",
     check: |subject, report| {
-        for (number, layer) in subject.layers.iter().enumerate() {
+        for (number, layer) in subject.layers() {
             for entry in &layer.entries {
                 if let EntryKind::Other(kind) = &entry.kind {
                     report.path(number, entry.path.as_bytes(), format!("a {kind}"));
@@ -174,23 +214,12 @@ pub(super) static UNREADABLE_FILE: Rule = Rule {
           not there for them",
     fix: "give others the right to read (`chmod -R o+rX`); `tierce build` does",
     check: |subject, report| {
-        // Bases keep files from others too, such as /etc/shadow: what counts is the function's.
-        let mut directories = subject.function_directories();
-        directories.insert(RUNTIME_ROOT.trim_start_matches('/').as_bytes().to_owned());
-        let mut above = BTreeSet::new();
-        for directory in &directories {
-            let parents = std::iter::successors(Some(directory.as_slice()), |path| parent_of(path));
-            above.extend(parents.map(<[u8]>::to_vec));
-        }
+        let readable = Readable::of(subject);
         let mut closed: BTreeSet<&[u8]> = BTreeSet::new();
         for (path, node) in subject.tree.all() {
-            let is_within = directories.iter().any(|directory| {
-                path.strip_prefix(directory.as_slice())
-                    .is_some_and(|rest| rest.first().is_none_or(|&byte| byte == b'/'))
-            });
             let behind = std::iter::successors(parent_of(path), |path| parent_of(path))
                 .any(|directory| closed.contains(directory));
-            if (!is_within && !above.contains(path)) || behind {
+            if !readable.contains(path) || behind {
                 continue;
             }
             let needed = match node.entry.kind {
@@ -208,6 +237,31 @@ pub(super) static UNREADABLE_FILE: Rule = Rule {
         }
     },
 };
+
+/// The paths that a function must be able to read: its directories, and the way to them. Bases keep
+/// files from others too, such as `/etc/shadow`.
+pub(super) struct Readable {
+    directories: BTreeSet<Vec<u8>>,
+    above: BTreeSet<Vec<u8>>,
+}
+
+impl Readable {
+    pub(super) fn of(subject: &Subject<'_>) -> Self {
+        let mut directories = subject.function_directories();
+        directories.insert(RUNTIME_ROOT.trim_start_matches('/').as_bytes().to_owned());
+        let mut above = BTreeSet::new();
+        for directory in &directories {
+            let parents = std::iter::successors(Some(directory.as_slice()), |path| parent_of(path));
+            above.extend(parents.map(<[u8]>::to_vec));
+        }
+        Self { directories, above }
+    }
+
+    pub(super) fn contains(&self, path: &[u8]) -> bool {
+        let mut directories = self.directories.iter();
+        self.above.contains(path) || directories.any(|directory| is_below(path, directory))
+    }
+}
 
 /// What Lambda's user may do with a file.
 pub(super) fn permissions(entry: &EntryFacts) -> u32 {

@@ -1,6 +1,6 @@
 //! What manifest and layers are as documents and blobs.
 
-use tierce_oci::{Compression, MediaType};
+use tierce_oci::{Compression, ImageFormat, MediaType};
 
 use crate::facts::Packing;
 use crate::finding::{Evidence, Report, Rule, Scope, Severity};
@@ -69,7 +69,7 @@ pub(super) static MISLABELLED_LAYER: Rule = Rule {
     why: "whoever believes the media type cannot unpack the layer",
     fix: "write the image anew with media types that fit the blobs",
     check: |subject, report| {
-        for (number, (layer, facts)) in layers(subject).enumerate() {
+        for (number, layer, facts) in layers(subject) {
             if let MediaType::Layer(_, stated) = layer.descriptor.media_type
                 && stated != compression(facts.packing)
             {
@@ -97,7 +97,15 @@ pub(super) static UNCOMPRESSED_LAYER: Rule = Rule {
     scope: Scope::Lambda,
     why: "Lambda is reported to refuse them in Docker's format (`UnsupportedImageLayerDetected`)",
     fix: "compress it with gzip: `tierce build` does",
-    check: |subject, report| packed(subject, report, Packing::None, "is not compressed"),
+    check: |subject, report| {
+        for (number, layer, facts) in layers(subject) {
+            // In OCI's format they are reported to work.
+            let is_docker = layer.descriptor.media_type.format() == Some(ImageFormat::DockerV2S2);
+            if is_docker && facts.packing == Packing::None {
+                report.layer(number, "the layer is not compressed");
+            }
+        }
+    },
 };
 
 pub(super) static ZSTD_LAYER: Rule = Rule {
@@ -107,16 +115,14 @@ pub(super) static ZSTD_LAYER: Rule = Rule {
     scope: Scope::Lambda,
     why: "nobody has said that Lambda takes zstd",
     fix: "compress it with gzip: leave `compression` as it is by default",
-    check: |subject, report| packed(subject, report, Packing::Zstd, "is compressed with zstd"),
-};
-
-fn packed(subject: &Subject<'_>, report: &mut Report<'_>, packing: Packing, what: &str) {
-    for (number, layer) in subject.layers.iter().enumerate() {
-        if layer.packing == packing {
-            report.layer(number, format!("the layer {what}"));
+    check: |subject, report| {
+        for (number, layer) in subject.layers() {
+            if layer.packing == Packing::Zstd {
+                report.layer(number, "the layer is compressed with zstd");
+            }
         }
-    }
-}
+    },
+};
 
 pub(super) static UNCOMPRESSED_SIZE: Rule = Rule {
     name: "uncompressed-size",
@@ -126,7 +132,7 @@ pub(super) static UNCOMPRESSED_SIZE: Rule = Rule {
     why: "all layers together may have 10 GiB when unpacked, what later ones delete included",
     fix: "leave files out; a file that a later layer deletes still counts",
     check: |subject, report| {
-        let total = subject.layers.iter().fold(0_u64, |sum, layer| {
+        let total = subject.layers().fold(0_u64, |sum, (_, layer)| {
             sum.saturating_add(layer.uncompressed_size)
         });
         if total > limits::UNCOMPRESSED_SIZE {
@@ -147,7 +153,7 @@ pub(super) static TOO_MANY_LAYERS: Rule = Rule {
     why: "more than 127 layers are reported to be refused",
     fix: "join layers",
     check: |subject, report| {
-        let count = subject.layers.len();
+        let count = subject.image.layers().len();
         if count > limits::TOO_MANY_LAYERS {
             report.image(format!("{count} layers"));
         }
@@ -162,7 +168,7 @@ pub(super) static MANY_LAYERS: Rule = Rule {
     why: "what Lambda and ECR allow is not documented; more than 127 are reported to be refused",
     fix: "join layers",
     check: |subject, report| {
-        let count = subject.layers.len();
+        let count = subject.image.layers().len();
         if count > limits::MANY_LAYERS && count <= limits::TOO_MANY_LAYERS {
             report.image(format!("{count} layers"));
         }
@@ -184,10 +190,13 @@ pub(super) static MANIFEST_SIZE: Rule = Rule {
     },
 };
 
+/// The layers whose facts are known.
 fn layers<'a>(
     subject: &Subject<'a>,
-) -> impl Iterator<Item = (&'a tierce_image::Layer, &'a crate::facts::LayerFacts)> {
-    subject.image.layers().iter().zip(subject.layers)
+) -> impl Iterator<Item = (usize, &'a tierce_image::Layer, &'a crate::facts::LayerFacts)> {
+    let image = subject.image.layers();
+    let with_layer = move |(number, facts)| Some((number, image.get(number)?, facts));
+    subject.layers().filter_map(with_layer)
 }
 
 fn compression(packing: Packing) -> Compression {

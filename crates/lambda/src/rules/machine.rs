@@ -17,6 +17,11 @@ pub(super) static WRONG_ARCHITECTURE: Rule = Rule {
     check: wrong_architecture,
 };
 
+/// The architectures, in the image specification's words, for which a program's own header is clear.
+const ARCHITECTURES: [&str; 8] = [
+    "386", "amd64", "arm", "arm64", "loong64", "ppc64le", "riscv64", "s390x",
+];
+
 fn wrong_architecture(subject: &Subject<'_>, report: &mut Report<'_>) {
     let image = subject.architecture();
     for program in &subject.programs.programs {
@@ -26,6 +31,7 @@ fn wrong_architecture(subject: &Subject<'_>, report: &mut Report<'_>) {
         if let Some(elf) = elf_of(node)
             && elf.is_loadable
             && elf.architecture() != image
+            && ARCHITECTURES.contains(&image)
         {
             let machine = elf.architecture();
             let what = format!(
@@ -134,7 +140,7 @@ pub(super) static WHEEL_PLATFORM: Rule = Rule {
     check: |subject, report| {
         for (path, layer, tags) in wheels(subject) {
             let architecture = subject.architecture();
-            let fits = |tag: &String| wheel::fits(wheel::platform_of(tag), architecture);
+            let fits = |tag: &String| wheel::fits(tag, architecture);
             if !tags.is_empty() && !tags.iter().any(fits) {
                 let what = format!(
                     "{} was made for `{}`, and the image is for {architecture}",
@@ -157,17 +163,14 @@ pub(super) static WHEEL_PYTHON: Rule = Rule {
     check: |subject, report| {
         let Some(python) = subject.python else { return };
         for (path, layer, tags) in wheels(subject) {
-            let bound: Vec<(u32, u32)> = tags
-                .iter()
-                .filter_map(|tag| wheel::python_of(tag))
-                .collect();
-            let all_bound = !tags.is_empty() && bound.len() == tags.len();
+            let is_bound =
+                !tags.is_empty() && !tags.iter().any(|tag| wheel::fits_python(tag, python));
             // What lies in the directory of another Python is for that one.
             let of_other = String::from_utf8_lossy(path)
                 .split('/')
                 .filter_map(|part| part.strip_prefix("python3."))
                 .any(|minor| minor.parse() != Ok(python.1));
-            if all_bound && !bound.contains(&python) && !of_other {
+            if is_bound && !of_other {
                 let what = format!(
                     "{} was made for `{}`, and the base has Python {}.{}",
                     package_of(path),

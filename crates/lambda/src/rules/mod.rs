@@ -12,6 +12,7 @@ mod start;
 use tierce_image::Image;
 use tierce_oci::Index;
 
+use crate::bases::AwsBase;
 use crate::facts::LayerFacts;
 use crate::finding::{Findings, Report, Rule, Scope};
 use crate::subject::{Purpose, Subject};
@@ -69,11 +70,36 @@ pub fn rule(name: &str) -> Option<&'static Rule> {
     RULES.into_iter().find(|rule| rule.name == name)
 }
 
+/// The lowest layers of an image, of which nobody knows what is in them.
+#[derive(Debug, Clone, Copy, Default)]
+pub struct UnknownBase {
+    /// How many layers they are.
+    pub layers: usize,
+    /// What they are by their name.
+    pub name: Option<&'static AwsBase>,
+}
+
 /// Judges a finished image, of which `layers` are the facts, the lowest first.
 ///
 /// Nothing is read and nothing is asked: the same image and facts have the same findings.
-pub fn judge(image: &Image, layers: &[LayerFacts], purpose: Purpose) -> Findings {
-    let subject = Subject::new(image, layers, purpose);
+pub fn judge(image: &Image, layers: &[&LayerFacts], purpose: Purpose) -> Findings {
+    judge_above(image, UnknownBase::default(), layers, purpose)
+}
+
+/// Judges a finished image, of which `layers` are the facts of all layers above those that are
+/// not known.
+///
+/// What these may have, or make of what is above them, is not judged: a library that is not found,
+/// a directory without an entry. What AWS's base of that name has for certain is: its glibc, its
+/// Python, its entrypoint. All that is found is found by [`judge`] too, when that base is what its
+/// name says.
+pub fn judge_above(
+    image: &Image,
+    base: UnknownBase,
+    layers: &[&LayerFacts],
+    purpose: Purpose,
+) -> Findings {
+    let subject = Subject::new(image, base, layers, purpose);
     let mut findings = Findings::default();
     for rule in RULES {
         if rule.scope == Scope::Every || purpose == Purpose::Lambda {

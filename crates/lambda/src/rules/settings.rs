@@ -60,10 +60,11 @@ pub(super) static WORKING_DIRECTORY: Rule = Rule {
         }
         if !directory.starts_with('/') {
             report.image(format!("WORKDIR `{directory}` does not begin with a slash"));
-        } else if !subject
-            .tree
-            .follow(directory.as_bytes())
-            .is_some_and(|path| subject.tree.is_directory(&path))
+        } else if !subject.is_partly_unknown()
+            && !subject
+                .tree
+                .follow(directory.as_bytes())
+                .is_some_and(|path| subject.tree.is_directory(&path))
         {
             report.image(format!("the image has no directory {directory}"));
         }
@@ -78,9 +79,12 @@ pub(super) static HANDLER_ARGUMENTS: Rule = Rule {
     why: "the entrypoint of AWS's bases ends at once unless CMD is exactly one word, the handler",
     fix: "set CMD to the handler alone: `handler = \"app.handler\"`",
     check: |subject, report| {
-        let arguments = arguments(subject);
-        if subject.programs.is_aws && arguments.len() > 1 {
-            report.image(format!("CMD has {} words", arguments.len()));
+        let count = arguments(subject).len();
+        if subject.programs.is_aws && count > 1 {
+            report.image(match subject.config().entrypoint.len() {
+                1 => format!("CMD has {count} words"),
+                _ => format!("it is given {count} words by ENTRYPOINT and CMD"),
+            });
         }
     },
 };
@@ -99,15 +103,11 @@ pub(super) static HANDLER_NOT_SET: Rule = Rule {
     },
 };
 
-/// What the entrypoint is given.
-fn arguments<'a>(subject: &Subject<'a>) -> &'a [String] {
+/// What the program that starts is given: all words of ENTRYPOINT and CMD but the first.
+fn arguments<'a>(subject: &Subject<'a>) -> Vec<&'a str> {
     let config = subject.config();
-    match config.entrypoint.len() {
-        0 => config.cmd.get(1..).unwrap_or_default(),
-        1 => &config.cmd,
-        // Whoever writes arguments into ENTRYPOINT knows what they are for.
-        _ => config.cmd.get(..1).unwrap_or_default(),
-    }
+    let words = config.entrypoint.iter().chain(&config.cmd);
+    words.skip(1).map(String::as_str).collect()
 }
 
 pub(super) static HANDLER_NOT_FOUND: Rule = Rule {
@@ -121,7 +121,7 @@ pub(super) static HANDLER_NOT_FOUND: Rule = Rule {
 };
 
 fn handler_not_found(subject: &Subject<'_>, report: &mut Report<'_>) {
-    let [handler] = arguments(subject) else {
+    let [handler] = arguments(subject)[..] else {
         return;
     };
     if !subject.programs.is_aws {
@@ -139,19 +139,26 @@ fn handler_not_found(subject: &Subject<'_>, report: &mut Report<'_>) {
         let module = module.replace('.', "/");
         let mut places = vec![root.to_owned(), format!("{LAYERS_ROOT}/python")];
         let path = subject.variable("PYTHONPATH").unwrap_or_default();
-        places.extend(path.split(':').map(str::to_owned));
+        let more = path.split(':').filter(|place| !place.is_empty());
+        places.extend(more.map(str::to_owned));
         let endings = [".py", ".pyc", "/__init__.py", "/__init__.pyc"];
         let names: Vec<String> = endings.map(|ending| format!("{module}{ending}")).into();
         (places, names)
-    } else if language("node") {
+    } else if language("node") || subject.is_on_base_for("nodejs") {
         let (directory, file) = handler.rsplit_once('/').unwrap_or(("", handler));
         let Some((file, _)) = file.split_once('.') else {
             return;
         };
         let module = format!("{directory}/{file}");
-        let endings = ["", ".js", ".mjs", ".cjs"];
+        let endings = ["", ".js", ".mjs", ".cjs", "/index.js"];
         let names: Vec<String> = endings.map(|ending| format!("{module}{ending}")).into();
-        (vec![root.to_owned()], names)
+        // A whole path is one, and a package's name is looked for as `require` does.
+        let places = if handler.starts_with('/') {
+            vec![String::new()]
+        } else {
+            vec![root.to_owned(), format!("{root}/node_modules")]
+        };
+        (places, names)
     } else if let Some(file) = file_of_handler(subject, handler, language) {
         (vec![root.to_owned()], vec![file])
     } else {

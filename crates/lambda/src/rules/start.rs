@@ -1,7 +1,9 @@
 //! Whether the function can be started.
 
-use super::archive::permissions;
-use crate::facts::{ContentFacts, EntryKind};
+use std::collections::BTreeSet;
+
+use super::archive::{Readable, permissions};
+use crate::facts::{ContentFacts, EntryKind, name_of, parent_of};
 use crate::finding::{Evidence, Report, Rule, Scope, Severity};
 use crate::subject::{Purpose, Subject};
 
@@ -44,23 +46,49 @@ pub(super) static ENTRYPOINT_NOT_EXECUTABLE: Rule = Rule {
     scope: Scope::Every,
     why: "the system starts only what its user may execute (`permission denied`)",
     fix: "give others the right to execute it: `chmod o+rx`",
-    check: |subject, report| {
-        for program in &subject.programs.programs {
-            let Some(node) = subject.tree.at(&program.path) else {
-                continue;
-            };
-            let allowed = match subject.purpose {
-                Purpose::Lambda => permissions(node.entry) & 0o1 != 0,
-                Purpose::Generic => node.entry.mode & 0o111 != 0,
-            };
-            if node.entry.kind == EntryKind::File && !allowed {
+    check: not_executable,
+};
+
+fn not_executable(subject: &Subject<'_>, report: &mut Report<'_>) {
+    let readable = Readable::of(subject);
+    let mut closed = BTreeSet::new();
+    for program in &subject.programs.programs {
+        let Some(node) = subject.tree.at(&program.path) else {
+            continue;
+        };
+        // A script is also read, by its interpreter.
+        let needed = match node.entry.content {
+            Some(ContentFacts::Script(_)) => 0o5,
+            _ => 0o1,
+        };
+        let allowed = match subject.purpose {
+            Purpose::Lambda => permissions(node.entry) & needed == needed,
+            Purpose::Generic => node.entry.mode & 0o111 != 0,
+        };
+        if node.entry.kind == EntryKind::File && !allowed {
+            let mode = node.entry.mode & 0o7777;
+            let what = format!("{} has the mode {mode:04o}", program.role);
+            report.path(node.layer, &program.path, what);
+        }
+        if subject.purpose != Purpose::Lambda {
+            continue;
+        }
+        let above = std::iter::successors(parent_of(&program.path), |path| parent_of(path));
+        for directory in above {
+            // What the function must be able to read is judged by a rule of its own.
+            if let Some(node) = subject.tree.at(directory)
+                && node.entry.kind == EntryKind::Directory
+                && permissions(node.entry) & 0o1 == 0
+                && !readable.contains(directory)
+                && closed.insert(directory)
+            {
                 let mode = node.entry.mode & 0o7777;
-                let what = format!("{} has the mode {mode:04o}", program.role);
-                report.path(node.layer, &program.path, what);
+                let what = format!("{} is in it, and it has the mode {mode:04o}", program.role);
+                report.path(node.layer, directory, what);
             }
         }
-    },
-};
+    }
+}
 
 pub(super) static ENTRYPOINT_FORMAT: Rule = Rule {
     name: "entrypoint-format",
@@ -162,6 +190,10 @@ pub(super) static MISSING_BOOTSTRAP: Rule = Rule {
             .programs
             .iter()
             .any(|program| program.role == "the bootstrap");
+        // Those for a language have one.
+        if subject.is_partly_unknown() && !subject.is_on_base_for("provided") {
+            return;
+        }
         // A base by itself is no function yet.
         if subject.programs.is_aws && !has_one && !subject.config().cmd.is_empty() {
             report
@@ -183,27 +215,41 @@ pub(super) static NO_RUNTIME_CLIENT: Rule = Rule {
 };
 
 /// How the directories and files of the clients begin.
-const PACKAGES: [&[u8]; 4] = [
+const PACKAGES: [&[u8]; 5] = [
     b"awslambdaric",
     b"aws-lambda-ric",
     b"aws_lambda_ric",
     b"aws-lambda-java-runtime-interface-client",
+    b"Amazon.Lambda.RuntimeSupport",
 ];
+
+fn is_script(subject: &Subject<'_>, path: &[u8]) -> bool {
+    let content = subject
+        .tree
+        .at(path)
+        .and_then(|node| node.entry.content.as_ref());
+    matches!(content, Some(ContentFacts::Script(_)))
+}
 
 fn no_runtime_client(subject: &Subject<'_>, report: &mut Report<'_>) {
     let start = &subject.programs;
-    let is_language = |path: &[u8]| {
-        let name = String::from_utf8_lossy(crate::facts::name_of(path)).into_owned();
-        // What they run may be packed into one file, where nobody looks.
-        name == "java" || name == "dotnet"
-    };
-    if start.is_aws
-        || start.command.is_none()
-        || !start.missing.is_empty()
-        || start
+    // What they run may be packed into one file, where nobody looks.
+    let is_language = |path: &[u8]| matches!(name_of(path), b"java" | b"dotnet");
+    let mut programs = start.programs.iter();
+    let starts_language = if programs.any(|program| is_script(subject, &program.path)) {
+        // It may go on with anything.
+        subject.tree.all().any(|(path, _)| is_language(path))
+    } else {
+        start
             .programs
             .iter()
             .any(|program| is_language(&program.path))
+    };
+    if start.is_aws
+        || subject.is_partly_unknown()
+        || start.file.is_none()
+        || !start.missing.is_empty()
+        || starts_language
     {
         return;
     }

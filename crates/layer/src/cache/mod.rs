@@ -150,7 +150,8 @@ impl LayerCache {
         &self.root
     }
 
-    pub(crate) fn scratch(&self) -> &Path {
+    /// The directory of this run in which files are begun.
+    pub fn scratch(&self) -> &Path {
         &self.scratch
     }
 

@@ -168,6 +168,7 @@ fn a_raised_flag_ends_sealing() {
     let settings = SealSettings {
         progress: Some(&progress),
         cancel: Some(&cancel),
+        observer: None,
         ..settings(&Stored, &cache, 2)
     };
     assert!(matches!(seal(&plan, &settings), Err(SealError::Cancelled)));

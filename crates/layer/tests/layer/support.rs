@@ -117,6 +117,7 @@ pub(crate) fn settings<'a>(
         jobs: NonZeroUsize::new(jobs).unwrap(),
         progress: None,
         cancel: None,
+        observer: None,
     }
 }
 

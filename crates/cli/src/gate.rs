@@ -1,0 +1,193 @@
+//! The judgement of images for Lambda before they get a name: by `build` of what it made, by `push`
+//! of what it is to bring.
+//!
+//! What is in layers that were made here is known from their making. Of a base it is known when its
+//! layers were read before; for AWS's bases their name says enough, and the layers of any other are
+//! read once.
+
+use std::sync::Arc;
+
+use anyhow::{Context as _, Result};
+use tierce_image::{BaseImage, Content, Image, Layer};
+use tierce_lambda::{
+    AwsBase, LayerFacts, Purpose, Rule, Severity, UnknownBase, judge_above, named_base, purpose_of,
+};
+
+use crate::diagnostic::LintRefusal;
+use crate::layer_facts::read_layer_facts;
+use crate::output::{Output, describe_size};
+use crate::places::Places;
+use crate::transport::ImagePlace;
+use crate::verdict::{Judged, Verdict};
+
+/// Judges images, and lets them through or not.
+pub(crate) struct Gate<'a> {
+    places: &'a Places,
+    output: Output,
+    verdict: Verdict,
+    /// What was not read, in words.
+    unread: Option<String>,
+}
+
+/// The lowest layers of an image, which somebody else made.
+#[derive(Debug, Clone, Copy, Default)]
+pub(crate) struct Base {
+    layers: usize,
+    name: Option<&'static AwsBase>,
+}
+
+impl Base {
+    /// Of an image that was built on `base`.
+    pub(crate) fn of_build(base: Option<&BaseImage>) -> Self {
+        let layers = base.map_or(0, |base| base.image.layers().len());
+        let name = base
+            .and_then(|base| base.name.as_ref())
+            .and_then(AwsBase::named);
+        Self { layers, name }
+    }
+
+    /// Of a finished image: the layers below those that its history says tierce made.
+    pub(crate) fn of_image(image: &Image) -> Self {
+        let all = image.layers().len();
+        let is_ours = |created_by: Option<&String>| {
+            created_by.is_some_and(|text| text.starts_with("tierce "))
+        };
+        let history = image.config().layer_history().unwrap_or_default();
+        let ours = history.iter().rev();
+        let ours = ours
+            .take_while(|entry| is_ours(entry.created_by.as_ref()))
+            .count();
+        if ours == 0 || history.len() != all {
+            // All of it is somebody else's, and to be judged.
+            return Self::default();
+        }
+        Self {
+            layers: all - ours,
+            name: named_base(image),
+        }
+    }
+}
+
+impl<'a> Gate<'a> {
+    pub(crate) fn new(allowed: Vec<&'static Rule>, places: &'a Places, output: Output) -> Self {
+        Self {
+            places,
+            output,
+            verdict: Verdict {
+                images: Vec::new(),
+                allowed,
+            },
+            unread: None,
+        }
+    }
+
+    /// Judges an image when it is for Lambda.
+    pub(crate) async fn judge(&mut self, image: &Image, base: Base) -> Result<()> {
+        let purpose = purpose_of(image);
+        if purpose != Purpose::Lambda {
+            return Ok(());
+        }
+        let (below, above) = image.layers().split_at(base.layers);
+        let unknown = self.layers_unread(below, base.name);
+        let mut layers = Vec::new();
+        if unknown.layers == 0 {
+            layers = self.read(below).await?;
+        }
+        layers.extend(read_layer_facts(above, self.places, self.output).await?);
+        let facts: Vec<&LayerFacts> = layers.iter().map(Arc::as_ref).collect();
+        self.verdict.images.push(Judged {
+            digest: image.digest(),
+            platform: Some(image.platform().clone()),
+            purpose,
+            findings: judge_above(image, unknown, &facts, purpose),
+        });
+        Ok(())
+    }
+
+    /// Which of the base's layers are not worth reading.
+    fn layers_unread(&mut self, below: &[Layer], name: Option<&'static AwsBase>) -> UnknownBase {
+        let cache = self.places.facts_cache();
+        let mut missing = below
+            .iter()
+            .filter(|layer| cache.read(&layer.descriptor.digest).is_none());
+        let Some(first) = missing.next() else {
+            return UnknownBase::default();
+        };
+        let is_remote = |layer: &Layer| matches!(layer.content, Content::Origin(_));
+        self.unread = Some(match name {
+            Some(name) => format!(
+                "the base by what is known of AWS's {} {}",
+                name.language, name.version
+            ),
+            None if self.places.is_offline() && (is_remote(first) || missing.any(is_remote)) => {
+                "without the base, whose layers are not here".to_owned()
+            }
+            None => return UnknownBase::default(),
+        });
+        UnknownBase {
+            layers: below.len(),
+            name,
+        }
+    }
+
+    /// The facts of the base's layers, which are read when nobody has.
+    async fn read(&self, below: &[Layer]) -> Result<Vec<Arc<LayerFacts>>> {
+        let cache = self.places.facts_cache();
+        let bytes: u64 = below
+            .iter()
+            .filter(|layer| matches!(layer.content, Content::Origin(_)))
+            .filter(|layer| cache.read(&layer.descriptor.digest).is_none())
+            .map(|layer| layer.descriptor.size)
+            .sum();
+        if bytes > 0 {
+            let size = describe_size(bytes);
+            self.output.note(&format!(
+                "reading the base's layers ({size}) to judge what is built on them; what is learnt is kept"
+            ));
+        }
+        read_layer_facts(below, self.places, self.output)
+            .await
+            .context("could not judge the base of the image")
+    }
+
+    /// Says what was found, and refuses errors. `place` is the image's name, under which it is,
+    /// or will be, unless `is_dry`.
+    pub(crate) fn decide(self, place: &ImagePlace, is_dry: bool) -> Result<Verdict> {
+        let Self {
+            output,
+            verdict,
+            unread,
+            ..
+        } = self;
+        if verdict.images.is_empty() {
+            return Ok(verdict);
+        }
+        let errors = verdict.errors();
+        if errors > 0 {
+            verdict.show(&[Severity::Error], &mut |line| {
+                Output::error(line);
+                Ok(())
+            })?;
+        }
+        verdict.show_briefly(Severity::Warning, &mut |line| {
+            output.note(line);
+            Ok(())
+        })?;
+        let says_less = unread.is_some() || verdict.has(Severity::Note);
+        if says_less || !verdict.is_empty() {
+            let mut text = verdict.summary();
+            if let Some(unread) = unread {
+                text = format!("{text}; {unread}");
+            }
+            if says_less && errors == 0 && !is_dry {
+                text = format!("{text}; `tierce lint {place}` says more");
+            }
+            output.note(&text);
+        }
+        if errors > 0 {
+            let image = place.to_string();
+            return Err(LintRefusal { image, errors }.into());
+        }
+        Ok(verdict)
+    }
+}

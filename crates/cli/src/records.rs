@@ -1,0 +1,129 @@
+//! Small files that the cache keeps by digest, one for each thing that was learnt: the facts of
+//! layers and bases, the symlinks of bases.
+//!
+//! Each is whole or not believed, and none is needed: what is gone is learnt again.
+
+use std::fs::{self, File, FileTimes};
+use std::io;
+use std::path::{Path, PathBuf};
+use std::time::SystemTime;
+
+use anyhow::{Context as _, Result};
+use tierce_layer::cache::{CacheUse, Pruned, Verified};
+
+use crate::documents::{are_links_sound, links_in};
+use crate::layer_facts::{are_facts_sound, bases_in, facts_in};
+
+/// The share of the cache's limit that records may take. They are small beside what they are about.
+const SHARE: u64 = 8;
+
+/// One file.
+struct Found {
+    path: PathBuf,
+    used: SystemTime,
+    bytes: u64,
+}
+
+/// How much there is of the facts of layers and bases, and of the symlinks of bases.
+pub(crate) fn info(cache: &Path) -> Result<[CacheUse; 2]> {
+    let mut uses = [CacheUse::default(); 2];
+    for (number, root) in [
+        (0, facts_in(cache)),
+        (0, bases_in(cache)),
+        (1, links_in(cache)),
+    ] {
+        let used = &mut uses[number];
+        list(&root)?.iter().for_each(|found| count(used, found));
+    }
+    Ok(uses)
+}
+
+/// Removes what was not used for longest, until what is left takes its share of `limit` at most.
+pub(crate) fn prune(cache: &Path, limit: u64) -> Result<Pruned> {
+    let mut found = list(&facts_in(cache))?;
+    found.extend(list(&bases_in(cache))?);
+    found.extend(list(&links_in(cache))?);
+    found.sort_by(|one, other| (one.used, &one.path).cmp(&(other.used, &other.path)));
+    let mut left: u64 = found.iter().map(|found| found.bytes).sum();
+    let mut pruned = Pruned::default();
+    for found in &found {
+        if left <= limit / SHARE {
+            count(&mut pruned.left, found);
+            continue;
+        }
+        remove(&found.path)?;
+        left -= found.bytes;
+        count(&mut pruned.removed, found);
+    }
+    Ok(pruned)
+}
+
+/// Reads all of them and removes what is damaged.
+pub(crate) fn verify(cache: &Path) -> Result<Verified> {
+    let mut verified = Verified::default();
+    for (root, is_sound) in [
+        (facts_in(cache), are_facts_sound as fn(&[u8]) -> bool),
+        (bases_in(cache), are_facts_sound),
+        (links_in(cache), are_links_sound),
+    ] {
+        for found in list(&root)? {
+            // What cannot be read is of no more use than what is wrong.
+            if fs::read(&found.path).is_ok_and(|bytes| is_sound(&bytes)) {
+                count(&mut verified.sound, &found);
+            } else {
+                remove(&found.path)?;
+                verified.removed.push(found.path);
+            }
+        }
+    }
+    Ok(verified)
+}
+
+/// Notes that a record was of use: what was used last is pruned last.
+pub(crate) fn touch(path: &Path) {
+    let now = FileTimes::new().set_modified(SystemTime::now());
+    let touched = File::open(path).and_then(|record| record.set_times(now));
+    if let Err(error) = touched {
+        tracing::debug!("could not touch {}: {error}", path.display());
+    }
+}
+
+fn count(used: &mut CacheUse, found: &Found) {
+    used.files += 1;
+    used.bytes += found.bytes;
+}
+
+fn remove(path: &Path) -> Result<()> {
+    match fs::remove_file(path) {
+        Err(error) if error.kind() != io::ErrorKind::NotFound => {
+            Err(error).with_context(|| format!("could not remove {}", path.display()))
+        }
+        _ => Ok(()),
+    }
+}
+
+fn list(root: &Path) -> Result<Vec<Found>> {
+    let root = root.join("sha256");
+    let could_not = || format!("could not list {}", root.display());
+    let entries = match fs::read_dir(&root) {
+        Err(error) if error.kind() == io::ErrorKind::NotFound => return Ok(Vec::new()),
+        entries => entries.with_context(could_not)?,
+    };
+    let mut found = Vec::new();
+    for entry in entries {
+        let entry = entry.with_context(could_not)?;
+        // Another run may prune meanwhile.
+        let Ok(metadata) = entry.metadata() else {
+            continue;
+        };
+        if metadata.is_file() {
+            found.push(Found {
+                path: entry.path(),
+                used: metadata.modified().unwrap_or(SystemTime::UNIX_EPOCH),
+                bytes: metadata.len(),
+            });
+        }
+    }
+    found.sort_by(|one, other| one.path.cmp(&other.path));
+    Ok(found)
+}
