@@ -225,23 +225,26 @@ impl Handlers<'_> {
         use std::os::unix::ffi::OsStrExt as _;
         let could_not = || format!("could not read {}", file.display());
         let began = now();
-        let opened = File::open(file).with_context(could_not)?;
-        let stamp = Stamp::of(&opened.metadata().with_context(could_not)?);
-        let question = NoteId::of([
-            b"what a program asks of its system, 1",
-            env!("CARGO_PKG_VERSION").as_bytes(),
-            file.as_os_str().as_bytes(),
-            format!("{stamp:?}").as_bytes(),
-        ]);
-        let known = self.cache.note(&question);
+        let question_of = |stamp: &Stamp| {
+            NoteId::of([
+                b"what a program asks of its system, 1",
+                env!("CARGO_PKG_VERSION").as_bytes(),
+                file.as_os_str().as_bytes(),
+                format!("{stamp:?}").as_bytes(),
+            ])
+        };
+        let stamp = Stamp::of(&std::fs::metadata(file).with_context(could_not)?);
+        let known = self.cache.note(&question_of(&stamp));
         if let Some(elf) = known.and_then(|note| serde_json::from_slice(&note).ok()) {
             return Ok(elf);
         }
+        let opened = File::open(file).with_context(could_not)?;
+        let stamp = Stamp::of(&opened.metadata().with_context(could_not)?);
         let elf = ElfFacts::read(&mut &opened).with_context(could_not)?;
         if stamp.modified.max(stamp.changed).is_settled_before(began)
             && let Ok(note) = serde_json::to_vec(&elf)
         {
-            self.cache.keep_note(&question, &note);
+            self.cache.keep_note(&question_of(&stamp), &note);
         }
         Ok(elf)
     }
