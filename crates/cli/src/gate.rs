@@ -2,15 +2,16 @@
 //! of what it is to bring.
 //!
 //! What is in layers that were made here is known from their making. Of a base it is known when its
-//! layers were read before; for AWS's bases their name says enough, and the layers of any other are
-//! read once.
+//! layers were read before; for AWS's bases their name says enough, for others what `tierce.lock` says
+//! of them, and the layers of those of which nothing is known are read once.
 
 use std::sync::Arc;
 
 use anyhow::{Context as _, Result};
 use tierce_image::{BaseImage, Content, Image, Layer};
 use tierce_lambda::{
-    AwsBase, LayerFacts, Purpose, Rule, Severity, UnknownBase, judge_above, named_base, purpose_of,
+    AwsBase, BaseFacts, LayerFacts, Purpose, Rule, Severity, UnknownBase, judge_above, named_base,
+    purpose_of,
 };
 
 use crate::diagnostic::LintRefusal;
@@ -32,18 +33,24 @@ pub(crate) struct Gate<'a> {
 /// The lowest layers of an image, which somebody else made.
 #[derive(Debug, Clone, Copy, Default)]
 pub(crate) struct Base {
-    layers: usize,
-    name: Option<&'static AwsBase>,
+    below: UnknownBase,
+    /// Whether more is known of it than its name.
+    is_described: bool,
 }
 
 impl Base {
-    /// Of an image that was built on `base`.
-    pub(crate) fn of_build(base: Option<&BaseImage>) -> Self {
-        let layers = base.map_or(0, |base| base.image.layers().len());
-        let name = base
-            .and_then(|base| base.name.as_ref())
-            .and_then(AwsBase::named);
-        Self { layers, name }
+    /// Of an image that was built on `base`, going by `facts`.
+    pub(crate) fn of_build(base: Option<&BaseImage>, facts: &BaseFacts) -> Self {
+        let name = base.and_then(|base| base.name.as_ref());
+        Self {
+            below: UnknownBase {
+                layers: base.map_or(0, |base| base.image.layers().len()),
+                name: name.and_then(AwsBase::named),
+                libc: facts.libc,
+                python: facts.python,
+            },
+            is_described: facts.complete,
+        }
     }
 
     /// Of a finished image: the layers below those that its history says tierce made.
@@ -62,8 +69,12 @@ impl Base {
             return Self::default();
         }
         Self {
-            layers: all - ours,
-            name: named_base(image),
+            below: UnknownBase {
+                layers: all - ours,
+                name: named_base(image),
+                ..UnknownBase::default()
+            },
+            is_described: false,
         }
     }
 }
@@ -87,8 +98,8 @@ impl<'a> Gate<'a> {
         if purpose != Purpose::Lambda {
             return Ok(());
         }
-        let (below, above) = image.layers().split_at(base.layers);
-        let unknown = self.layers_unread(below, base.name);
+        let (below, above) = image.layers().split_at(base.below.layers);
+        let unknown = self.layers_unread(below, base);
         let mut layers = Vec::new();
         if unknown.layers == 0 {
             layers = self.read(below).await?;
@@ -105,7 +116,7 @@ impl<'a> Gate<'a> {
     }
 
     /// Which of the base's layers are not worth reading.
-    fn layers_unread(&mut self, below: &[Layer], name: Option<&'static AwsBase>) -> UnknownBase {
+    fn layers_unread(&mut self, below: &[Layer], base: Base) -> UnknownBase {
         let cache = self.places.facts_cache();
         let mut missing = below
             .iter()
@@ -114,20 +125,18 @@ impl<'a> Gate<'a> {
             return UnknownBase::default();
         };
         let is_remote = |layer: &Layer| matches!(layer.content, Content::Origin(_));
-        self.unread = Some(match name {
+        self.unread = Some(match base.below.name {
             Some(name) => format!(
                 "the base by what is known of AWS's {} {}",
                 name.language, name.version
             ),
+            None if base.is_described => "the base by what tierce.lock says of it".to_owned(),
             None if self.places.is_offline() && (is_remote(first) || missing.any(is_remote)) => {
                 "without the base, whose layers are not here".to_owned()
             }
             None => return UnknownBase::default(),
         });
-        UnknownBase {
-            layers: below.len(),
-            name,
-        }
+        base.below
     }
 
     /// The facts of the base's layers, which are read when nobody has.

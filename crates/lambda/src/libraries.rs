@@ -6,6 +6,7 @@
 use std::cell::Cell;
 use std::collections::{BTreeMap, BTreeSet, VecDeque};
 
+use crate::base_facts::CLibrary;
 use crate::bases::AwsBase;
 use crate::elf::ElfFacts;
 use crate::facts::{ContentFacts, EntryKind, LayerFacts, name_of, parent_of};
@@ -690,7 +691,9 @@ impl<'a, 'b> Loader<'a, 'b> {
             return stem.is_some_and(|(stem, _)| IN_MUSL.contains(&stem));
         }
         let is_known = self.subject.libc.is_some() && !self.subject.is_partly_unknown();
-        !is_known && self.subject.base.is_some() && AwsBase::offers(library)
+        let below = self.subject.below.libc;
+        let has_base = self.subject.base.is_some() || matches!(below, Some(CLibrary::Glibc(_)));
+        !is_known && has_base && AwsBase::offers(library)
     }
 
     fn missing(&self, library: &str, elf: &ElfFacts) -> LoadProblemKind {
@@ -828,17 +831,18 @@ impl<'a, 'b> Loader<'a, 'b> {
                     symbol: need.symbol.clone(),
                 }),
                 (None, Some(needed), None) if self.is_presumed(&need.library) => {
-                    let Some(base) = self.subject.base else {
-                        continue;
+                    let (newest, offered_by) = match (self.subject.below.libc, self.subject.base) {
+                        (Some(CLibrary::Glibc(Some(said))), _) => (said, "the base".to_owned()),
+                        (_, Some(base)) => {
+                            let AwsBase {
+                                language, version, ..
+                            } = base;
+                            let name = format!("{} ({language} {version})", base.system.name());
+                            (base.system.glibc(), name)
+                        }
+                        _ => continue,
                     };
-                    let newest = base.system.glibc();
                     if newest < needed {
-                        let offered_by = format!(
-                            "{} ({} {})",
-                            base.system.name(),
-                            base.language,
-                            base.version
-                        );
                         take_worst(
                             &mut worst,
                             needed,

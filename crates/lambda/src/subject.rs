@@ -6,6 +6,7 @@ use serde_json::Value;
 use tierce_image::{Image, TARGET_LABEL};
 use tierce_oci::{ImageConfig, Reference};
 
+use crate::base_facts::CLibrary;
 use crate::bases::{AWS_ENTRYPOINT, AwsBase, LANGUAGE_ROOT, LAYERS_ROOT, TASK_ROOT};
 use crate::elf::ElfFacts;
 use crate::facts::{ContentFacts, EntryKind, LayerFacts};
@@ -134,11 +135,11 @@ impl<'a> Subject<'a> {
             found.next().map(|(_, version)| version.as_str())
         };
         let by_name = below.name.filter(|base| base.language == "python");
-        let python = by_name
-            .map(|base| base.version)
-            .or_else(in_tree)
+        let told = by_name.map(|base| base.version).or_else(in_tree);
+        let told = told
             .and_then(|version| version.split_once('.'))
             .and_then(|(major, minor)| Some((major.parse().ok()?, minor.parse().ok()?)));
+        let python = below.python.map(|python| (3, python.minor)).or(told);
         let libc = libc_of(&tree, below);
         let programs = Start::find(config, &tree, below);
         let mut subject = Self {
@@ -233,11 +234,14 @@ fn languages(tree: &Tree<'_>) -> Vec<(&'static str, String)> {
 }
 
 pub(crate) fn libc_of(tree: &Tree<'_>, below: UnknownBase) -> Option<Libc> {
-    if below.layers > 0 && below.name.is_none() {
-        return None;
-    }
-    // All of AWS's bases have glibc.
-    let mut found = (below.layers > 0, false);
+    let mut found = match (below.layers, below.libc, below.name) {
+        (0, ..) => (false, false),
+        (_, Some(CLibrary::Musl), _) => (false, true),
+        (_, Some(CLibrary::Glibc(_)), _) => (true, false),
+        // All of AWS's bases have glibc.
+        (_, None, Some(_)) => (true, false),
+        (_, None, None) => return None,
+    };
     for (path, node) in tree.all() {
         if node.entry.kind == EntryKind::Directory {
             continue;

@@ -283,8 +283,11 @@ impl Making<'_> {
 
     async fn judge_at(&self, gate: &mut Gate<'_>, images: &[Image]) -> Result<()> {
         for (image, resolved) in images.iter().zip(self.bases) {
-            gate.judge(image, Base::of_build(resolved.base.as_ref()))
-                .await?;
+            gate.judge(
+                image,
+                Base::of_build(resolved.base.as_ref(), &resolved.facts),
+            )
+            .await?;
         }
         Ok(())
     }

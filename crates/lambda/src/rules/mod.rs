@@ -12,10 +12,12 @@ mod start;
 use tierce_image::Image;
 use tierce_oci::Index;
 
+use crate::base_facts::CLibrary;
 use crate::bases::AwsBase;
 use crate::facts::LayerFacts;
 use crate::finding::{Findings, Report, Rule, Scope};
 use crate::subject::{Purpose, Subject};
+use crate::version::PythonVersion;
 
 /// Every rule.
 pub static RULES: [&Rule; 44] = [
@@ -77,6 +79,10 @@ pub struct UnknownBase {
     pub layers: usize,
     /// What they are by their name.
     pub name: Option<&'static AwsBase>,
+    /// The C library that they are said to have, in place of what their name says.
+    pub libc: Option<CLibrary>,
+    /// The Python, likewise.
+    pub python: Option<PythonVersion>,
 }
 
 /// Judges a finished image, of which `layers` are the facts, the lowest first.
