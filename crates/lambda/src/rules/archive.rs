@@ -1,6 +1,6 @@
 //! What the archives of the layers are like.
 
-use std::collections::BTreeSet;
+use std::collections::{BTreeSet, HashSet};
 
 use crate::bases::RUNTIME_ROOT;
 use crate::facts::{EntryFacts, EntryKind, parent_of};
@@ -42,9 +42,17 @@ fn orphans(subject: &Subject<'_>, report: &mut Report<'_>, in_lower_layer: bool)
             .filter(|entry| entry.kind == EntryKind::Directory)
             .map(|entry| entry.path.as_bytes())
             .collect();
+        // Most entries lie where the one before does.
+        let mut last: Option<&[u8]> = None;
         for entry in &layer.entries {
             let path = entry.path.as_bytes();
-            if let Some(parent) = parent_of(path)
+            let parent = parent_of(path);
+            let is_new = parent != last;
+            if !is_deletion(entry) {
+                last = parent;
+            }
+            if let Some(parent) = parent
+                && is_new
                 && !here.contains(parent)
                 && !is_deletion(entry)
                 && lower.contains(parent) == in_lower_layer
@@ -86,7 +94,7 @@ pub(super) static DUPLICATE_ENTRY: Rule = Rule {
     fix: "write the archive with one entry for each path",
     check: |subject, report| {
         for (number, layer) in subject.layers() {
-            let mut seen = BTreeSet::new();
+            let mut seen = HashSet::new();
             for entry in layer.entries.iter().filter(|entry| !is_deletion(entry)) {
                 if !seen.insert(entry.path.as_bytes()) {
                     report.path(
@@ -108,6 +116,11 @@ pub(super) static BROKEN_HARDLINK: Rule = Rule {
     why: "nothing can be linked to a file that is not there yet",
     fix: "write the file before its links, or as a file in each place",
     check: |subject, report| {
+        let is_link = |entry: &EntryFacts| matches!(entry.kind, EntryKind::Hardlink(_));
+        let mut entries = subject.layers().flat_map(|(_, layer)| &layer.entries);
+        if !entries.any(is_link) {
+            return;
+        }
         let mut files: BTreeSet<&[u8]> = BTreeSet::new();
         for (number, layer) in subject.layers() {
             for entry in &layer.entries {
