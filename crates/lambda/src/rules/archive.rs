@@ -1,6 +1,6 @@
 //! What the archives of the layers are like.
 
-use std::collections::{BTreeSet, HashSet};
+use std::collections::BTreeSet;
 
 use crate::bases::RUNTIME_ROOT;
 use crate::facts::{EntryFacts, EntryKind, parent_of};
@@ -94,7 +94,7 @@ pub(super) static DUPLICATE_ENTRY: Rule = Rule {
     fix: "write the archive with one entry for each path",
     check: |subject, report| {
         for (number, layer) in subject.layers() {
-            let mut seen = HashSet::new();
+            let mut seen = BTreeSet::new();
             for entry in layer.entries.iter().filter(|entry| !is_deletion(entry)) {
                 if !seen.insert(entry.path.as_bytes()) {
                     report.path(
