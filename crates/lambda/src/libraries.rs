@@ -721,6 +721,10 @@ impl<'a, 'b> Loader<'a, 'b> {
         first: &[Vec<u8>],
         last: &[Vec<u8>],
     ) -> Search<'a> {
+        if !self.by_name.contains_key(name_of(library.as_bytes())) {
+            // Nor does any link lead to one: it would have the name.
+            return Search::Missing;
+        }
         let tree = &self.subject.tree;
         let mut other = None;
         let mut judge = |path: Vec<u8>| {

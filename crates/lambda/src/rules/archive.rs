@@ -44,6 +44,8 @@ fn orphans(subject: &Subject<'_>, report: &mut Report<'_>, in_lower_layer: bool)
             .filter(|entry| entry.kind == EntryKind::Directory)
             .map(|entry| entry.path.as_bytes())
             .collect();
+        // Most entries lie where the one before does.
+        let mut last: Option<&[u8]> = None;
         for entry in &layer.entries {
             let path = entry.path.as_bytes();
             if entry.kind == EntryKind::Whiteout {
@@ -63,7 +65,13 @@ fn orphans(subject: &Subject<'_>, report: &mut Report<'_>, in_lower_layer: bool)
                 let real = subject.tree.follow(parent);
                 lower.contains(parent) || real.is_some_and(|real| lower.contains(real.as_slice()))
             };
-            if let Some(parent) = parent_of(path)
+            let parent = parent_of(path);
+            let is_new = parent != last;
+            if !is_deletion(entry) {
+                last = parent;
+            }
+            if let Some(parent) = parent
+                && is_new
                 && !here.contains(parent)
                 && !is_deletion(entry)
                 && is_in_lower(parent) == in_lower_layer
@@ -110,8 +118,15 @@ pub(super) static DUPLICATE_ENTRY: Rule = Rule {
     fix: "write the archive with one entry for each path",
     check: |subject, report| {
         for (number, layer) in subject.layers() {
+            let entries = || layer.entries.iter().filter(|entry| !is_deletion(entry));
+            // Nearly always there are none, and most archives are sorted in parts.
+            let mut paths: Vec<&[u8]> = entries().map(|entry| entry.path.as_bytes()).collect();
+            paths.sort();
+            if paths.windows(2).all(|pair| pair[0] != pair[1]) {
+                continue;
+            }
             let mut seen = BTreeSet::new();
-            for entry in layer.entries.iter().filter(|entry| !is_deletion(entry)) {
+            for entry in entries() {
                 if !seen.insert(entry.path.as_bytes()) {
                     report.path(
                         number,
