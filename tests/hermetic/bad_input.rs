@@ -111,7 +111,7 @@ fn layers_that_make_no_sense_are_pointed_at() {
         )
     };
     insta::assert_snapshot!(layer("name = \"empty\""), @"
-    error: app/tierce.toml:3:1: the layer `empty` has nothing in it: no `add`, no archive, no dependencies
+    error: app/tierce.toml:3:1: the layer `empty` has nothing in it: no `add`, no archive, no dependencies, no `binary`
       |
     3 | [[layer]]
       | ^^^^^^^^^

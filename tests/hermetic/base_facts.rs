@@ -160,8 +160,8 @@ fn a_base_that_contradicts_its_name_wins_and_is_recorded() {
     let (asked, said, by_base) = bench.build(&["-o", "store:app"]);
     assert_eq!(asked, "x86_64-manylinux_2_17 3.11");
     insta::assert_snapshot!(said.lines().take(2).collect::<Vec<_>>().join("\n"), @"
-    warning: the base `[REGISTRY]/lambda/python:3.12` has glibc 2.26 for linux/amd64, and not glibc 2.34 as its name says; tierce.lock holds to what it has
-    warning: the base `[REGISTRY]/lambda/python:3.12` has Python 3.11 for linux/amd64, and not Python 3.12 as its name says; tierce.lock holds to what it has
+    warning: the base `[REGISTRY]/lambda/python:3.12` has glibc 2.26 for linux/amd64, and not glibc 2.34 as its name says: the build goes by the base
+    warning: the base `[REGISTRY]/lambda/python:3.12` has Python 3.11 for linux/amd64, and not Python 3.12 as its name says: the build goes by the base
     ");
     insta::assert_snapshot!(bench.lock(), @r#"
     # What the base's tag stood for, by platform. Written by tierce; keep it in version control.
@@ -315,6 +315,36 @@ fn directories_keep_the_modes_that_the_lock_states() {
     assert!(listing().contains("d 0700 srv/private"));
     bench.forget();
     assert!(listing().contains("d 0700 srv/private"));
+}
+
+/// A tag that tells the Python and not the C library: the base is read wherever it is built on.
+#[test]
+fn what_a_name_tells_in_part_is_completed_and_corrected_by_the_base() {
+    let bench = Bench::new(base(&["31"], "3.11"), "team/python", "3.12");
+    let (asked, said, first) = bench.build(&["-o", "store:app"]);
+    assert_eq!(asked, "x86_64-manylinux_2_31 3.11");
+    insta::assert_snapshot!(said.lines().next().unwrap(), @"warning: the base `[REGISTRY]/team/python:3.12` has Python 3.11 for linux/amd64, and not Python 3.12 as its name says: the build goes by the base");
+    let lock = bench.lock();
+    assert!(lock.contains("complete = true"), "{lock}");
+    // The same where it cannot be recorded, whoever has looked before.
+    fs::write(
+        bench.world.path("app/tierce.lock"),
+        lock.split("[base.facts")
+            .next()
+            .unwrap()
+            .replace("version = 2", "version = 1")
+            .replace("[REGISTRY]", &bench.registry.host())
+            .replace("[BASE]", &bench.image.digest().to_string()),
+    )
+    .unwrap();
+    for _ in 0..2 {
+        let (asked, _, digest) = bench.build(&["--locked", "-o", "store:app"]);
+        assert_eq!(
+            (asked.as_str(), &digest),
+            ("x86_64-manylinux_2_31 3.11", &first)
+        );
+        bench.forget();
+    }
 }
 
 /// What a cache knows cannot be recorded without a lock, so it must not count either.

@@ -1110,6 +1110,10 @@ fn what_is_damaged_in_the_cache_is_found_and_removed() {
           "removed": [
             "[SANDBOX]/cache/tierce/layers-1/notes/[ID]"
           ],
+          "resolved": {
+            "bytes": 0,
+            "trees": 0
+          },
           "segments": 6,
           "sound": {
             "bytes": [BYTES],

@@ -308,6 +308,35 @@ fn what_steers_a_tool_from_outside_counts() {
 }
 
 #[test]
+fn of_packages_with_one_file_the_first_by_name_wins() {
+    let bench = Bench::new();
+    // uv installs with several threads: it may be either.
+    let install = "winner=beta\n\
+         for word; do case \"$word\" in --reinstall-package=*) winner=${word#*=};; esac; done\n\
+         mkdir -p \"$target/tests\"; echo \"$winner\" > \"$target/tests/__init__.py\"\n\
+         for name in alpha beta; do mkdir -p \"$target/$name-1.dist-info\"\n\
+         echo \"tests/__init__.py,sha256=$name,1\" > \"$target/$name-1.dist-info/RECORD\"; done\n";
+    bench.tool("uv", "uv 1.0", install);
+    bench.app(
+        "python = \"requirements.txt\"",
+        "requirements.txt",
+        "alpha\nbeta\n",
+    );
+    let image = bench.built(&["build", "app"]);
+    assert_eq!(file_of(&image, "var/task/tests/__init__.py"), "alpha\n");
+    let calls = bench.calls("uv");
+    let again: Vec<_> = calls.iter().map(|call| call.last().unwrap()).collect();
+    assert_eq!(
+        again,
+        [
+            "--deps",
+            "--reinstall-package=beta",
+            "--reinstall-package=alpha"
+        ]
+    );
+}
+
+#[test]
 fn a_tree_that_was_damaged_is_made_again() {
     let bench = Bench::new();
     bench.uv();
@@ -765,7 +794,7 @@ fn keys_that_do_not_fit_are_pointed_at() {
         bench.fails(&["build", "app"])
     };
     for (layer, reason) in [
-        ("glibc = \"2.34\"", "belong to its `python`"),
+        ("glibc = \"2.34\"", "belongs to its `python` or `binary`"),
         ("scripts = true", "belongs to its `node`"),
         (
             "python = \"requirements.txt\"\nnode = \"requirements.txt\"",

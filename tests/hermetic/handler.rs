@@ -449,6 +449,57 @@ fn a_library_that_is_nowhere_is_named_with_who_needs_it() {
     );
 }
 
+/// Names out of a program are anybody's.
+#[test]
+fn programs_that_lie_are_refused_or_stay_in_the_image() {
+    let bench = Bench::new();
+    bench.app(
+        "lambda/provided:al2",
+        "binary = \"orders\"\nlibraries = [\"vendor\"]",
+    );
+    fs::create_dir(bench.world.path("app/vendor")).unwrap();
+    bench.file("orders", &program().needs("../../etc/passwd"));
+    let failed = bench.fails();
+    assert!(
+        failed.contains("`orders` needs the library `../../etc/passwd` by its path"),
+        "{failed}"
+    );
+    for name in ["", ".", ".."] {
+        bench.file("orders", &program().needs(name));
+        let failed = bench.fails();
+        assert!(failed.contains(&format!("needs `{name}`")), "{failed}");
+    }
+    bench.file("orders", &program().needs(".wh.var"));
+    bench.file("vendor/.wh.var", &library(".wh.var"));
+    let failed = bench.fails();
+    assert!(failed.contains("`.wh.`"), "{failed}");
+    // Two that need each other, and a way out of the root.
+    bench.file(
+        "orders",
+        &program()
+            .needs("liba.so")
+            .runpath("$ORIGIN/vendor/../../../../../../../../../../../.."),
+    );
+    bench.file("vendor/liba.so", &library("liba.so").needs("libb.so"));
+    bench.file(
+        "vendor/libb.so",
+        &library("libb.so").needs("liba.so").needs("libb.so"),
+    );
+    let image = bench.built();
+    assert!(listing(&image, 1).contains("var/task/lib/libb.so"));
+    bench.file(
+        "vendor/libb.so",
+        &library("libb.so")
+            .runpath("$ORIGIN/../../../../../x")
+            .needs("libc.so"),
+    );
+    let failed = bench.fails();
+    assert!(
+        failed.contains("`vendor/libb.so` needs `libc.so`"),
+        "{failed}"
+    );
+}
+
 #[test]
 fn another_c_library_is_an_error_before_it_is_one_in_production() {
     let bench = Bench::new();

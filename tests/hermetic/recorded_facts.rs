@@ -6,7 +6,7 @@ use std::path::PathBuf;
 use std::time::{Duration, SystemTime};
 
 use tierce_testkit::elf::ElfBuilder;
-use tierce_testkit::images::LayerBuilder;
+use tierce_testkit::images::{Format, LayerBuilder, merged_usr_base};
 use tierce_testkit::zip::{Zip, ZipMember};
 
 use crate::caching::settle;
@@ -251,4 +251,56 @@ fn a_verbatim_layer_is_read_when_somebody_asks() {
     assert_eq!(facts(&world).len(), 0);
     drop(world.tierce(&["lint", "store:app"]).run());
     assert_recorded(&world, 1);
+}
+
+#[test]
+fn what_was_learnt_is_counted_pruned_and_verified() {
+    let world = World::new();
+    merged_usr_base(Format::Docker, "amd64").write_layout(&world.path("base"), Some("1"));
+    world.sandbox.write("app/library", "x");
+    let build = ["build", "app", "--base=oci:base:1", "--add=library:/lib64/"];
+    world.runs(&build);
+    let cache = world.sandbox.cache().join("tierce");
+    let links = || fs::read_dir(cache.join("links-1/sha256")).unwrap().count();
+    let counted = |kind: &str| {
+        let json = world.ok(&["cache", "info", "--json"]).json();
+        json[kind]["files"].as_u64().unwrap()
+    };
+    assert_eq!((counted("facts"), counted("links"), links()), (1, 1, 1));
+    // A tree of dependencies of which a file is gone, as after a power cut.
+    let tree = cache.join("resolved-1/00");
+    fs::create_dir_all(tree.join("tree")).unwrap();
+    fs::write(tree.join("size"), "1 3\n").unwrap();
+
+    let verify = || world.ok(&["cache", "verify", "--json"]).json();
+    let removed = verify()["removed"].clone();
+    assert_eq!(removed, serde_json::json!([tree]));
+    let name = facts(&world).into_keys().next().unwrap();
+    let file = facts_directory(&world).join(name);
+    let mut bytes = fs::read(&file).unwrap();
+    let last = bytes.len() - 10;
+    bytes[last] ^= 1;
+    fs::write(&file, bytes).unwrap();
+    let kept = fs::read_dir(cache.join("links-1/sha256")).unwrap();
+    let kept = kept.map(|entry| entry.unwrap().path()).next().unwrap();
+    fs::write(&kept, "{}").unwrap();
+    let removed = verify()["removed"].clone();
+    assert_eq!(removed, serde_json::json!([file, kept]));
+    assert_eq!(verify()["removed"], serde_json::json!([]));
+
+    // The next build learns the links anew, and the next lint the facts.
+    world.sandbox.write("app/library", "y");
+    world.runs(&build);
+    drop(world.tierce(&["lint", "store:app"]).run());
+    assert_eq!((counted("facts") > 1, counted("links")), (true, 1));
+    world.runs(&["cache", "prune"]);
+    assert_eq!(counted("links"), 1);
+    world.runs(&["cache", "prune", "--to=0"]);
+    assert_eq!((counted("facts"), counted("links"), links()), (0, 0, 0));
+
+    // A build makes room among them too; what was not used for longest goes first.
+    world.sandbox.write("app/library", "z");
+    let limited = world.tierce(&build).env("TIERCE_CACHE_LIMIT", "0");
+    drop(limited.run().assert_success());
+    assert_eq!((counted("facts"), counted("links")), (0, 0));
 }

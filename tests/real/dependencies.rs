@@ -131,6 +131,56 @@ fn pip_and_uv_make_the_same_layer_for_either_processor() {
     }
 }
 
+/// Wheels that all bring a `tests` of their own, into a folder.
+const CONTENDERS: &str = r#"
+import base64, hashlib, sys, zipfile
+def record(path, text):
+    digest = base64.urlsafe_b64encode(hashlib.sha256(text.encode()).digest()).decode().rstrip("=")
+    return f"{path},sha256={digest},{len(text)}\n"
+for name in sys.argv[2:]:
+    files = {
+        f"{name}/__init__.py": "",
+        "tests/__init__.py": name,
+        f"{name}-1.dist-info/METADATA": f"Metadata-Version: 2.1\nName: {name}\nVersion: 1\n",
+        f"{name}-1.dist-info/WHEEL": "Wheel-Version: 1.0\nRoot-Is-Purelib: true\nTag: py3-none-any\n",
+    }
+    files.update({f"{name}/m{number}.py": "pass\n" for number in range(100)})
+    lines = [record(path, text) for path, text in files.items()]
+    files[f"{name}-1.dist-info/RECORD"] = "".join(lines) + f"{name}-1.dist-info/RECORD,,\n"
+    with zipfile.ZipFile(f"{sys.argv[1]}/{name}-1-py3-none-any.whl", "w") as wheel:
+        for path, text in files.items():
+            wheel.writestr(path, text)
+"#;
+
+#[test]
+fn packages_with_one_file_make_the_same_layer_every_time() {
+    let sandbox = sandbox();
+    app(
+        &sandbox,
+        "python = \"requirements.txt\"\npython-version = \"3.12\"\nglibc = \"2.34\"",
+    );
+    let wheels = sandbox.path("app/wheels");
+    fs::create_dir_all(&wheels).unwrap();
+    let names = ["delta", "alpha", "echo", "bravo", "charlie"];
+    let folder = [wheels.to_str().unwrap()];
+    python(CONTENDERS, folder.into_iter().chain(names));
+    let lines = names.map(|name| format!("./wheels/{name}-1-py3-none-any.whl\n"));
+    sandbox.write("app/requirements.txt", lines.concat());
+    let mut layers = Vec::new();
+    // The first of uv's runs finds its own cache empty.
+    for with_uv in [false, true, true, true] {
+        let command = sandbox
+            .tierce(["build", "app", "--no-cache"])
+            .env("PATH", tools(&sandbox, with_uv));
+        let image = built(&sandbox, with_own_indexes(command), "built");
+        let tree = image.tree().unwrap();
+        let winner = &tree["var/task/tests/__init__.py"].node;
+        assert!(matches!(winner, Node::File(bytes) if bytes[..] == *b"alpha"));
+        layers.push(image.manifest["layers"].clone());
+    }
+    assert!(layers.iter().all(|layer| *layer == layers[0]), "{layers:?}");
+}
+
 #[test]
 fn settings_of_the_user_leave_nothing_out() {
     let sandbox = sandbox();

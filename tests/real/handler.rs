@@ -105,30 +105,29 @@ fn a_library_of_the_machine_comes_along_with_what_it_needs() {
         &[sqlite.to_str().unwrap()],
     );
     let base = provided_base(&sandbox);
-    let output = sandbox
-        .tierce([
-            "build",
-            "context",
-            "--base",
-            &base,
-            "--platform",
-            architecture(),
-        ])
-        .args(["--binary", "version", "--entrypoint", "/var/task/version"])
-        .args(["--format", "oci", "-o", "oci:image:1"])
-        .run()
-        .assert_success();
-    let said = output.stderr();
-    assert!(said.contains("libsqlite3.so.0 (/"), "{said}");
-    assert!(
-        !said.contains("libm.so.6") && !said.contains("libz.so.1"),
-        "{said}"
-    );
-    let image = format!("{}:1", sandbox.path("image").display());
-    let mut command = std::process::Command::new(repository("tests/lambda-base/run-under-crun"));
-    command.args(["--exec", &image]);
-    let printed = run(command);
-    assert!(printed.starts_with("sqlite 3."), "{printed}");
+    // Where the base's loader is told where to look, and where the image has to tell it.
+    for (number, variable) in ["LANG=C", "LD_LIBRARY_PATH="].iter().enumerate() {
+        let place = format!("oci:image:{number}");
+        let output = sandbox
+            .tierce(["build", "context", "--base", &base])
+            .args(["--platform", architecture(), "--env", variable])
+            .args(["--binary", "version", "--entrypoint", "/var/task/version"])
+            .args(["--format", "oci", "-o", &place])
+            .run()
+            .assert_success();
+        let said = output.stderr();
+        assert!(said.contains("libsqlite3.so.0 (/"), "{said}");
+        assert!(
+            !said.contains("libm.so.6") && !said.contains("libz.so.1"),
+            "{said}"
+        );
+        let image = format!("{}:{number}", sandbox.path("image").display());
+        let mut command =
+            std::process::Command::new(repository("tests/lambda-base/run-under-crun"));
+        command.args(["--exec", &image]);
+        let printed = run(command);
+        assert!(printed.starts_with("sqlite 3."), "{printed}");
+    }
 }
 
 /// What Debian 12's compiler makes needs glibc 2.34 for `__libc_start_main` alone.

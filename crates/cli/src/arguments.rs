@@ -624,7 +624,8 @@ pub(crate) struct ReferrersArguments {
 
 /// Write tierce.lock, which pins the base's tag to digests
 ///
-/// Without --update only platforms that are not pinned yet are added.
+/// Without --update only platforms that are not pinned yet are added. The base's layers are read once,
+/// to see whether the base is what its name says.
 #[derive(Debug, Args)]
 #[command(after_help = "Examples:
   tierce lock --update

@@ -24,7 +24,7 @@ use crate::diagnostic::Hinted as _;
 use crate::layer_facts::read_layer_facts;
 use crate::output::Output;
 use crate::places::Places;
-use crate::plan::LayerPlan;
+use crate::plan::{BuildPlan, LayerPlan};
 use crate::transport::BaseName;
 
 /// What the layers of a build ask of its base.
@@ -36,6 +36,8 @@ use crate::transport::BaseName;
 pub(crate) struct Needs {
     /// Which Python it has.
     pub(crate) python: bool,
+    /// Where its Python is.
+    pub(crate) interpreter: bool,
     /// Which C library it has.
     pub(crate) libc: bool,
     /// Which version of glibc, if it has that.
@@ -47,11 +49,14 @@ pub(crate) struct Needs {
 }
 
 impl Needs {
-    /// What dependencies are chosen by, and what compiles Python.
-    pub(crate) fn of(layers: &[LayerPlan]) -> Self {
+    /// What dependencies are chosen by, what compiles Python, and what starts a runtime client.
+    pub(crate) fn of(plan: &BuildPlan) -> Self {
+        let layers = &plan.layers;
         let is_compiled_for_base = |layer: &LayerPlan| layer.bytecode == Bytecode::Wanted(None);
         let mut needs = Self {
             python: layers.iter().any(is_compiled_for_base),
+            interpreter: plan.has_runtime_client && plan.edits.entrypoint.is_none(),
+            libc: layers.iter().any(|layer| layer.prune_prebuilds.is_some()),
             ..Self::default()
         };
         for dependencies in layers
@@ -75,10 +80,24 @@ impl Needs {
     pub(crate) fn and(self, other: Self) -> Self {
         Self {
             python: self.python || other.python,
+            interpreter: self.interpreter || other.interpreter,
             libc: self.libc || other.libc,
             glibc: self.glibc || other.glibc,
             libraries: self.libraries || other.libraries,
             bootstrap: self.bootstrap || other.bootstrap,
+        }
+    }
+
+    /// What of `facts` was asked for.
+    fn of_facts(self, facts: BaseFacts) -> BaseFacts {
+        let asks_for_libc = self.libc || self.glibc || self.libraries;
+        BaseFacts {
+            python: facts.python.filter(|_| self.python),
+            libc: facts.libc.filter(|_| asks_for_libc),
+            bootstrap: facts.bootstrap.filter(|_| self.bootstrap),
+            library_directories: facts.library_directories.filter(|_| self.libraries),
+            libraries: facts.libraries.filter(|_| self.libraries),
+            ..BaseFacts::default()
         }
     }
 
@@ -87,6 +106,7 @@ impl Needs {
         let has_version = !matches!(facts.libc, None | Some(CLibrary::Glibc(None)));
         facts.complete
             || ((!self.python || facts.python.is_some())
+                && (!self.interpreter || facts.interpreter.is_some())
                 && (!self.libc || facts.libc.is_some())
                 && (!self.glibc || has_version)
                 && (!self.libraries || facts.libraries.is_some())
@@ -105,28 +125,31 @@ pub(crate) async fn settle(
 ) -> Result<BaseFacts> {
     let digest = base.image.digest();
     let locked = lock.facts(name, &digest).cloned().unwrap_or_default();
-    let mut facts = locked.clone().or(told(base));
+    let facts = locked.clone().or(told(base));
     if needs == Needs::default() || facts.complete {
         return Ok(facts);
     }
+    // Whether the base is read depends on nothing that only this machine knows.
+    if !needs.are_met_by(&facts) {
+        let read = read(base, name, places, output).await?;
+        let (_, contradictions) = read.against(&facts);
+        warn(base, name, &contradictions, output);
+        lock.record(name, digest, read.clone());
+        return Ok(read.or(facts));
+    }
     let known = places.facts_cache().of_base(&base.image, places.scratch()?);
     let known = known.unwrap_or_else(|| BaseFacts::of_config(base.image.config()));
-    let (other, contradictions) = known.against(&facts);
-    if !contradictions.is_empty() {
-        if !lock.may_record() {
-            return Err(cannot_record(base, name, &contradictions, lock));
-        }
-        warn(base, name, &contradictions, output);
-        let recorded = other.or(locked.clone());
-        lock.record(name, digest, recorded.clone());
-        facts = recorded.or(facts);
-    }
-    if needs.are_met_by(&facts) {
+    let (other, contradictions) = needs.of_facts(known).against(&facts);
+    if contradictions.is_empty() {
         return Ok(facts);
     }
-    let read = read(base, name, places, output).await?;
-    lock.record(name, digest, read.clone());
-    Ok(read.or(facts))
+    if !lock.may_record() {
+        return Err(cannot_record(base, name, &contradictions, lock));
+    }
+    warn(base, name, &contradictions, output);
+    let recorded = other.or(locked);
+    lock.record(name, digest, recorded.clone());
+    Ok(recorded.or(facts))
 }
 
 /// Checks a base against the table, and has the lock hold what the table does not know or is wrong
@@ -207,8 +230,8 @@ async fn read(
 fn warn(base: &BaseImage, name: &BaseName, contradictions: &[Contradiction], output: Output) {
     for Contradiction { found, thought } in contradictions {
         output.warn(&format!(
-            "the base `{}` has {found} for {}, and not {thought} as its name says; tierce.lock holds to \
-             what it has",
+            "the base `{}` has {found} for {}, and not {thought} as its name says: the build goes by the \
+             base",
             name.text,
             base.image.platform()
         ));

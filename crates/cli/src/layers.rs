@@ -9,23 +9,20 @@ use std::sync::{Arc, Mutex, PoisonError};
 use std::time::SystemTime;
 
 use anyhow::{Context as _, Result};
-use tierce_image::{BaseImage, Jobs, Layer, Novelty};
-use tierce_lambda::BaseFacts;
+use tierce_image::{Jobs, Layer, Novelty};
 use tierce_layer::cache::NoteId;
 use tierce_layer::{
     BaseLinks, Codec, Compression, FileTime, LastTime, LayerCache, Limits, Part, SealSettings,
     SealedLayer, SplitSettings, TarCheck, Tree, seal, seal_tar,
 };
-use tierce_oci::Platform;
 
 use crate::background::in_background;
 use crate::base_links::read_base_links;
+use crate::commands::build::Resolved;
 use crate::config_file::Split;
 use crate::dependencies::Resolver;
 use crate::dependencies::bytecode::{Bytecode, Workshop};
-use crate::dependencies::client::ClientStart;
 use crate::environment::Variables;
-use crate::handler::PreparedHandler;
 use crate::head_start::Offers;
 use crate::layer_facts::{FactsCache, LayerGathering};
 use crate::memory::{Memory, RememberedLayer, digest_of};
@@ -158,14 +155,19 @@ impl<'a> Sealer<'a> {
     /// The layers to put on `base`, of which `facts` are known, for `platform`, each offered as soon as it is there.
     pub(crate) async fn seal(
         &mut self,
-        base: Option<&BaseImage>,
-        facts: &BaseFacts,
-        handler: &PreparedHandler,
-        platform: &Platform,
-        client: Option<&ClientStart>,
+        resolved: &Resolved,
         offers: &Offers,
     ) -> Result<Vec<Layer>> {
-        let of_client = client.and_then(|client| client.working_dir.as_deref());
+        let Resolved {
+            platform,
+            base,
+            facts,
+            handler,
+            client,
+        } = resolved;
+        let base = base.as_ref();
+        let of_client = client.as_ref();
+        let of_client = of_client.and_then(|client| client.working_dir.as_deref());
         let ground = Ground::of(
             base,
             facts,

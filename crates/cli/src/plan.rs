@@ -333,8 +333,9 @@ impl BuildPlan {
             _ => false,
         };
         let is_compiled = self.layers.iter().any(|layer| layer.handler.is_some());
-        let is_function = aws_base || self.handler_named || is_compiled || self.has_runtime_client;
-        self.target.unwrap_or(if is_function {
+        let is_for_lambda =
+            aws_base || self.handler_named || is_compiled || self.has_runtime_client;
+        self.target.unwrap_or(if is_for_lambda {
             Target::Lambda
         } else {
             Target::Generic

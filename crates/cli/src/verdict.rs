@@ -54,22 +54,22 @@ const SHOWN: usize = 10;
 
 const RULES_BY_SEVERITY: [Severity; 3] = [Severity::Error, Severity::Warning, Severity::Note];
 
+/// How often rules were broken, those alone that count: what is found very often is not listed.
+fn count(images: &[Judged], counts: impl Fn(&Rule) -> bool) -> usize {
+    let by_rule = images.iter().flat_map(|image| image.findings.counts());
+    by_rule
+        .filter(|(name, _)| tierce_lambda::rule(name).is_some_and(&counts))
+        .map(|(_, count)| count)
+        .sum()
+}
+
 impl Verdict {
     pub(crate) fn is_allowed(&self, rule: &Rule) -> bool {
         self.allowed.iter().any(|known| known.name == rule.name)
     }
 
-    /// How often rules were broken, those alone that count: what is found very often is not listed.
-    fn count(&self, images: &[Judged], counts: impl Fn(&Rule) -> bool) -> usize {
-        let by_rule = images.iter().flat_map(|image| image.findings.counts());
-        by_rule
-            .filter(|(name, _)| tierce_lambda::rule(name).is_some_and(&counts))
-            .map(|(_, count)| count)
-            .sum()
-    }
-
     fn count_of(&self, images: &[Judged], severity: Severity) -> usize {
-        self.count(images, |rule| {
+        count(images, |rule| {
             rule.severity == severity && !self.is_allowed(rule)
         })
     }
@@ -86,7 +86,7 @@ impl Verdict {
 
     /// Whether nothing was found, and nothing had to be allowed.
     pub(crate) fn is_empty(&self) -> bool {
-        self.count(&self.images, |_| true) == 0
+        count(&self.images, |_| true) == 0
     }
 
     /// How often what was found, for a JSON document.
@@ -108,7 +108,7 @@ impl Verdict {
             "errors": self.count_of(images, Severity::Error),
             "warnings": self.count_of(images, Severity::Warning),
             "notes": self.count_of(images, Severity::Note),
-            "allowed": self.count(images, |rule| self.is_allowed(rule)),
+            "allowed": count(images, |rule| self.is_allowed(rule)),
         })
     }
 
@@ -126,7 +126,7 @@ impl Verdict {
                 count => parts.push(format!("{count} {many}")),
             }
         }
-        match self.count(&self.images, |rule| self.is_allowed(rule)) {
+        match count(&self.images, |rule| self.is_allowed(rule)) {
             0 => {}
             count => parts.push(format!("{count} allowed")),
         }

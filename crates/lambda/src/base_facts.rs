@@ -11,10 +11,11 @@ use std::str::FromStr;
 use serde::{Deserialize, Deserializer, Serialize, Serializer, de};
 use tierce_oci::ImageConfig;
 
-use crate::bases::RUNTIME_ROOT;
+use crate::bases::{LAYERS_ROOT, RUNTIME_ROOT, TASK_ROOT};
 use crate::elf::ElfFacts;
 use crate::facts::{EntryKind, LayerFacts, name_of, parent_of};
 use crate::libraries::{default_directories, library_path, newest};
+use crate::python::find_python;
 use crate::rules::UnknownBase;
 use crate::subject::{Libc, elf_of, libc_of, variable};
 use crate::tree::{Tree, join};
@@ -128,6 +129,9 @@ pub struct BaseFacts {
     /// The Python that runs.
     #[serde(default, skip_serializing_if = "Option::is_none")]
     pub python: Option<PythonVersion>,
+    /// Where that Python is: its path from the root on.
+    #[serde(default, skip_serializing_if = "Option::is_none")]
+    pub interpreter: Option<String>,
     /// The major version of the Node that runs.
     #[serde(default, skip_serializing_if = "Option::is_none")]
     pub node: Option<u32>,
@@ -195,6 +199,7 @@ impl BaseFacts {
             newest(&library.defines)
         };
         let of_config = Self::of_config(config);
+        let python = find_python(&tree, variable(config, "PATH").unwrap_or_default());
         Self {
             complete: true,
             libc: match libc {
@@ -203,7 +208,15 @@ impl BaseFacts {
                 None if shelves.library("libc.so.6").is_some() => Some(CLibrary::Glibc(glibc())),
                 None => None,
             },
-            python: python_of(config, &tree).or(of_config.python),
+            python: python
+                .as_ref()
+                .and_then(|python| {
+                    Some(PythonVersion {
+                        minor: python.minor?,
+                    })
+                })
+                .or(of_config.python),
+            interpreter: python.map(|python| python.path),
             node: of_config.node,
             bootstrap: Some(
                 tree.find(format!("{RUNTIME_ROOT}/bootstrap").as_bytes())
@@ -229,6 +242,7 @@ impl BaseFacts {
                 (mine, other) => mine.or(other),
             },
             python: self.python.or(other.python),
+            interpreter: self.interpreter.or(other.interpreter),
             node: self.node.or(other.node),
             bootstrap: self.bootstrap.or(other.bootstrap),
             library_directories: self.library_directories.or(other.library_directories),
@@ -290,7 +304,9 @@ impl BaseFacts {
             let missing = |name: &&String| !found.contains(*name) && !crate::is_of_glibc(name);
             if let Some(missing) = before.iter().find(missing) {
                 facts.libraries = Some(found.clone());
-                facts.library_directories = self.library_directories.clone();
+                facts
+                    .library_directories
+                    .clone_from(&self.library_directories);
                 note(format!("no {missing}"), missing.clone());
             }
         }
@@ -388,37 +404,6 @@ impl<'a> Shelves<'a> {
     }
 }
 
-/// The Python that AWS's bases have in their place for it, else the first on PATH.
-fn python_of(config: &ImageConfig, tree: &Tree<'_>) -> Option<PythonVersion> {
-    let path = variable(config, "PATH").unwrap_or("/usr/local/bin:/usr/bin:/bin");
-    let directories = std::iter::once("/var/lang/bin").chain(path.split(':'));
-    for directory in directories {
-        let Some(directory) = tree.follow(directory.as_bytes()) else {
-            continue;
-        };
-        let version_of = |path: &[u8]| {
-            let name = std::str::from_utf8(name_of(path)).ok()?;
-            let minor = name.strip_prefix("python3.")?.parse().ok()?;
-            Some(PythonVersion { minor })
-        };
-        let started = tree.follow(&join(&directory, b"python3"));
-        if let Some(version) = started.and_then(|path| version_of(&path)) {
-            return Some(version);
-        }
-        let inside = tree
-            .below(&directory)
-            .filter(|(path, node)| {
-                parent_of(path).unwrap_or_default() == directory
-                    && node.entry.kind != EntryKind::Directory
-            })
-            .filter_map(|(path, _)| version_of(path));
-        if let Some(version) = inside.max() {
-            return Some(version);
-        }
-    }
-    None
-}
-
 fn unusual_directories(
     tree: &Tree<'_>,
     usual: &dyn Fn(&str) -> DirectoryFacts,
@@ -429,6 +414,14 @@ fn unusual_directories(
         let (EntryKind::Directory, Ok(path)) = (&entry.kind, std::str::from_utf8(path)) else {
             continue;
         };
+        // Where the function goes its user must be able to read, whatever the base says.
+        let is_ours = [TASK_ROOT, LAYERS_ROOT].iter().any(|root| {
+            let rest = path.strip_prefix(root.trim_start_matches('/'));
+            rest.is_some_and(|rest| rest.is_empty() || rest.starts_with('/'))
+        });
+        if is_ours {
+            continue;
+        }
         let found = DirectoryFacts {
             mode: entry.mode & 0o7777,
             uid: entry.uid,
@@ -512,6 +505,8 @@ mod tests {
                 directory("usr", 0o555),
                 directory("usr/lib", 0o755),
                 directory("srv", 0o700),
+                directory("opt", 0o700),
+                directory("var/task/deep", 0o700),
                 link("lib", "usr/lib"),
                 library(
                     "usr/lib/libc.so.6",

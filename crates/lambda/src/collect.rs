@@ -153,7 +153,7 @@ fn inspect(facts: &mut EntryFacts, content: &mut dyn Read) -> io::Result<()> {
     }
     let mut search = InOrder::default();
     let kept = Kept::read(start, content, Bounds::USUAL, &mut |piece| {
-        search.take(piece)
+        search.take(piece);
     })?;
     facts.speaks_runtime_api = search.found();
     facts.content = elf::inspect(&kept).map(|elf| ContentFacts::Elf(Box::new(elf)));

@@ -1,32 +1,27 @@
 //! The Python of a base, found in the facts of its layers.
 
-use crate::facts::{LayerFacts, name_of, parent_of};
+use crate::facts::{name_of, parent_of};
 use crate::tree::{Tree, join};
 
 /// A Python that an image has.
 #[derive(Debug, Clone, PartialEq, Eq)]
-pub struct FoundPython {
+pub(crate) struct FoundPython {
     /// Where it is, from the root on: no symlink, where that makes no difference to Python.
-    pub path: String,
+    pub(crate) path: String,
     /// The minor version of Python 3, where a name tells it.
-    pub minor: Option<u32>,
+    pub(crate) minor: Option<u32>,
 }
 
 /// Where a Python is when nothing says so.
 const WELL_KNOWN: [&str; 3] = ["/usr/local/bin", "/usr/bin", "/var/lang/bin"];
 
 /// Finds the Python that `python3` would start, by the directories of `search`, a PATH, and by those
-/// where Pythons usually are; `layers` are the image's, the lowest first.
-pub fn find_python<'a>(
-    layers: impl IntoIterator<Item = &'a LayerFacts>,
-    search: &str,
-) -> Option<FoundPython> {
-    let layers: Vec<&LayerFacts> = layers.into_iter().collect();
-    let tree = Tree::of(0, &layers);
+/// where Pythons usually are.
+pub(crate) fn find_python(tree: &Tree<'_>, search: &str) -> Option<FoundPython> {
     let directories = search.split(':').filter(|it| it.starts_with('/'));
     directories
         .chain(WELL_KNOWN)
-        .find_map(|directory| find_in(&tree, directory.as_bytes()))
+        .find_map(|directory| find_in(tree, directory.as_bytes()))
 }
 
 fn find_in(tree: &Tree<'_>, directory: &[u8]) -> Option<FoundPython> {
@@ -72,7 +67,7 @@ fn minor_of(name: &[u8]) -> Option<u32> {
 #[cfg(test)]
 mod tests {
     use super::*;
-    use crate::facts::{EntryFacts, EntryKind, Packing, RawPath};
+    use crate::facts::{EntryFacts, EntryKind, LayerFacts, Packing, RawPath};
 
     fn layer(entries: &[(&str, Option<&str>)]) -> LayerFacts {
         let entries = entries.iter().map(|(path, target)| EntryFacts {
@@ -95,7 +90,8 @@ mod tests {
     #[test]
     fn the_python_that_starts_is_found_where_it_really_is() {
         let found = |entries: &[(&str, Option<&str>)], search: &str| {
-            find_python(&[layer(entries)], search).map(|it| (it.path, it.minor))
+            let layer = layer(entries);
+            find_python(&Tree::of(0, &[&layer]), search).map(|it| (it.path, it.minor))
         };
         let debian = [
             ("bin", Some("usr/bin")),

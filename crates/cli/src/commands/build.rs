@@ -97,15 +97,15 @@ pub(crate) async fn build(
 }
 
 /// A platform to build for, and what it is built on.
-struct Resolved {
-    platform: Platform,
-    base: Option<BaseImage>,
+pub(crate) struct Resolved {
+    pub(crate) platform: Platform,
+    pub(crate) base: Option<BaseImage>,
     /// What the build goes by of the base.
-    facts: BaseFacts,
+    pub(crate) facts: BaseFacts,
     /// What the compiled handler adds, if there is one.
-    handler: PreparedHandler,
+    pub(crate) handler: PreparedHandler,
     /// How the Runtime Interface Client starts there, when one is added.
-    client: Option<ClientStart>,
+    pub(crate) client: Option<ClientStart>,
 }
 
 async fn resolve_bases(
@@ -149,10 +149,10 @@ async fn resolve_bases(
             ));
         }
         let program = handlers.program(&plan.layers, &platform)?;
-        let mut facts = match &base {
+        let facts = match &base {
             Some(base) => {
                 let of_program = program.as_ref().map(|it| handlers.needs(it, base));
-                let needs = Needs::of(&plan.layers).and(of_program.unwrap_or_default());
+                let needs = Needs::of(plan).and(of_program.unwrap_or_default());
                 base_facts::settle(base, &plan.base, needs, lock, places, output).await?
             }
             // There is nothing, and that is certain.
@@ -168,9 +168,7 @@ async fn resolve_bases(
         drop(program);
         let client = match &base {
             Some(base) if plan.has_runtime_client => {
-                let client = ClientStart::find(base, &facts, &plan.edits, places, output).await?;
-                facts.python = facts.python.or(client.python);
-                Some(client)
+                Some(ClientStart::find(base, &facts, &plan.edits)?)
             }
             _ => None,
         };
@@ -223,26 +221,16 @@ impl Making<'_> {
     /// offers end with it.
     async fn make(&mut self, offers: Offers) -> Result<Vec<Image>> {
         let mut images = Vec::new();
-        for Resolved {
-            platform,
-            base,
-            facts,
-            handler,
-            client,
-        } in self.bases
-        {
-            offers.begin(platform)?;
-            let layers = self
-                .sealer
-                .seal(
-                    base.as_ref(),
-                    facts,
-                    handler,
-                    platform,
-                    client.as_ref(),
-                    &offers,
-                )
-                .await?;
+        for resolved in self.bases {
+            offers.begin(&resolved.platform)?;
+            let layers = self.sealer.seal(resolved, &offers).await?;
+            let Resolved {
+                platform,
+                base,
+                handler,
+                client,
+                ..
+            } = resolved;
             let mut edits = self.plan.final_edits();
             handler.apply(&mut edits);
             if let Some(client) = client {

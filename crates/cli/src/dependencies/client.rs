@@ -9,15 +9,11 @@ use std::path::{Path, PathBuf};
 
 use anyhow::{Context as _, Result};
 use tierce_image::{BaseImage, ConfigEdits, EnvEdit};
-use tierce_lambda::{AWS_ENTRYPOINT, BaseFacts, TASK_ROOT, find_python};
+use tierce_lambda::{AWS_ENTRYPOINT, BaseFacts, TASK_ROOT};
 
-use super::target::PythonVersion;
 use super::{Dependencies, Language};
 use crate::config_file::RuntimeClient;
 use crate::diagnostic::Hinted as _;
-use crate::layer_facts::read_layer_facts;
-use crate::output::Output;
-use crate::places::Places;
 use crate::plan::LayerPlan;
 
 /// Where the client is.
@@ -29,9 +25,7 @@ pub(crate) const NOT_NEEDED: &str = "AWS's bases have the client: leave `runtime
 /// How the client starts on one base.
 #[derive(Debug, Clone, Default, PartialEq, Eq)]
 pub(crate) struct ClientStart {
-    /// The version of the base's Python, where only the base's files told it.
-    pub(crate) python: Option<PythonVersion>,
-    /// Its path.
+    /// The path of the base's Python.
     interpreter: Option<String>,
     /// WORKDIR, when the base has none.
     pub(crate) working_dir: Option<String>,
@@ -60,15 +54,8 @@ pub(crate) fn layer(client: &RuntimeClient) -> LayerPlan {
 }
 
 impl ClientStart {
-    /// Finds out how the client starts on `base`. Its layers are read, once, where its documents do
-    /// not say which Python it has and where that is.
-    pub(crate) async fn find(
-        base: &BaseImage,
-        known: &BaseFacts,
-        edits: &ConfigEdits,
-        places: &Places,
-        output: Output,
-    ) -> Result<Self> {
+    /// Finds out how the client starts on `base`, of which `facts` are known.
+    pub(crate) fn find(base: &BaseImage, facts: &BaseFacts, edits: &ConfigEdits) -> Result<Self> {
         let config = base.image.config();
         if config.entrypoint.first().map(String::as_str) == Some(AWS_ENTRYPOINT) {
             return Err(
@@ -85,29 +72,20 @@ impl ClientStart {
             .as_ref()
             .is_some_and(|directory| !directory.is_empty() && directory != "/");
         let mut start = Self {
-            python: None,
             interpreter: None,
             working_dir: (!has_directory).then(|| TASK_ROOT.to_owned()),
             has_path: variable("PYTHONPATH").is_some(),
         };
-        if edits.entrypoint.is_some() && known.python.is_some() {
-            return Ok(start);
-        }
-        let layers = read_layer_facts(base.image.layers(), places, output)
-            .await
-            .context("could not look for the base's Python")?;
-        let found = find_python(
-            layers.iter().map(AsRef::as_ref),
-            variable("PATH").unwrap_or_default(),
-        )
-        .context("no Python was found in the base, for which the runtime client could be added")
-        .hint(
-            "the client of other languages comes with the function: `tierce lint` says how; a base \
+        if edits.entrypoint.is_none() {
+            let interpreter = facts.interpreter.clone();
+            start.interpreter = Some(interpreter.context(
+                "no Python was found in the base, for which the runtime client could be added",
+            )
+            .hint(
+                "the client of other languages comes with the function: `tierce lint` says how; a base \
                  with Python has it on PATH, or in /usr/local/bin or /usr/bin",
-        )?;
-        let version = found.minor.map(|minor| PythonVersion { minor });
-        start.python = version;
-        start.interpreter = Some(found.path);
+            )?);
+        }
         Ok(start)
     }
 
@@ -160,7 +138,6 @@ mod tests {
     #[test]
     fn the_client_is_found_behind_what_the_function_brings() {
         let start = ClientStart {
-            python: None,
             interpreter: Some("/usr/bin/python3.11".to_owned()),
             working_dir: Some("/var/task".to_owned()),
             has_path: false,

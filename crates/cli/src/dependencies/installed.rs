@@ -1,6 +1,6 @@
 //! What tools leave in an installed tree that is of this machine and not of the packages.
 
-use std::collections::BTreeMap;
+use std::collections::{BTreeMap, BTreeSet};
 use std::fs;
 use std::io;
 use std::path::{Path, PathBuf};
@@ -152,12 +152,57 @@ fn is_of_this_machine(script: &[u8]) -> bool {
     !interpreter.is_some_and(|interpreter| everywhere.contains(&interpreter)) || is_hidden()
 }
 
-/// Leaves in a distribution's `RECORD` what is there, by the path from the root, sorted.
-fn tidy_record(root: &Path, metadata: &str) -> Result<(), Untidy> {
+/// Distributions that bring different files of one path, as some do with their `tests`.
+#[derive(Debug, PartialEq, Eq)]
+pub(crate) struct Contest {
+    /// Each is to be installed once more, in this order: then the first by name has the last word.
+    pub(crate) distributions: Vec<String>,
+    /// One of the paths.
+    pub(crate) path: String,
+}
+
+/// Looks for a contest in a tree that uv has installed. It installs with several threads, in the order
+/// in which downloads end, so that any of the distributions may have won.
+pub(crate) fn contest(root: &Path) -> Result<Option<Contest>, Untidy> {
+    let mut brought: BTreeMap<String, (String, String)> = BTreeMap::new();
+    let mut contenders = BTreeSet::new();
+    let mut contested = None;
+    for metadata in names_in(root)? {
+        let Some((distribution, _)) = metadata.split_once('-') else {
+            continue;
+        };
+        if !metadata.ends_with(".dist-info") {
+            continue;
+        }
+        for (path, rest) in read_record(root, &metadata)?.unwrap_or_default() {
+            let Some((known, other)) = brought.get(&path) else {
+                brought.insert(path, (rest, distribution.to_owned()));
+                continue;
+            };
+            // A script that does not stay needs no winner; without a digest nobody knows.
+            let script = || fs::read(root.join(&path));
+            let is_nothing =
+                path.starts_with("bin/") && script().is_ok_and(|it| is_of_this_machine(&it));
+            let is_same = *known == rest && rest.contains('=');
+            if !is_same && !is_nothing {
+                contenders.extend([other.clone(), distribution.to_owned()]);
+                contested.get_or_insert(path);
+            }
+        }
+    }
+    Ok(contested.map(|path| Contest {
+        distributions: contenders.into_iter().rev().collect(),
+        path,
+    }))
+}
+
+/// What a distribution's `RECORD` says of files that are there, by the path from the root; `None` for
+/// one that has none.
+fn read_record(root: &Path, metadata: &str) -> Result<Option<BTreeMap<String, String>>, Untidy> {
     let path = root.join(metadata).join("RECORD");
     let text = match fs::read_to_string(&path) {
         Ok(text) => text,
-        Err(error) if error.kind() == io::ErrorKind::NotFound => return Ok(()),
+        Err(error) if error.kind() == io::ErrorKind::NotFound => return Ok(None),
         Err(error) => return Err(Untidy::at(&path)(error)),
     };
     let mut lines = BTreeMap::new();
@@ -172,10 +217,19 @@ fn tidy_record(root: &Path, metadata: &str) -> Result<(), Untidy> {
             lines.insert(file, rest.to_owned());
         }
     }
+    Ok(Some(lines))
+}
+
+/// Leaves in a distribution's `RECORD` what is there, by the path from the root, sorted.
+fn tidy_record(root: &Path, metadata: &str) -> Result<(), Untidy> {
+    let Some(lines) = read_record(root, metadata)? else {
+        return Ok(());
+    };
     let lines = lines.iter();
     let record: Vec<String> = lines
         .map(|(file, rest)| format!("{}{rest}\n", quoted(file)))
         .collect();
+    let path = root.join(metadata).join("RECORD");
     fs::write(&path, record.concat()).map_err(Untidy::at(&path))
 }
 
@@ -263,6 +317,38 @@ mod tests {
                  \"a/odd, name.txt\",sha256=o,0\nshare/a.txt,sha256=z,3\n"
             );
         }
+    }
+
+    #[test]
+    fn distributions_that_bring_the_same_path_are_found() {
+        let root = tempfile::tempdir().unwrap();
+        let write = |path: &str, text: &str| {
+            let path = root.path().join(path);
+            fs::create_dir_all(path.parent().unwrap()).unwrap();
+            fs::write(path, text).unwrap();
+        };
+        write("tests/__init__.py", "");
+        write("tests/same.py", "");
+        write("bin/tool", "#!/home/me/python\n");
+        let record = |name: &str, digest: &str| {
+            let text = format!(
+                "tests/__init__.py,sha256={digest},0\ntests/same.py,sha256=s,0\n\
+                 bin/tool,sha256={digest},0\n{name}-1.dist-info/RECORD,,\n"
+            );
+            write(&format!("{name}-1.dist-info/RECORD"), &text);
+        };
+        record("a", "x");
+        record("c", "x");
+        assert_eq!(contest(root.path()).unwrap(), None);
+        record("b", "y");
+        write("d-1.dist-info/METADATA", "");
+        assert_eq!(
+            contest(root.path()).unwrap(),
+            Some(Contest {
+                distributions: vec!["b".to_owned(), "a".to_owned()],
+                path: "tests/__init__.py".to_owned(),
+            })
+        );
     }
 
     #[test]

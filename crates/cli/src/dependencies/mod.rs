@@ -27,14 +27,14 @@ use tierce_lambda::{BaseFacts, CLibrary};
 use tierce_oci::Platform;
 
 use self::bytecode::{Bytecode, Interpreter};
-use self::installed::{tidy_node, tidy_python};
+use self::installed::{Contest, contest, tidy_node, tidy_python};
 use self::kept::{Kept, Key};
 use self::node::{NodeTarget, Project};
 use self::python::{Installer, Manifest, PythonTarget};
 use self::requirements::{Requirements, expanded};
 use self::secrets::{Secrets, without_userinfo};
 use self::target::{Glibc, Machine, PythonVersion};
-use self::tool::{Run, Tool, ToolFailed};
+use self::tool::{Run, Tool, ToolFailed, option};
 use crate::background::in_background;
 use crate::diagnostic::{FREE_SPACE, Hinted as _, is_about_space};
 use crate::environment::Variables;
@@ -445,8 +445,37 @@ impl<'a> Resolver<'a> {
                 let environment = installer.environment(&self.variables);
                 let tool = installer.tool();
                 self.say(&resolving(tool));
-                self.run(job, shown, tool, directory, arguments, environment)
-                    .await
+                self.run(
+                    job,
+                    shown,
+                    tool,
+                    directory,
+                    arguments.clone(),
+                    environment.clone(),
+                )
+                .await?;
+                let contest = match installer {
+                    Installer::Uv(_) => contest(&tree)?,
+                    Installer::Pip(_) => None,
+                };
+                let Some(Contest {
+                    distributions,
+                    path,
+                }) = contest
+                else {
+                    return Ok(());
+                };
+                self.say(&format!(
+                    "{} bring different files of one path, such as `{path}`: the first by name wins",
+                    distributions.join(", ")
+                ));
+                for distribution in distributions {
+                    let mut again = arguments.clone();
+                    again.push(option("--reinstall-package", distribution));
+                    self.run(job, shown, tool, directory, again, environment.clone())
+                        .await?;
+                }
+                Ok(())
             }
             Work::Node {
                 project,
@@ -477,6 +506,10 @@ impl<'a> Resolver<'a> {
         }
     }
 
+    fn warn(&self, line: &str) {
+        self.places.bars().suspend(|| self.output.warn(line));
+    }
+
     /// Says which versions stand for packages that name none, or bring others along.
     fn say_what_was_taken(&self, requirements: &str, tree: &Path) {
         let taken = client::packages_in(tree);
@@ -489,10 +522,6 @@ impl<'a> Resolver<'a> {
                 list.join(", ")
             ));
         }
-    }
-
-    fn warn(&self, line: &str) {
-        self.places.bars().suspend(|| self.output.warn(line));
     }
 
     fn say(&self, line: &str) {

@@ -145,7 +145,9 @@ impl Search<'_> {
             )
             .hint("link it against a library that has a soname: `-Wl,-soname,NAME`"));
         }
-        if is_of_glibc(name) || name.starts_with("libc.musl-") || name == "libc.so" {
+        let is_of_musl = name.starts_with("libc.musl-")
+            || (name == "libc.so" && self.facts.libc == Some(CLibrary::Musl));
+        if is_of_glibc(name) || is_of_musl {
             return Ok(None);
         }
         let mut tried = Tried {
@@ -234,22 +236,27 @@ impl Search<'_> {
     }
 
     fn missing(&self, name: &str, loading: &Loading, tried: &Tried) -> anyhow::Error {
-        let mut text = format!(
+        let what = format!(
             "`{}` needs `{name}`, which the base `{}` does not have, nor this machine for {}",
             self.show(&loading.file),
             self.base_name,
             self.architecture
         );
-        for (file, made_for) in &tried.of_others {
-            text += &format!("\n{} is for {made_for}", self.show(file));
-        }
+        let of_others = tried
+            .of_others
+            .iter()
+            .map(|(file, made_for)| format!("{} is for {made_for}", self.show(file)));
         let directories: Vec<String> = tried
             .looked_in
             .iter()
             .map(|directory| self.show(directory))
             .collect();
-        text += &format!("\nlooked in: {}", directories.join(", "));
-        anyhow::anyhow!(text).hint(
+        let looked = format!("looked in: {}", directories.join(", "));
+        let lines: Vec<String> = std::iter::once(what)
+            .chain(of_others)
+            .chain(std::iter::once(looked))
+            .collect();
+        anyhow::anyhow!(lines.join("\n")).hint(
             "`libraries = [\"FOLDER\"]` in tierce.toml says where it is; or link it statically, or \
              install the package that has it",
         )

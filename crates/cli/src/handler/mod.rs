@@ -154,7 +154,7 @@ impl PreparedHandler {
 
 const LIBRARY_PATH: &str = "LD_LIBRARY_PATH";
 
-impl<'h> Handlers<'h> {
+impl Handlers<'_> {
     /// The program of the planned handler, if there is one.
     pub(crate) fn program<'a>(
         &self,
@@ -256,6 +256,7 @@ impl<'h> Handlers<'h> {
             libraries: is_dynamic,
             bootstrap: self.may_be_bootstrap(program, base),
             python: false,
+            interpreter: false,
         }
     }
 

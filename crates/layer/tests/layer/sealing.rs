@@ -1,21 +1,23 @@
 //! What sealing promises beside the bytes.
 
 use std::cell::RefCell;
+use std::collections::BTreeMap;
 use std::fs::{self, File};
 use std::io::{self, Read, Write};
 use std::path::Path;
+use std::sync::Mutex;
 use std::sync::atomic::{AtomicBool, Ordering};
 use std::time::{Duration, UNIX_EPOCH};
 
 use tempfile::tempdir;
 use tierce_layer::{
-    Codec, Compression, EncodeError, Encoder, EntryCounts, Limits, SealError, SealSettings, Stored,
-    TarCheck, Tree, ZlibRs, Zstd, seal, seal_tar,
+    Codec, Compression, EncodeError, Encoder, EntryCounts, Limits, Observed, Observer, RecordKind,
+    SealError, SealSettings, Stored, TarCheck, Tree, ZlibRs, Zstd, seal, seal_tar,
 };
 
 use crate::support::{
-    Sealed, archive_of, cache_in, chain, file, gzip, left_in, plan_of, scanned, settings, tree_of,
-    unpacked, until_it_shows, with_blob, write,
+    Sealed, archive_of, cache_in, chain, file, gzip, left_in, path, plan_of, scanned, settings,
+    tree_of, unpacked, until_it_shows, with_blob, write,
 };
 
 fn seal_after(change: impl FnOnce(&Path)) -> String {
@@ -156,6 +158,55 @@ fn progress_is_told_in_order_and_to_the_end() {
         ..EntryCounts::default()
     };
     assert_eq!(layer.entries, counts);
+}
+
+/// Keeps all pieces, by entry and place.
+#[derive(Default)]
+struct Watcher(Mutex<BTreeMap<(usize, u64), Vec<u8>>>);
+
+impl Observer for Watcher {
+    fn observe(&self, piece: Observed<'_>) {
+        let mut pieces = self.0.lock().unwrap();
+        let place = (piece.position, piece.offset);
+        pieces.insert(place, piece.bytes.to_vec());
+    }
+}
+
+#[test]
+fn an_observer_sees_all_of_every_entry() {
+    let mut tree = large();
+    for (name, entry) in [("srv/empty", file("")), ("srv/small", file("small"))] {
+        tree.insert(path(name), entry, &mut Vec::new()).unwrap();
+    }
+    let plan = plan_of(tree);
+    let output = tempdir().unwrap();
+    let cache = cache_in(output.path());
+    let watcher = Watcher::default();
+    let settings = SealSettings {
+        observer: Some(&watcher),
+        ..settings(&Stored, &cache, 3)
+    };
+    seal(&plan, &settings).unwrap();
+    let mut pieces = watcher.0.into_inner().unwrap();
+    let mut in_pieces = 0;
+    for (position, record) in plan.records().iter().enumerate() {
+        let mut seen = Vec::new();
+        while let Some(piece) = pieces.remove(&(position, seen.len() as u64)) {
+            in_pieces += usize::from(!seen.is_empty());
+            seen.extend(piece);
+            if seen.is_empty() {
+                break;
+            }
+        }
+        let mut expected = Vec::new();
+        if let RecordKind::File(content) = &record.kind {
+            content
+                .append_range(0..content.size(), &mut expected)
+                .unwrap();
+        }
+        assert!(seen == expected, "{}", record.path);
+    }
+    assert!(pieces.is_empty() && in_pieces > 10);
 }
 
 #[test]
