@@ -783,8 +783,15 @@ fn the_functions_of_the_fixtures() {
     {
         let world = World::new();
         copy_directory(&folder.path(), &world.path("app"));
-        let output = world.ok(&["init", "--force", "app", "--json"]);
         let name = folder.file_name();
+        if name == "compiled" {
+            // It is a function when it has been compiled.
+            let program = ElfBuilder::new("amd64").content(b"AWS_LAMBDA_RUNTIME_API");
+            world
+                .sandbox
+                .write("app/build/x86_64/greet", program.build());
+        }
+        let output = world.ok(&["init", "--force", "app", "--json"]);
         let found = output.json();
         assert!(found["base"].is_string(), "{name:?}: {found}");
         if name == "hello" {

@@ -72,6 +72,7 @@ impl Bench {
             ),
         );
         let platform = format!("--platform={platform}");
+        // What is there for another processor alone is refused otherwise.
         let allowed = ["--allow=wrong-architecture", "--allow=missing-library"];
         let arguments = [&["build", "app", &platform, "-o=oci:it:it"], &allowed[..]].concat();
         let output = self.world.ok(&arguments);

@@ -4,6 +4,7 @@ use std::fs::{self, Permissions};
 use std::os::unix::fs::PermissionsExt as _;
 
 use tierce_testkit::check::LoadedImage;
+use tierce_testkit::elf::ElfBuilder;
 use tierce_testkit::images::{Format, ImageBuilder, LayerBuilder};
 
 use crate::support::World;
@@ -14,7 +15,11 @@ fn world() -> World {
     let base = LayerBuilder::new()
         .directory("usr", 0o755)
         .directory("usr/bin", 0o755)
-        .file("usr/bin/python3.11", 0o755, b"x")
+        .file(
+            "usr/bin/python3.11",
+            0o755,
+            &ElfBuilder::new("amd64").build(),
+        )
         .symlink("usr/bin/python3", "python3.11")
         .symlink("bin", "usr/bin");
     let image = ImageBuilder::new(Format::Docker, "amd64")
@@ -92,7 +97,12 @@ fn the_client_is_a_layer_of_its_own_and_starts() {
     world.app("oci:../base:1", pinned);
     let (own, said) = build(
         &world,
-        &["--entrypoint=/own", "--workdir=/app", "--env=PYTHONPATH=/x"],
+        &[
+            "--allow=entrypoint-not-found",
+            "--entrypoint=/own",
+            "--workdir=/app",
+            "--env=PYTHONPATH=/x",
+        ],
     );
     assert!(!said.contains("the runtime client is"), "{said}");
     let config = &own.config["config"];

@@ -162,6 +162,7 @@ impl World {
                 || relative.starts_with("cache/tierce/resolved-1")
                 // What was learnt of a base is true whatever became of the build.
                 || relative.starts_with("cache/tierce/links-1")
+                || relative.starts_with("cache/tierce/bases-1")
                 || relative.starts_with("cache/tierce/facts-1");
             assert!(whole_blob || fixed, "{} was left behind", path.display());
         }

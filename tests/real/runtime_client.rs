@@ -90,6 +90,8 @@ fn a_function_on_a_plain_python_answers_under_crun() {
         "app",
         &platform,
         "--base=oci:other:1",
+        // The base says that it is for that processor, and its files are for this one.
+        "--allow=wrong-architecture",
         "-o=oci:foreign:1",
     ];
     let command = sandbox.tierce(arguments).env("PATH", tools(&sandbox, true));

@@ -1,11 +1,21 @@
 //! Which of AWS's bases a function gets.
 
-use tierce_lambda::AWS_BASES;
+use tierce_lambda::{AWS_BASES, AwsBase};
+
+/// Versions that AWS has only previews of, under tags such as `3.15-preview`: nobody is to begin with
+/// one without having asked for it (aws/aws-lambda-base-images, 2026).
+const PREVIEWS: [(&str, &str); 2] = [("python", "3.15"), ("nodejs", "26")];
+
+/// The bases that a function may begin with.
+fn finished() -> impl Iterator<Item = &'static AwsBase> {
+    AWS_BASES
+        .iter()
+        .filter(|base| !PREVIEWS.contains(&(base.language, base.version)))
+}
 
 /// The versions of a language that AWS has bases for, the newest first.
 fn versions(language: &str) -> Vec<&'static str> {
-    let mut versions: Vec<&'static str> = AWS_BASES
-        .iter()
+    let mut versions: Vec<&'static str> = finished()
         .filter(|base| base.language == language)
         .map(|base| base.version)
         .collect();
@@ -35,8 +45,7 @@ pub(super) fn newest(
 
 /// The base of exactly that version, if AWS has it.
 pub(super) fn find(language: &str, version: &str) -> Option<(&'static str, &'static str)> {
-    AWS_BASES
-        .iter()
+    finished()
         .find(|base| base.language == language && base.version == version)
         .map(|base| (base.language, base.version))
 }
@@ -77,6 +86,9 @@ mod tests {
         assert!(place("3.12") < place("3.9"), "{python:?}");
         assert_eq!(newest("provided", |_| true).unwrap().0, "al2023");
         assert!(newest("cobol", |_| true).is_none());
+        for (language, preview) in PREVIEWS {
+            assert!(!versions(language).contains(&preview), "{preview}");
+        }
     }
 
     #[test]
