@@ -74,6 +74,7 @@ CMD [\"app.handler\"]",
         "debian AS full
 FROM scratch
 COPY --from=full /usr/lib /usr/lib
+COPY --from=full /lib/ /lib/
 COPY --from=full /lib64/ /lib64/
 COPY --from=full /usr/bin/python3.11 /usr/bin/python3.11
 COPY client/ /usr/lib/python3/dist-packages/

@@ -222,7 +222,7 @@ fn sarif_is_what_its_schema_says() {
     let check = "import json, sys, jsonschema
 schema, log = (json.load(open(path, encoding='utf-8')) for path in sys.argv[1:])
 validator = jsonschema.Draft4Validator(schema)
-sys.exit('\\n'.join(f'{list(e.path)}: {e.message}' for e in validator.iter_errors(log)))";
+sys.exit('\\n'.join(f'{list(e.path)}: {e.message}' for e in validator.iter_errors(log)) or None)";
     let mut python = Command::new(environment.join("bin/python"));
     python
         .args(["-c", check])
