@@ -3,6 +3,7 @@
 use std::fs::{self, Permissions};
 use std::os::unix::fs::PermissionsExt as _;
 
+use serde_json::json;
 use tierce_testkit::FakeRegistry;
 use tierce_testkit::elf::ElfBuilder;
 use tierce_testkit::images::{Format, ImageBuilder, LayerBuilder, TestImage};
@@ -21,6 +22,9 @@ fn base(glibc: &[&str], python: &str) -> TestImage {
         library.build()
     };
     let system = LayerBuilder::new()
+        .directory("bin", 0o755)
+        .file("bin/sh", 0o755, &ElfBuilder::new("amd64").build())
+        .file("lambda-entrypoint.sh", 0o755, b"#!/bin/sh\n")
         .directory("lib64", 0o755)
         .file("lib64/libc.so.6", 0o755, &libc.build())
         .file(
@@ -48,6 +52,7 @@ fn base(glibc: &[&str], python: &str) -> TestImage {
         .file("var/runtime/bootstrap", 0o755, b"#!/bin/sh\n");
     ImageBuilder::new(Format::Docker, "amd64")
         .layer(&system)
+        .config(|config| config["config"] = json!({"Entrypoint": ["/lambda-entrypoint.sh"]}))
         .build()
 }
 
@@ -81,7 +86,7 @@ impl Bench {
             PATH=/usr/bin:/bin\nfor word; do case \"$word\" in --target=*) target=${word#*=};; \
             --python-*) asked=\"$asked ${word#*=}\";; esac; done\n\
             mkdir -p \"$target/pkg\" \"$target/pkg-1.dist-info\"\n\
-            echo $asked > \"$target/pkg/asked\"\n: > \"$target/pkg-1.dist-info/RECORD\"\n";
+            echo $asked > \"$target/pkg/asked\"\n: > \"$target/pkg/__init__.py\"\n: > \"$target/pkg-1.dist-info/RECORD\"\n";
         fs::write(&uv, script).unwrap();
         fs::set_permissions(&uv, Permissions::from_mode(0o755)).unwrap();
         bench

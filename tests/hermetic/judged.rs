@@ -139,7 +139,7 @@ fn a_rule_that_is_allowed_is_counted_and_no_more() {
     fs::write(&config, text).unwrap();
     insta::assert_snapshot!(world.fails(2, &["build", "app", "--allow=wrong-arch"]), @"
     error: there is no rule `wrong-arch`
-    hint: `tierce lint --json` names the rules; docs/lint.md lists all
+    hint: docs/lint.md lists all rules; a SARIF file has them too
     ");
     insta::assert_snapshot!(world.fails(2, &["push", "store:app", "--allow=entrypoint-notfound"]), @"
     error: there is no rule `entrypoint-notfound`

@@ -428,7 +428,7 @@ fn what_is_no_zip_is_named() {
       | ^^^^^^^^^
     ");
     insta::assert_snapshot!(build("zips = \"x.zip\""), @r#"
-    error: app/tierce.toml:6:1: unknown field `zips`, expected one of `name`, `add`, `tar`, `zip`, `lambda-layer`, `python`, `python-version`, `glibc`, `node`, `scripts`, `binary`, `libraries`, `to`, `include`, `exclude`, `verbatim`, `modes`, `owners`, `hardlinks`, `xattrs`, `mtime`, `split`
+    error: app/tierce.toml:6:1: unknown field `zips`, expected one of `name`, `add`, `tar`, `zip`, `lambda-layer`, `python`, `python-version`, `bytecode`, `glibc`, `node`, `scripts`, `binary`, `libraries`, `to`, `include`, `exclude`, `verbatim`, `modes`, `owners`, `hardlinks`, `xattrs`, `mtime`, `prune-prebuilds`, `split`
       |
     6 | zips = "x.zip"
       | ^^^^

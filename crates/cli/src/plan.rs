@@ -6,7 +6,7 @@ use std::path::{Path, PathBuf};
 
 use anyhow::{Context as _, Result};
 use tierce_image::{ConfigEdits, EnvEdit, Jobs, TARGET_LABEL};
-use tierce_lambda::{AwsBase, Rule};
+use tierce_lambda::{AwsBase, GlibcVersion, PythonVersion, Rule};
 use tierce_oci::{ImageFormat, Platform, Reference, Selector, Tag, Timestamp};
 use toml::Spanned;
 
@@ -340,6 +340,22 @@ impl BuildPlan {
         } else {
             Target::Generic
         })
+    }
+
+    /// What `tierce.toml` says that the base has, in place of what is known of it: of several
+    /// layers the oldest.
+    pub(crate) fn said_of_base(&self) -> (Option<GlibcVersion>, Option<PythonVersion>) {
+        let (mut glibcs, mut pythons) = (Vec::new(), Vec::new());
+        for layer in &self.layers {
+            glibcs.extend(layer.handler.as_ref().and_then(|handler| handler.glibc));
+            if let Some(Language::Python { version, glibc }) =
+                layer.dependencies.as_ref().map(|it| it.language)
+            {
+                glibcs.extend(glibc.map(Glibc::version));
+                pythons.extend(version);
+            }
+        }
+        (glibcs.into_iter().min(), pythons.into_iter().min())
     }
 
     /// Refuses a compression that the image cannot have. What the base says of the format is known

@@ -835,15 +835,19 @@ impl<'a, 'b> Loader<'a, 'b> {
                     symbol: need.symbol.clone(),
                 }),
                 (None, Some(needed), None) if self.is_presumed(&need.library) => {
-                    let (newest, offered_by) = match (self.subject.below.libc, self.subject.base) {
-                        (Some(CLibrary::Glibc(Some(said))), _) => (said, "the base".to_owned()),
-                        (_, Some(base)) => {
-                            let AwsBase {
-                                language, version, ..
-                            } = base;
-                            let name = format!("{} ({language} {version})", base.system.name());
-                            (base.system.glibc(), name)
-                        }
+                    let named = self.subject.base.map(|base| {
+                        let AwsBase {
+                            language, version, ..
+                        } = base;
+                        let name = format!("{} ({language} {version})", base.system.name());
+                        (base.system.glibc(), name)
+                    });
+                    let (newest, offered_by) = match (self.subject.below.libc, named) {
+                        (Some(CLibrary::Glibc(Some(said))), named) => match named {
+                            Some((newest, name)) if newest == said => (said, name),
+                            _ => (said, "the base".to_owned()),
+                        },
+                        (_, Some(named)) => named,
                         _ => continue,
                     };
                     if newest < needed {

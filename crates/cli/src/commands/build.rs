@@ -6,7 +6,7 @@ use anyhow::{Context as _, Result};
 use futures_util::future::try_join;
 use serde_json::{Map, Value, json};
 use tierce_image::{Artifact, BaseImage, Image, Layer, assemble, assemble_index};
-use tierce_lambda::BaseFacts;
+use tierce_lambda::{BaseFacts, CLibrary};
 use tierce_oci::{Compression, Document, ImageFormat, Index, MediaType, Platform, Raw};
 use tierce_store::atomic::write_file;
 
@@ -282,12 +282,17 @@ impl Making<'_> {
     }
 
     async fn judge_at(&self, gate: &mut Gate<'_>, images: &[Image]) -> Result<()> {
+        let (glibc, python) = self.plan.said_of_base();
         for (image, resolved) in images.iter().zip(self.bases) {
-            gate.judge(
-                image,
-                Base::of_build(resolved.base.as_ref(), &resolved.facts),
-            )
-            .await?;
+            let Resolved { base, facts, .. } = resolved;
+            let said = BaseFacts {
+                libc: glibc.map(|version| CLibrary::Glibc(Some(version))),
+                python,
+                ..BaseFacts::default()
+            };
+            let facts = said.or(facts.clone());
+            gate.judge(image, Base::of_build(base.as_ref(), &facts))
+                .await?;
         }
         Ok(())
     }
