@@ -95,7 +95,7 @@ impl Bench {
     /// Writes `tierce.toml`, with more for the layer.
     fn says(&self, more: &str) {
         let text = format!(
-            "[image]\nbase = \"{}\"\nplatforms = [\"amd64\"]\nhandler = \"app.handler\"\n\
+            "[image]\nbase = \"{}\"\nplatforms = [\"amd64\"]\nhandler = \"pkg.handler\"\n\
              [[layer]]\nname = \"dependencies\"\npython = \"requirements.txt\"\n{more}\n",
             self.name
         );
@@ -233,6 +233,7 @@ fn what_no_table_knows_is_read_once_and_locked() {
     complete = true
     libc = "glibc 2.31"
     python = "3.10"
+    interpreter = "/var/lang/bin/python3.10"
     bootstrap = true
     library-directories = ["/lib64"]
     libraries = [
