@@ -152,6 +152,34 @@ pub(crate) fn base_beside(file: &LoadedFile, base: &BaseName) -> BaseName {
     base
 }
 
+fn check_handlers(layers: &[LayerPlan]) -> Result<()> {
+    let handlers = layers.iter().filter(|layer| layer.handler.is_some());
+    if handlers.count() > 1 {
+        return Err(UsageError(
+            "an image has one compiled handler, and several are named".to_owned(),
+        ))
+        .hint("other programs are files like any: `add` them");
+    }
+    Ok(())
+}
+
+/// The platforms that are asked for, each once.
+fn platforms(arguments: &BuildArguments, values: &ConfigFile) -> Result<Vec<Platform>> {
+    let mut platforms = if arguments.platform.is_empty() {
+        values.image.platforms.clone()
+    } else {
+        arguments.platform.clone()
+    };
+    dedup(&mut platforms);
+    if let Some(other) = platforms.iter().find(|platform| platform.os != "linux") {
+        return Err(UsageError(format!(
+            "`{other}` cannot be built: only linux images can be assembled"
+        ))
+        .into());
+    }
+    Ok(platforms)
+}
+
 impl BuildPlan {
     /// Works out what `arguments` and the config file ask for together.
     pub(crate) fn resolve(arguments: &BuildArguments, environment: &Environment) -> Result<Self> {
@@ -196,30 +224,8 @@ impl BuildPlan {
             })
             .collect::<Result<Vec<_>>>()?;
         layers.extend(layers_of_flags(&arguments.image, &context)?);
-        if layers
-            .iter()
-            .filter(|layer| layer.handler.is_some())
-            .count()
-            > 1
-        {
-            return Err(UsageError(
-                "an image has one compiled handler, and several are named".to_owned(),
-            ))
-            .hint("other programs are files like any: `add` them");
-        }
+        check_handlers(&layers)?;
         let four = NonZeroUsize::MIN.saturating_add(3);
-        let mut platforms = if arguments.platform.is_empty() {
-            values.image.platforms.clone()
-        } else {
-            arguments.platform.clone()
-        };
-        dedup(&mut platforms);
-        if let Some(other) = platforms.iter().find(|platform| platform.os != "linux") {
-            return Err(UsageError(format!(
-                "`{other}` cannot be built: only linux images can be assembled"
-            ))
-            .into());
-        }
         let mut plan = Self {
             // A base of the command line is not that of the file: its lock says nothing of it.
             lock: file
@@ -227,7 +233,7 @@ impl BuildPlan {
                 .filter(|_| arguments.image.base.is_none())
                 .map(lock_path),
             base,
-            platforms,
+            platforms: platforms(arguments, values)?,
             layers,
             whole_context_to: None,
             edits,

@@ -32,8 +32,9 @@ pub(crate) fn info(cache: &Path) -> Result<[CacheUse; 2]> {
         (0, bases_in(cache)),
         (1, links_in(cache)),
     ] {
-        let used = &mut uses[number];
-        list(&root)?.iter().for_each(|found| count(used, found));
+        for found in list(&root)? {
+            count(&mut uses[number], &found);
+        }
     }
     Ok(uses)
 }

@@ -237,9 +237,8 @@ pub(crate) fn libc_of(tree: &Tree<'_>, below: UnknownBase) -> Option<Libc> {
     let mut found = match (below.layers, below.libc, below.name) {
         (0, ..) => (false, false),
         (_, Some(CLibrary::Musl), _) => (false, true),
-        (_, Some(CLibrary::Glibc(_)), _) => (true, false),
         // All of AWS's bases have glibc.
-        (_, None, Some(_)) => (true, false),
+        (_, Some(CLibrary::Glibc(_)), _) | (_, None, Some(_)) => (true, false),
         (_, None, None) => return None,
     };
     for (path, node) in tree.all() {
