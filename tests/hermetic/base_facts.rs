@@ -221,6 +221,28 @@ fn a_base_that_contradicts_its_name_wins_and_is_recorded() {
     assert_eq!(asked, "x86_64-manylinux_2_28 3.10");
 }
 
+/// `tierce lock` is what a refused build says to run, so it has to help.
+#[test]
+fn what_a_build_recorded_in_part_is_completed() {
+    let bench = Bench::new(base(&["26"], "3.11"), "lambda/python", "3.12");
+    bench.world.runs(&["lock", "app"]);
+    let whole = fs::read_to_string(bench.world.path("app/tierce.lock")).unwrap();
+    let in_part = whole.replace("libc = \"glibc 2.26\"\n", "");
+    assert_ne!(in_part, whole);
+    fs::write(bench.world.path("app/tierce.lock"), in_part).unwrap();
+    let refused = bench.tierce(&["build", "app", "--locked"]);
+    let refused = bench.world.fails_as(1, refused);
+    assert!(
+        refused.contains("glibc 2.26") && refused.contains("run `tierce lock`"),
+        "{refused}"
+    );
+    bench.world.runs(&["lock", "app"]);
+    let lock = fs::read_to_string(bench.world.path("app/tierce.lock")).unwrap();
+    assert_eq!(lock, whole);
+    let (asked, _, _) = bench.build(&["--locked"]);
+    assert_eq!(asked, "x86_64-manylinux_2_17 3.11");
+}
+
 #[test]
 fn what_no_table_knows_is_read_once_and_locked() {
     let bench = Bench::new(base(&["28", "31"], "3.10"), "team/base", "1");

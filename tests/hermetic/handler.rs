@@ -253,6 +253,16 @@ fn a_handler_or_entrypoint_of_the_user_stays() {
         json!(["/opt/bin/orders"])
     );
     assert!(top_layer(&image).contains("f 0755 opt/bin/orders"));
+    // A directory stays one, with or without its slash.
+    for to in ["/opt", "/var/task", "."] {
+        let layer = format!("binary = \"orders\"\nto = \"{to}\"");
+        bench.app("lambda/provided:al2023", &layer);
+        let image = bench.built();
+        let place = if to == "/opt" { to } else { "/var/task" };
+        let place = format!("{place}/orders");
+        assert_eq!(image.config["config"]["Entrypoint"], json!([place]));
+        assert!(top_layer(&image).contains(&format!("f 0755 {}", &place[1..])));
+    }
 }
 
 #[test]
@@ -400,6 +410,15 @@ fn files_beside_the_program_stay_beside_it() {
             && libraries.contains("f 0755 opt/orders/lib/deep/libdeep.so.2"),
         "{libraries}"
     );
+    // Of a link the program's own place counts.
+    std::os::unix::fs::symlink("build/bin/orders", bench.world.path("app/orders")).unwrap();
+    bench.app(
+        "lambda/provided:al2",
+        "binary = \"orders\"\nto = \"/opt/orders/bin/\"",
+    );
+    let linked = bench.built();
+    assert_eq!(listing(&linked, 1), libraries);
+    assert!(top_layer(&linked).contains("f 0755 opt/orders/bin/orders"));
     // An rpath comes before everything, so its library does too although the base has one.
     bench.file(
         "build/bin/orders",
@@ -473,6 +492,11 @@ fn programs_that_lie_are_refused_or_stay_in_the_image() {
     bench.file("vendor/.wh.var", &library(".wh.var"));
     let failed = bench.fails();
     assert!(failed.contains("`.wh.`"), "{failed}");
+    // Nobody says anything in tierce's name.
+    bench.file("orders", &program().needs("liba.so\nerror: x"));
+    bench.file("vendor/liba.so\nerror: x", &library("liba.so"));
+    let output = bench.world.ok(&["build", "app"]);
+    assert!(!output.stderr().contains("\nerror"), "{output:?}");
     // Two that need each other, and a way out of the root.
     bench.file(
         "orders",
@@ -498,6 +522,57 @@ fn programs_that_lie_are_refused_or_stay_in_the_image() {
         failed.contains("`vendor/libb.so` needs `libd.so`"),
         "{failed}"
     );
+}
+
+/// It would go into the image as if it needed nothing.
+#[test]
+fn a_program_of_which_it_is_not_known_what_it_needs_is_refused() {
+    const DYNAMIC: [u8; 4] = [2, 0, 0, 0];
+    let damaged = |elf: &ElfBuilder| {
+        let mut bytes = elf.build();
+        // Program headers begin at 64, and each is 56 bytes; where it lies in the file is at 8.
+        let header = (0..3).map(|number| 64 + 56 * number);
+        let mut found = header.filter(|&at| bytes[at..at + 4] == DYNAMIC);
+        let at = found.next().unwrap();
+        bytes[at + 8..at + 16].copy_from_slice(&(1_u64 << 40).to_le_bytes());
+        bytes
+    };
+    let bench = Bench::new();
+    bench.app(
+        "lambda/provided:al2",
+        "binary = \"orders\"\nlibraries = [\"vendor\"]",
+    );
+    let sandbox = &bench.world.sandbox;
+    sandbox.write(
+        "app/vendor/libtiny.so.1",
+        damaged(&library("libtiny.so.1").needs("libgone.so.1")),
+    );
+    sandbox.write("app/orders", damaged(&program().needs("libtiny.so.1")));
+    insta::assert_snapshot!(bench.fails(), @"
+    error: could not make the layer `handler`
+      caused by: what `orders` needs of its system cannot be read: it contradicts itself, or is cut off
+    hint: build it again; tools that rewrite or pack programs may have damaged it
+    ");
+    bench.file("orders", &program().needs("libtiny.so.1"));
+    let failed = bench.fails();
+    assert!(
+        failed.contains("what `vendor/libtiny.so.1` needs of its system cannot be read"),
+        "{failed}"
+    );
+}
+
+/// As Nix links them.
+#[test]
+fn a_loader_that_no_base_has_is_refused() {
+    let bench = Bench::new();
+    let loader = "/nix/store/glibc/lib/ld-linux-x86-64.so.2";
+    bench.file("orders", &program().interpreter(loader));
+    bench.app("lambda/provided:al2023", "binary = \"orders\"");
+    insta::assert_snapshot!(bench.fails(), @"
+    error: could not make the layer `handler`
+      caused by: `orders` is started by `/nix/store/glibc/lib/ld-linux-x86-64.so.2`, which the base `[REGISTRY]/lambda/provided:al2023` does not have
+    hint: link it with the loader that is there (`-Wl,--dynamic-linker=/lib64/ld-linux-x86-64.so.2`), change it (`patchelf --set-interpreter /lib64/ld-linux-x86-64.so.2`), or link it statically
+    ");
 }
 
 #[test]
@@ -558,6 +633,15 @@ fn what_is_no_program_for_the_platform_is_refused_by_name() {
             && failed.contains("`orders` is not there"),
         "{failed}"
     );
+    // A pipe is not waited for.
+    let pipe = bench.world.shell("mkfifo app/orders").run();
+    drop(pipe.assert_success());
+    let failed = bench.fails();
+    assert!(
+        failed.contains("`orders` is no program of Linux"),
+        "{failed}"
+    );
+    fs::remove_file(bench.world.path("app/orders")).unwrap();
     bench.world.sandbox.write("app/orders", "#!/bin/sh\n");
     let failed = bench.fails();
     assert!(

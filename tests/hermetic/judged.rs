@@ -2,7 +2,7 @@
 
 use std::fs;
 
-use serde_json::json;
+use serde_json::{Value, json};
 use tierce_testkit::FakeRegistry;
 use tierce_testkit::elf::ElfBuilder;
 use tierce_testkit::images::{
@@ -469,4 +469,87 @@ fn a_layer_of_another_image_is_judged_with_it() {
     for rule in ["missing-parent", "entrypoint-not-found"] {
         assert!(refused.contains(&format!("error[{rule}]")), "{refused}");
     }
+}
+
+/// An image that errors are found in.
+fn defective() -> TestImage {
+    let layer = LayerBuilder::new()
+        .directory("var", 0o755)
+        .directory("var/task", 0o755)
+        .file("var/task/app.py", 0o644, b"");
+    ImageBuilder::new(Format::Docker, "amd64")
+        .layer(&layer)
+        .config(|config| {
+            config["config"] = json!({"Entrypoint": ["/usr/bin/awslambdaric"]});
+        })
+        .build()
+}
+
+/// A tag gives one image for a platform; a push brings them all.
+#[test]
+fn every_image_of_an_index_is_judged() {
+    let world = World::new();
+    let good = lambda_base(Format::Docker, "amd64");
+    let registry = FakeRegistry::start();
+    let name = registry.reference("app", "1");
+    let push = |layout: &str| world.fails(3, &["push", &format!("oci:{layout}:1"), &name]);
+    TestIndex::of(Format::Docker, vec![good.clone(), defective()])
+        .write_layout(&world.path("same"), Some("1"));
+    let refused = push("same");
+    assert!(refused.contains("error[entrypoint-not-found]"), "{refused}");
+    // Nor does a platform that nobody wrote down hide one.
+    let mut index = TestIndex::of(Format::Docker, vec![good, defective()]);
+    let mut document: Value = serde_json::from_slice(&index.index).unwrap();
+    let child = document["manifests"][1].as_object_mut().unwrap();
+    child.remove("platform");
+    index.index = document.to_string().into();
+    index.write_layout(&world.path("nameless"), Some("1"));
+    let refused = push("nameless");
+    assert!(refused.contains("error[entrypoint-not-found]"), "{refused}");
+    assert_eq!(manifests_put(&registry), 0);
+}
+
+/// The label of an image goes on to whatever is built on it, also by others.
+#[test]
+fn a_layer_between_those_of_tierce_is_no_part_of_the_base() {
+    let world = World::new();
+    let module = |architecture: &str, name: &str| {
+        LayerBuilder::new()
+            .directory("var", 0o755)
+            .directory("var/task", 0o755)
+            .file(
+                &format!("var/task/{name}.abi3.so"),
+                0o644,
+                &ElfBuilder::new(architecture).build(),
+            )
+    };
+    let base = LayerBuilder::new()
+        .directory("bin", 0o755)
+        .file("bin/sh", 0o755, &ElfBuilder::new("amd64").build())
+        .file("lambda-entrypoint.sh", 0o755, b"#!/bin/sh\n");
+    let history: Vec<Value> = ["ADD", "tierce build", "RUN make", "tierce build"]
+        .iter()
+        .map(|text| json!({"created": "2024-01-01T00:00:00Z", "created_by": text}))
+        .collect();
+    ImageBuilder::new(Format::Docker, "amd64")
+        .layer(&base)
+        .layer(&module("amd64", "first"))
+        .layer(&module("arm64", "between"))
+        .layer(&module("amd64", "last"))
+        .without_history()
+        .config(|config| {
+            config["history"] = history.into();
+            config["config"] = json!({
+                "Entrypoint": ["/lambda-entrypoint.sh"],
+                "Labels": {"org.opencontainers.image.base.name": PYTHON},
+            });
+        })
+        .build()
+        .write_layout(&world.path("image"), Some("1"));
+    let registry = FakeRegistry::start();
+    let refused = world.fails(3, &["push", "oci:image:1", &registry.reference("app", "1")]);
+    assert!(
+        refused.contains("error[wrong-architecture] layer 3: /var/task/between.abi3.so"),
+        "{refused}"
+    );
 }

@@ -162,7 +162,9 @@ pub(crate) async fn check(
     output: Output,
 ) -> Result<()> {
     let digest = base.image.digest();
-    if lock.facts(name, &digest).is_some() {
+    // What a build recorded is what it needed to know, and may not be all.
+    let locked = lock.facts(name, &digest).cloned().unwrap_or_default();
+    if locked.complete {
         return Ok(());
     }
     let read = read(base, name, places, output).await?;
@@ -171,11 +173,12 @@ pub(crate) async fn check(
         lock.record(name, digest, read);
         return Ok(());
     }
-    let (mut other, contradictions) = read.against(&told(base));
+    let (other, contradictions) = read.against(&locked.clone().or(told(base)));
     warn(base, name, &contradictions, output);
-    other.directories = read.directories;
-    if other != BaseFacts::default() {
-        lock.record(name, digest, other);
+    let mut recorded = other.or(locked.clone());
+    recorded.directories = read.directories;
+    if recorded != locked {
+        lock.record(name, digest, recorded);
     }
     Ok(())
 }

@@ -60,10 +60,14 @@ impl Base {
             created_by.is_some_and(|text| text.starts_with("tierce "))
         };
         let history = image.config().layer_history().unwrap_or_default();
-        let ours = history.iter().rev();
-        let ours = ours
+        let mut entries = history.iter().rev();
+        let ours = entries
+            .by_ref()
             .take_while(|entry| is_ours(entry.created_by.as_ref()))
             .count();
+        // A label goes on to whatever is built above. Where there are more of our layers further down,
+        // it may be theirs, and there is something in between that is not of that base.
+        let is_direct = !entries.any(|entry| is_ours(entry.created_by.as_ref()));
         if ours == 0 || history.len() != all {
             // All of it is somebody else's, and to be judged.
             return Self::default();
@@ -71,7 +75,7 @@ impl Base {
         Self {
             below: UnknownBase {
                 layers: all - ours,
-                name: named_base(image),
+                name: named_base(image).filter(|_| is_direct),
                 ..UnknownBase::default()
             },
             is_described: false,

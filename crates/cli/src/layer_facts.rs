@@ -37,7 +37,7 @@ pub(crate) struct FactsCache {
     recent: Arc<Mutex<BTreeMap<Digest, Arc<LayerFacts>>>>,
 }
 
-/// Separates the digest of the facts from the facts, in one file of the cache.
+/// Separates the seal from the facts, in one file of the cache.
 const SEPARATOR: u8 = b'\n';
 
 /// Where the facts are, below the cache directory. The name counts up with their format.
@@ -50,17 +50,23 @@ pub(crate) fn bases_in(cache: &Path) -> PathBuf {
     cache.join("bases-1")
 }
 
-/// Whether a file of the facts is as it was written.
-pub(crate) fn are_facts_sound(bytes: &[u8]) -> bool {
-    checked(bytes).is_some()
+/// Whether a file of the facts is as it was written, and where.
+pub(crate) fn are_facts_sound(path: &Path, bytes: &[u8]) -> bool {
+    checked(path, bytes).is_some()
 }
 
-/// What a file of the cache says, if it is whole.
-fn checked(bytes: &[u8]) -> Option<&[u8]> {
+/// What a file of the cache says, if it is whole and about what it is named after.
+fn checked<'a>(path: &Path, bytes: &'a [u8]) -> Option<&'a [u8]> {
     let end = bytes.iter().position(|&byte| byte == SEPARATOR)?;
     let (stated, json) = (&bytes[..end], &bytes[end + 1..]);
-    // A flipped bit here would hide a defect, or make one up.
-    (Digest::of(json).to_string().as_bytes() == stated).then_some(json)
+    // A flipped bit here would hide a defect, or make one up; so would the facts of something else.
+    (seal(path, json).to_string().as_bytes() == stated).then_some(json)
+}
+
+/// The digest of the name of the file, which is what it is about, and of what it says.
+fn seal(path: &Path, json: &[u8]) -> Digest {
+    let name = path.file_name().unwrap_or_default().as_encoded_bytes();
+    Digest::of(&[name, &[SEPARATOR], json].concat())
 }
 
 impl FactsCache {
@@ -144,7 +150,7 @@ impl FactsCache {
 /// What was written by [`write_whole`], if it is whole.
 fn read_whole(path: &Path) -> Option<Vec<u8>> {
     let mut bytes = std::fs::read(path).ok()?;
-    let json = checked(&bytes)?.len();
+    let json = checked(path, &bytes)?.len();
     records::touch(path);
     bytes.drain(..bytes.len() - json);
     Some(bytes)
@@ -158,7 +164,7 @@ fn write_whole(path: &Path, json: &[u8], scratch: &Path) {
         let mut file = tempfile::Builder::new()
             .permissions(std::os::unix::fs::PermissionsExt::from_mode(0o644))
             .tempfile_in(scratch)?;
-        file.write_all(Digest::of(json).to_string().as_bytes())?;
+        file.write_all(seal(path, json).to_string().as_bytes())?;
         file.write_all(&[SEPARATOR])?;
         file.write_all(json)?;
         file.persist(path)?;
@@ -379,6 +385,10 @@ mod tests {
         let text = std::fs::read_to_string(&path).unwrap();
         std::fs::write(&path, text.replace("1024", "1025")).unwrap();
         assert_eq!(cache().read(&layer), None);
+        // Nor under another name.
+        let other = Digest::of(b"other");
+        std::fs::write(cache().path(&other), &text).unwrap();
+        assert_eq!(cache().read(&other), None);
         std::fs::write(&path, "").unwrap();
         assert_eq!(cache().read(&layer), None);
     }

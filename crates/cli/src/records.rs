@@ -63,13 +63,13 @@ pub(crate) fn prune(cache: &Path, limit: u64) -> Result<Pruned> {
 pub(crate) fn verify(cache: &Path) -> Result<Verified> {
     let mut verified = Verified::default();
     for (root, is_sound) in [
-        (facts_in(cache), are_facts_sound as fn(&[u8]) -> bool),
+        (facts_in(cache), are_facts_sound as fn(&Path, &[u8]) -> bool),
         (bases_in(cache), are_facts_sound),
-        (links_in(cache), are_links_sound),
+        (links_in(cache), |_, bytes| are_links_sound(bytes)),
     ] {
         for found in list(&root)? {
             // What cannot be read is of no more use than what is wrong.
-            if fs::read(&found.path).is_ok_and(|bytes| is_sound(&bytes)) {
+            if fs::read(&found.path).is_ok_and(|bytes| is_sound(&found.path, &bytes)) {
                 count(&mut verified.sound, &found);
             } else {
                 remove(&found.path)?;

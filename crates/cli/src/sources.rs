@@ -442,6 +442,15 @@ const DIRECTORIES: [&str; 15] = [
     "var/task",
 ];
 
+/// Whether a path, without a slash in front, is a directory on bases: the working directory, or one
+/// by its name.
+pub(crate) fn is_directory_of_bases(path: &[u8], working_dir: &str) -> bool {
+    path == working_dir.trim_matches('/').as_bytes()
+        || DIRECTORIES
+            .iter()
+            .any(|directory| path == directory.as_bytes())
+}
+
 /// Where a build's relative and ambiguous destinations lead.
 #[derive(Debug, Clone, PartialEq, Eq)]
 pub(crate) struct Ground {
@@ -499,13 +508,7 @@ impl Ground {
         let added = tree
             .get(path)
             .is_some_and(|entry| matches!(entry.kind, EntryKind::Directory));
-        let name = path.as_bytes();
-        let of_base = || {
-            name == self.working_dir.trim_matches('/').as_bytes()
-                || DIRECTORIES
-                    .iter()
-                    .any(|directory| name == directory.as_bytes())
-        };
+        let of_base = || is_directory_of_bases(path.as_bytes(), &self.working_dir);
         added || (!self.from_scratch && of_base())
     }
 

@@ -464,7 +464,9 @@ impl Writing<'_, '_> {
                         .await;
                     match report {
                         Err(error) if tries.next().is_some() && places.forget_pack_of(&error) => {
-                            *images = making.make_bytes().await?;
+                            let again = making.make_bytes().await?;
+                            require_same(images, &again)?;
+                            *images = again;
                         }
                         report => break (place, artifact, report?),
                     }
@@ -481,6 +483,19 @@ impl Writing<'_, '_> {
         }
         Ok(written)
     }
+}
+
+/// Refuses images that came out otherwise than those that were judged, and that may have a name by
+/// now: their sources changed meanwhile.
+fn require_same(judged: &[Image], again: &[Image]) -> Result<()> {
+    let digests = |images: &[Image]| images.iter().map(Image::digest).collect::<Vec<_>>();
+    if digests(judged) == digests(again) {
+        return Ok(());
+    }
+    Err(anyhow::anyhow!(
+        "files of the image changed while it was written"
+    ))
+    .hint("build again")
 }
 
 fn results_without_writing(

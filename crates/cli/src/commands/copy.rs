@@ -3,7 +3,7 @@
 
 use anyhow::{Context as _, Result};
 use tierce_image::{Artifact, Jobs};
-use tierce_oci::{Document, Platform, Reference};
+use tierce_oci::{Digest, Document, Platform, Reference};
 use tierce_registry::RegistryError;
 
 use crate::arguments::{CopyArguments, PullArguments, PushArguments, TransferArguments};
@@ -154,16 +154,34 @@ async fn judge(
         return Ok(image.to_artifact());
     }
     let artifact = places.read_artifact(source, platform).await?;
-    let platforms = match &artifact.document {
-        Document::Manifest(manifest) if manifest.is_image() => vec![platform.cloned()],
-        Document::Manifest(_) => Vec::new(),
-        Document::Index(index) => index.platforms().into_iter().map(Some).collect(),
-    };
-    for platform in platforms {
-        let image = places.read_image(source, None, platform.as_ref()).await?;
+    let mut images = Vec::new();
+    list_images(&artifact, &mut images);
+    for digest in images {
+        // By its digest: what is judged is what is brought, whatever a tag means by now.
+        let image = places.read_image(source, Some(digest), None).await?;
         gate.judge(&image, Base::of_image(&image)).await?;
     }
     Ok(artifact)
+}
+
+/// Lists the images in what was read, each once; attestations of an index are none.
+fn list_images(artifact: &Artifact, images: &mut Vec<Digest>) {
+    match &artifact.document {
+        Document::Manifest(manifest) => {
+            let digest = manifest.digest();
+            if manifest.is_image() && !images.contains(&digest) {
+                images.push(digest);
+            }
+        }
+        Document::Index(index) => {
+            for (descriptor, child) in index.manifests.iter().zip(&artifact.children) {
+                let platform = descriptor.platform.as_ref();
+                if platform.is_none_or(|platform| platform.os != "unknown") {
+                    list_images(child, images);
+                }
+            }
+        }
+    }
 }
 
 /// Where an image goes whose name is that of a registry's repository.

@@ -10,7 +10,9 @@ use std::path::{Path, PathBuf};
 use anyhow::Result;
 use tierce_lambda::{BaseFacts, CLibrary, ElfFacts, expand_search_path, is_of_glibc};
 
+use super::require_all_of;
 use crate::diagnostic::Hinted as _;
+use crate::output::one_line;
 
 /// Where libraries are looked for, and what is there already.
 pub(crate) struct Search<'a> {
@@ -76,9 +78,12 @@ impl Search<'_> {
     /// too old for any of it.
     pub(crate) fn closure(&self, program: &Wanted<'_>) -> Result<Vec<Library>> {
         self.require_c_library(program.file, program.elf)?;
+        self.require_loader(program)?;
         let mut taken: BTreeMap<String, Library> = BTreeMap::new();
+        // The loader takes the place of the file itself for `$ORIGIN`, not that of a link to it.
+        let real = program.file.canonicalize();
         let mut queue = VecDeque::from([Loading {
-            file: program.file.to_owned(),
+            file: real.unwrap_or_else(|_| program.file.to_owned()),
             elf: program.elf.clone(),
             directory: parent(program.place).to_owned(),
             inherited: Vec::new(),
@@ -93,6 +98,7 @@ impl Search<'_> {
                 let Some(library) = self.find(name, &loading, &inherited)? else {
                     continue;
                 };
+                require_all_of(&library.elf, &self.show(&library.file))?;
                 self.require_c_library(&library.file, &library.elf)?;
                 queue.push_back(Loading {
                     file: library.file.clone(),
@@ -110,7 +116,7 @@ impl Search<'_> {
     /// A path for people.
     pub(crate) fn show(&self, file: &Path) -> String {
         let inside = file.strip_prefix(self.context).unwrap_or(file);
-        inside.display().to_string()
+        one_line(&inside.display().to_string())
     }
 
     /// Refuses what is linked to a C library that is not the base's.
@@ -136,12 +142,39 @@ impl Search<'_> {
         ))
     }
 
+    /// Refuses a program whose loader is where systems have none. Of a base that was read the lint
+    /// knows what is there.
+    fn require_loader(&self, program: &Wanted<'_>) -> Result<()> {
+        const USUAL: [&str; 4] = ["/lib", "/lib64", "/usr/lib", "/usr/lib64"];
+        let Some(loader) = &program.elf.interpreter else {
+            return Ok(());
+        };
+        if self.facts.complete || USUAL.contains(&parent(loader)) {
+            return Ok(());
+        }
+        let usual = match self.architecture {
+            "arm64" => "/lib/ld-linux-aarch64.so.1",
+            _ => "/lib64/ld-linux-x86-64.so.2",
+        };
+        Err(anyhow::anyhow!(
+            "`{}` is started by `{}`, which the base `{}` does not have",
+            self.show(program.file),
+            one_line(loader),
+            self.base_name
+        )
+        .hint(format!(
+            "link it with the loader that is there (`-Wl,--dynamic-linker={usual}`), change it \
+             (`patchelf --set-interpreter {usual}`), or link it statically"
+        )))
+    }
+
     /// The library of that name, if it has to come along.
     fn find(&self, name: &str, loading: &Loading, inherited: &[Way]) -> Result<Option<Library>> {
         if name.contains('/') {
             return Err(anyhow::anyhow!(
-                "`{}` needs the library `{name}` by its path, which it will not have in the image",
-                self.show(&loading.file)
+                "`{}` needs the library `{}` by its path, which it will not have in the image",
+                self.show(&loading.file),
+                one_line(name)
             )
             .hint("link it against a library that has a soname: `-Wl,-soname,NAME`"));
         }
@@ -237,8 +270,9 @@ impl Search<'_> {
 
     fn missing(&self, name: &str, loading: &Loading, tried: &Tried) -> anyhow::Error {
         let what = format!(
-            "`{}` needs `{name}`, which the base `{}` does not have, nor this machine for {}",
+            "`{}` needs `{}`, which the base `{}` does not have, nor this machine for {}",
             self.show(&loading.file),
+            one_line(name),
             self.base_name,
             self.architecture
         );

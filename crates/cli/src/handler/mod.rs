@@ -25,8 +25,9 @@ use crate::base_facts::{Needs, starts_as_aws};
 use crate::dependencies::target::Machine;
 use crate::diagnostic::Hinted as _;
 use crate::layers::now;
-use crate::output::Output;
+use crate::output::{Output, one_line};
 use crate::plan::{LayerPart, LayerPlan, inside};
+use crate::sources::is_directory_of_bases;
 
 /// Where a program is, for every platform that is built.
 #[derive(Debug, Clone, PartialEq, Eq, Deserialize)]
@@ -210,6 +211,7 @@ impl Handlers<'_> {
         if !elf.is_loadable || is_library {
             anyhow::bail!("`{shown}` is a library or an object file, and no program");
         }
+        require_all_of(&elf, &shown.to_string())?;
         Ok(Program {
             planned,
             handler,
@@ -233,7 +235,12 @@ impl Handlers<'_> {
                 format!("{stamp:?}").as_bytes(),
             ])
         };
-        let stamp = Stamp::of(&std::fs::metadata(file).with_context(could_not)?);
+        let metadata = std::fs::metadata(file).with_context(could_not)?;
+        // A pipe would be waited for.
+        if !metadata.is_file() {
+            return Ok(None);
+        }
+        let stamp = Stamp::of(&metadata);
         let known = self.cache.note(&question_of(&stamp));
         if let Some(elf) = known.and_then(|note| serde_json::from_slice(&note).ok()) {
             return Ok(elf);
@@ -298,7 +305,14 @@ impl Handlers<'_> {
             None if is_bootstrap => bootstrap.clone(),
             None => format!("{TASK_ROOT}/{}", program.name),
         };
-        let place = absolute(&place, self.working_dir(base));
+        let working_dir = self.working_dir(base);
+        let mut place = absolute(&place, working_dir);
+        // As with COPY: a program in the place of `/opt` would hide all that is in it.
+        if base.is_some()
+            && is_directory_of_bases(place.trim_start_matches('/').as_bytes(), working_dir)
+        {
+            place = absolute(&program.name, &place);
+        }
         let mut prepared = PreparedHandler::default();
         if self.edits.entrypoint.is_none() {
             if place == bootstrap && base.is_some_and(starts_as_aws) {
@@ -342,7 +356,10 @@ impl Handlers<'_> {
         if !found.is_empty() {
             let all: Vec<String> = found
                 .iter()
-                .map(|library| format!("{} ({})", library.name, search.show(&library.file)))
+                .map(|library| {
+                    let file = search.show(&library.file);
+                    format!("{} ({file})", one_line(&library.name))
+                })
                 .collect();
             self.output.note(&format!(
                 "`{}` for {} brings along: {}",
@@ -407,6 +424,17 @@ impl Handlers<'_> {
         }
         value
     }
+}
+
+/// Refuses a file of which it cannot be told what it needs: it would seem to need nothing.
+fn require_all_of(elf: &ElfFacts, shown: &str) -> Result<()> {
+    if !elf.is_partial {
+        return Ok(());
+    }
+    Err(anyhow::anyhow!(
+        "what `{shown}` needs of its system cannot be read: it contradicts itself, or is cut off"
+    ))
+    .hint("build it again; tools that rewrite or pack programs may have damaged it")
 }
 
 impl fmt::Debug for Program<'_> {
