@@ -126,6 +126,9 @@ impl Folder {
     /// The path as the file may say it: relative, inside, without `.` and `..`; empty for the folder
     /// itself.
     pub(super) fn inside(&self, path: &str) -> Option<String> {
+        if path.contains(char::is_control) {
+            return None;
+        }
         let mut parts: Vec<&str> = Vec::new();
         for part in path.split('/') {
             match part {
