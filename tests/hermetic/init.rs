@@ -991,3 +991,50 @@ fn no_path_ends_a_comment() {
     assert!(!text.contains("\nentrypoint"), "{text}");
     assert!(text.contains("is no folder here"), "{text}");
 }
+
+#[test]
+fn variables_that_may_be_secret_stay_in_the_dockerfile() {
+    let world = world(&[
+        (
+            "Dockerfile",
+            "FROM public.ecr.aws/lambda/python:3.12\nENV LEVEL=info DB_PASSWORD=hunter2\n\
+             ENV Api_Token=hunter2\nCMD [\"app.handler\"]\n",
+        ),
+        ("app.py", PYTHON),
+    ]);
+    let text = init(&world);
+    assert!(
+        text.contains("LEVEL = \"info\"") && !text.contains("hunter2"),
+        "{text}"
+    );
+    assert!(
+        text.contains("the variable DB_PASSWORD of `Dockerfile` is left out, for it may be secret"),
+        "{text}"
+    );
+}
+
+#[test]
+fn templates_of_any_length_end() {
+    let mut template = "Resources:\n".to_owned();
+    for number in 0..20_000 {
+        template.push_str(&format!("  R{number}: {{Type: AWS::Lambda::Function}}\n"));
+    }
+    template.push_str("  \"a\\nb\":\n    Type: AWS::Serverless::Function\n    Properties:\n      Runtime: python3.12\n      Layers:\n");
+    template.push_str(&"      - !Ref L\n".repeat(100_000));
+    let world = world(&[("template.yaml", &template), ("app.py", PYTHON)]);
+    let several = world.ok(&["init", "--dry-run", "app"]);
+    assert!(several.stderr().contains("(R1, R2, R3, "), "names");
+    assert!(
+        several.stderr().contains("R12, and 19988 more)"),
+        "{}",
+        several.stderr()
+    );
+    let layers = world.ok(&["init", "--dry-run", "app", "--function", "a\nb"]);
+    assert!(
+        layers
+            .stderr()
+            .contains("ab has more than 5 layers: the first of them are taken"),
+        "{}",
+        layers.stderr()
+    );
+}

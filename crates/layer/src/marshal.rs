@@ -500,7 +500,12 @@ mod tests {
             Err(BytecodeError::Malformed(_))
         ));
         // The same without a list: the set's order puts the later in front.
-        let one = [b"\xa9\x01".to_vec(), b"\x29\x01".repeat(DEEPEST - 10), b"T".to_vec()].concat();
+        let one = [
+            b"\xa9\x01".to_vec(),
+            b"\x29\x01".repeat(DEEPEST - 10),
+            b"T".to_vec(),
+        ]
+        .concat();
         let other = [
             b"\x28\x01\0\0\0".to_vec(),
             b"\x29\x01".repeat(DEEPEST - 10),

@@ -30,8 +30,9 @@ impl Folder {
         })
     }
 
-    /// Says something that its owner should know, once.
-    pub(super) fn remark(&mut self, text: String) {
+    /// Says something that its owner should know, once and in one line, whatever names are in it.
+    pub(super) fn remark(&mut self, mut text: String) {
+        text.retain(|letter| !letter.is_control());
         if !self.remarks.contains(&text) {
             self.remarks.push(text);
         }
