@@ -217,7 +217,12 @@ fn only_the_very_version_will_do() {
     // One that uv knows of.
     bench.python("hidden", "3.12.7");
     let hidden = bench.world.sandbox.root().join("bin/hidden");
-    bench.program("uv", &format!("#!/bin/sh\necho '{}'\n", hidden.display()));
+    // Without `--system` it would run the `.venv/bin/python` of the context.
+    let only_system = "case \"$*\" in 'python find --system '*) ;; *) exit 1;; esac";
+    bench.program(
+        "uv",
+        &format!("#!/bin/sh\n{only_system}\necho '{}'\n", hidden.display()),
+    );
     drop(bench.built(&["build", "app"]));
     assert_ne!(bench.calls(), "");
     bench.python("python3", "3.12.3");

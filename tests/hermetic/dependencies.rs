@@ -146,6 +146,7 @@ fn uv_is_told_what_the_base_has() {
         insta::assert_snapshot!(bench.calls("uv").concat().join("\n"), @"
         pip
         install
+        --system
         --no-progress
         --link-mode=copy
         --no-compile-bytecode

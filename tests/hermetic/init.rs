@@ -527,6 +527,19 @@ fn zips_of_functions_and_layers() {
     let image = builds(&world, "lambda/nodejs", "22");
     assert!(has(&image, "var/task/index.mjs"));
     assert!(has(&image, "opt/nodejs/node_modules/a/index.js"));
+    // Beside code zips are not part of it.
+    world.sandbox.write("app/index.js", NODE);
+    drop(world.ok(&["init", "--force", "app"]));
+    let image = builds(&world, "lambda/nodejs", "22");
+    assert!(has(&image, "var/task/index.js"));
+    assert!(has(&image, "opt/nodejs/node_modules/a/index.js"));
+    assert!(!has(&image, "var/task/function.zip") && !has(&image, "var/task/tools-layer.zip"));
+    // A player is no layer.
+    fs::remove_file(world.path("app/index.js")).unwrap();
+    fs::rename(world.path("app/function.zip"), world.path("app/player.zip")).unwrap();
+    drop(world.ok(&["init", "--force", "app"]));
+    let text = fs::read_to_string(world.path("app/tierce.toml")).unwrap();
+    assert!(text.contains("zip = \"player.zip\""), "{text}");
 }
 
 #[test]
@@ -915,6 +928,7 @@ fn hostile_folders_are_survived() {
     `package.json` is not JSON: it is left aside
     there are files of Node too, which are not used
     the code itself is taken, and not `function.zip`
+    left out: `function.zip`
     `tierce build` makes the image, `tierce lint` judges it
     "#);
     let image = {
@@ -940,10 +954,7 @@ fn names_that_are_written_stay_what_they_are() {
     [image]
     base = "public.ecr.aws/lambda/python:3.12"
     platforms = ["x86_64"] # or "arm64", or both
-    handler = """
-    app.x
-    [image]
-    base = 'evil'"""
+    handler = "app.x\u000a[image]\u000abase = 'evil'"
 
     [[layer]]
     name = "dependencies"
@@ -964,4 +975,66 @@ fn names_that_are_written_stay_what_they_are() {
     "#);
     let image = builds(&world, "lambda/python", "3.12");
     assert!(has(&image, "var/task/app.py") && !has(&image, "var/task/requirements.txt"));
+}
+
+/// The layer that must be compiled first stands in a comment, which a line's end would end.
+#[test]
+fn no_path_ends_a_comment() {
+    let name = "x\n[config]\nentrypoint = ['evil']\n#";
+    let world = world(&[(
+        "template.yaml",
+        "Resources:\n  A:\n    Type: AWS::Serverless::Function\n    Properties:\n      Runtime: java21\n      \
+         Handler: a.B::c\n      CodeUri: \"x\\n[config]\\nentrypoint = ['evil']\\n#\"\n",
+    )]);
+    fs::create_dir(world.path("app").join(name)).unwrap();
+    let text = init(&world);
+    assert!(!text.contains("\nentrypoint"), "{text}");
+    assert!(text.contains("is no folder here"), "{text}");
+}
+
+#[test]
+fn variables_that_may_be_secret_stay_in_the_dockerfile() {
+    let world = world(&[
+        (
+            "Dockerfile",
+            "FROM public.ecr.aws/lambda/python:3.12\nENV LEVEL=info DB_PASSWORD=hunter2\n\
+             ENV Api_Token=hunter2\nCMD [\"app.handler\"]\n",
+        ),
+        ("app.py", PYTHON),
+    ]);
+    let text = init(&world);
+    assert!(
+        text.contains("LEVEL = \"info\"") && !text.contains("hunter2"),
+        "{text}"
+    );
+    assert!(
+        text.contains("the variable DB_PASSWORD of `Dockerfile` is left out, for it may be secret"),
+        "{text}"
+    );
+}
+
+#[test]
+fn templates_of_any_length_end() {
+    let mut template = "Resources:\n".to_owned();
+    for number in 0..20_000 {
+        template.push_str(&format!("  R{number}: {{Type: AWS::Lambda::Function}}\n"));
+    }
+    template.push_str("  \"a\\nb\":\n    Type: AWS::Serverless::Function\n    Properties:\n      Runtime: python3.12\n      Layers:\n");
+    template.push_str(&"      - !Ref L\n".repeat(100_000));
+    let world = world(&[("template.yaml", &template), ("app.py", PYTHON)]);
+    let several = world.ok(&["init", "--dry-run", "app"]);
+    assert!(several.stderr().contains("(R1, R2, R3, "), "names");
+    assert!(
+        several.stderr().contains("R12, and 19988 more)"),
+        "{}",
+        several.stderr()
+    );
+    let layers = world.ok(&["init", "--dry-run", "app", "--function", "a\nb"]);
+    assert!(
+        layers
+            .stderr()
+            .contains("ab has more than 5 layers: the first of them are taken"),
+        "{}",
+        layers.stderr()
+    );
 }

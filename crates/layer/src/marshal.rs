@@ -61,7 +61,7 @@ pub fn canonical_bytecode(compiled: &[u8]) -> Result<Vec<u8>, BytecodeError> {
         next: 0,
         out: header.to_vec(),
     };
-    writer.write(root)?;
+    writer.write(root, 0)?;
     Ok(writer.out)
 }
 
@@ -295,8 +295,10 @@ struct Writer<'a> {
 }
 
 impl Writer<'_> {
-    /// No object lies deeper than the reader went.
-    fn write(&mut self, place: usize) -> Result<(), BytecodeError> {
+    /// Writes an object that lies in so many others. It may lie deeper than it was read: where the
+    /// order of a set moves what is referred to behind the reference.
+    fn write(&mut self, place: usize, depth: usize) -> Result<(), BytecodeError> {
+        self.check_depth(place, depth)?;
         if let Some(number) = self.numbers[place] {
             self.out.push(b'r');
             self.out.extend_from_slice(&number.to_le_bytes());
@@ -304,7 +306,7 @@ impl Writer<'_> {
         }
         let first = self.out.len();
         let mut room = LONGEST_SET;
-        let parts = self.parts(place, &mut room)?;
+        let parts = self.parts(place, &mut room, depth)?;
         let is_marked = self.uses[place] > 1;
         if is_marked {
             self.numbers[place] = Some(self.next);
@@ -313,7 +315,7 @@ impl Writer<'_> {
         for part in parts {
             match part {
                 Part::Bytes(start, end) => self.out.extend_from_slice(&self.bytes[start..end]),
-                Part::Object(member) => self.write(member)?,
+                Part::Object(member) => self.write(member, depth + 1)?,
             }
         }
         let mark = if is_marked { MARK } else { 0 };
@@ -323,14 +325,19 @@ impl Writer<'_> {
 
     /// The parts of an object, in their order; those of a set by what they are, as far as there is
     /// room to write them out.
-    fn parts(&self, place: usize, room: &mut usize) -> Result<Vec<Part>, BytecodeError> {
+    fn parts(
+        &self,
+        place: usize,
+        room: &mut usize,
+        depth: usize,
+    ) -> Result<Vec<Part>, BytecodeError> {
         let object = &self.objects[place];
         let mut parts = object.parts.clone();
         if object.is_set {
             let mut keyed = Vec::new();
             for part in parts.split_off(1) {
                 let mut key = Vec::new();
-                self.spell(part, &mut key, room)?;
+                self.spell(part, &mut key, room, depth + 1)?;
                 keyed.push((key, part));
             }
             keyed.sort_by(|one, other| one.0.cmp(&other.0));
@@ -339,8 +346,15 @@ impl Writer<'_> {
         Ok(parts)
     }
 
-    /// Writes out an object without marks and references.
-    fn spell(&self, part: Part, key: &mut Vec<u8>, room: &mut usize) -> Result<(), BytecodeError> {
+    /// Writes out an object without marks and references, so that each lies as deep as all that refer
+    /// to one another.
+    fn spell(
+        &self,
+        part: Part,
+        key: &mut Vec<u8>,
+        room: &mut usize,
+        depth: usize,
+    ) -> Result<(), BytecodeError> {
         match part {
             Part::Bytes(start, end) => {
                 *room = room
@@ -349,9 +363,10 @@ impl Writer<'_> {
                 key.extend_from_slice(&self.bytes[start..end]);
             }
             Part::Object(place) => {
+                self.check_depth(place, depth)?;
                 let first = key.len();
-                for part in self.parts(place, room)? {
-                    self.spell(part, key, room)?;
+                for part in self.parts(place, room, depth)? {
+                    self.spell(part, key, room, depth + 1)?;
                 }
                 if let Some(kind) = key.get_mut(first) {
                     *kind = self.objects[place].kind;
@@ -359,6 +374,18 @@ impl Writer<'_> {
             }
         }
         Ok(())
+    }
+
+    /// Refuses what `marshal` would not read again, and what would use up the stack.
+    fn check_depth(&self, place: usize, depth: usize) -> Result<(), BytecodeError> {
+        if depth <= DEEPEST {
+            return Ok(());
+        }
+        let start = match self.objects[place].parts.first() {
+            Some(Part::Bytes(start, _)) => *start,
+            _ => 0,
+        };
+        Err(BytecodeError::Malformed(HEADER + start))
     }
 }
 
@@ -449,6 +476,45 @@ mod tests {
         object.extend_from_slice(b"\x3e\x01\0\0\0r\0\0\0\0");
         assert!(matches!(
             canonical_bytecode(&pyc(&object)),
+            Err(BytecodeError::Malformed(_))
+        ));
+    }
+
+    #[test]
+    fn references_do_not_lead_deeper_than_the_stack() {
+        // Objects in a list, each with the one before at its bottom, and a set of the last.
+        let length: u32 = 300;
+        let mut object = [&b"["[..], &(length + 1).to_le_bytes()].concat();
+        for number in 0..length {
+            object.extend_from_slice(b"\xa9\x01");
+            object.extend_from_slice(&b"\x29\x01".repeat(DEEPEST - 10));
+            match number.checked_sub(1) {
+                Some(before) => object.extend([&b"r"[..], &before.to_le_bytes()].concat()),
+                None => object.push(b'N'),
+            }
+        }
+        let last = (length - 1).to_le_bytes();
+        object.extend([&b"\x3e\x01\0\0\0r"[..], &last].concat());
+        assert!(matches!(
+            canonical_bytecode(&pyc(&object)),
+            Err(BytecodeError::Malformed(_))
+        ));
+        // The same without a list: the set's order puts the later in front.
+        let one = [
+            b"\xa9\x01".to_vec(),
+            b"\x29\x01".repeat(DEEPEST - 10),
+            b"T".to_vec(),
+        ]
+        .concat();
+        let other = [
+            b"\x28\x01\0\0\0".to_vec(),
+            b"\x29\x01".repeat(DEEPEST - 10),
+            b"r\0\0\0\0".to_vec(),
+        ]
+        .concat();
+        let set = [&b"\x3e\x02\0\0\0"[..], &one, &other].concat();
+        assert!(matches!(
+            canonical_bytecode(&pyc(&set)),
             Err(BytecodeError::Malformed(_))
         ));
     }

@@ -83,9 +83,11 @@ impl Interpreter {
         }
         if let Some(uv) = find("uv", variables) {
             let wanted = version.to_string();
+            // `--system`: uv would run what the context has as `.venv/bin/python`.
             let question = [
                 "python",
                 "find",
+                "--system",
                 "--no-project",
                 "--no-python-downloads",
                 &wanted,

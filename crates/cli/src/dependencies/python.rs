@@ -121,6 +121,8 @@ impl Installer {
                 let mut arguments = words([
                     "pip",
                     "install",
+                    // Else uv runs what the context has as `.venv/bin/python`, to ask what it is.
+                    "--system",
                     "--no-progress",
                     "--link-mode=copy",
                     "--no-compile-bytecode",

@@ -4,7 +4,7 @@ use parse_dockerfile::{Command, Instruction};
 use tierce_lambda::AwsBase;
 use tierce_oci::Reference;
 
-use super::{Described, Folder, join};
+use super::{Described, Folder, join, one_line};
 
 /// Reads the last stage of the Dockerfile `name` in `code`; `None` when it is not on one of AWS's
 /// bases.
@@ -63,7 +63,17 @@ pub(super) fn describe(folder: &mut Folder, code: &str, name: &str) -> Option<De
                 is_more |= !is_plain;
             }
             Instruction::Env(env) => match pairs(&env.arguments.value) {
-                Some(pairs) => described.env.extend(pairs),
+                Some(pairs) => {
+                    let (secret, others): (Vec<_>, Vec<_>) =
+                        pairs.into_iter().partition(|(name, _)| may_be_secret(name));
+                    described.env.extend(others);
+                    for (name, _) in secret {
+                        folder.remark(format!(
+                            "the variable {} of `{path}` is left out, for it may be secret: set it on the function",
+                            one_line(&name)
+                        ));
+                    }
+                }
                 None => is_more = true,
             },
             Instruction::Entrypoint(_)
@@ -79,6 +89,24 @@ pub(super) fn describe(folder: &mut Folder, code: &str, name: &str) -> Option<De
         ));
     }
     Some(described)
+}
+
+/// Whether a variable's value may be secret, by its name.
+fn may_be_secret(name: &str) -> bool {
+    let name = name.to_ascii_uppercase();
+    [
+        "SECRET",
+        "TOKEN",
+        "PASSWORD",
+        "PASSWD",
+        "CREDENTIAL",
+        "APIKEY",
+        "API_KEY",
+        "ACCESS_KEY",
+        "PRIVATE_KEY",
+    ]
+    .iter()
+    .any(|word| name.contains(word))
 }
 
 /// The word of a command that is one word, and no shell's.

@@ -30,8 +30,9 @@ impl Folder {
         })
     }
 
-    /// Says something that its owner should know, once.
-    pub(super) fn remark(&mut self, text: String) {
+    /// Says something that its owner should know, once and in one line, whatever names are in it.
+    pub(super) fn remark(&mut self, mut text: String) {
+        text.retain(|letter| !letter.is_control());
         if !self.remarks.contains(&text) {
             self.remarks.push(text);
         }
@@ -126,6 +127,9 @@ impl Folder {
     /// The path as the file may say it: relative, inside, without `.` and `..`; empty for the folder
     /// itself.
     pub(super) fn inside(&self, path: &str) -> Option<String> {
+        if path.contains(char::is_control) {
+            return None;
+        }
         let mut parts: Vec<&str> = Vec::new();
         for part in path.split('/') {
             match part {

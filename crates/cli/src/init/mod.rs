@@ -191,7 +191,7 @@ fn of_files(folder: &mut Folder) -> Option<Draft> {
         return zips::look(folder, "").map(of_program);
     };
     let mut draft = of_program(program);
-    draft.layers.splice(0..0, zips::layers(folder));
+    zips::put_below(folder, &mut draft.layers);
     Some(draft)
 }
 

@@ -48,7 +48,7 @@ pub(super) fn choose<'a>(
         if let [first, others @ ..] = functions
             && !others.is_empty()
         {
-            let others = others.join(", ");
+            let others = listed(others);
             folder.remark(format!(
                 "`{file}` has several functions: this is {first}; --function chooses another ({others})"
             ));
@@ -62,11 +62,28 @@ pub(super) fn choose<'a>(
             if functions.is_empty() {
                 "none".to_owned()
             } else {
-                functions.join(", ")
+                listed(functions)
             }
         )),
     }
 }
+
+/// As many functions as are named.
+const LISTED: usize = 12;
+
+fn listed(names: &[&str]) -> String {
+    let shown = names.iter().take(LISTED).map(|name| one_line(name));
+    let mut shown: Vec<String> = shown.collect();
+    if names.len() > LISTED {
+        shown.push(format!("and {} more", names.len() - LISTED));
+    }
+    shown.join(", ")
+}
+
+/// As many layers as Lambda lets a function have.
+///
+/// <https://docs.aws.amazon.com/lambda/latest/dg/chapter-layers.html>
+const MOST_LAYERS: usize = 5;
 
 struct Template<'a>(&'a Yaml);
 
@@ -144,7 +161,13 @@ impl<'a> Template<'a> {
             )),
             None => {}
         }
-        for layer in property("Layers").map(Yaml::items).unwrap_or_default() {
+        let layers = property("Layers").map(Yaml::items).unwrap_or_default();
+        if layers.len() > MOST_LAYERS {
+            folder.remark(format!(
+                "{name} has more than {MOST_LAYERS} layers: the first of them are taken"
+            ));
+        }
+        for layer in layers.iter().take(MOST_LAYERS) {
             let found = layer.reference().and_then(|name| self.layer(folder, name));
             match found {
                 Some(layer) => described.layers.push(layer),

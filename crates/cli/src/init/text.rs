@@ -23,18 +23,22 @@ const NOT_OF_THE_FUNCTION: [&str; 13] = [
 ];
 
 /// What may be secret, by its name. It is for the build's machine, and not for an image.
-const MAY_BE_SECRET: [&str; 15] = [
+const MAY_BE_SECRET: [&str; 19] = [
     "**/.env*",
     "**/.npmrc",
     "**/.yarnrc*",
     "**/.pypirc",
     "**/.netrc",
+    "**/.git-credentials",
     "**/.aws",
+    "**/.docker",
     "**/.ssh",
+    "**/*.jks",
     "**/*.pem",
     "**/*.key",
     "**/*.p12",
     "**/*.pfx",
+    "**/.terraform",
     "**/*.tfstate*",
     "**/*.tfvars*",
     "**/id_rsa*",
@@ -176,9 +180,25 @@ fn key(name: &str) -> String {
     }
 }
 
-/// A text as TOML has it.
+/// A text as TOML has it, in one line: what stands in a comment would go on behind it otherwise.
 fn quoted(text: &str) -> String {
-    Value::from(text).to_string()
+    use std::fmt::Write as _;
+    if !text.contains(char::is_control) {
+        return Value::from(text).to_string();
+    }
+    let mut quoted = String::from("\"");
+    for letter in text.chars() {
+        match letter {
+            '"' | '\\' => quoted.extend(['\\', letter]),
+            letter if letter.is_control() => {
+                // Writing to a string cannot fail.
+                let _ = write!(quoted, "\\u{:04x}", u32::from(letter));
+            }
+            letter => quoted.push(letter),
+        }
+    }
+    quoted.push('"');
+    quoted
 }
 
 /// What other layers were made of, as patterns of the folder that is added.
@@ -232,7 +252,11 @@ pub(crate) fn left_out(folder: &Folder, draft: &Draft) -> (Vec<String>, Vec<Stri
             from.trim_end_matches('/')
         };
         let used = left_out.iter().filter(|path| folder.has_file(path));
-        rest.extend(used.filter(|path| path.starts_with(root)).cloned());
+        let is_below = |path: &&String| {
+            let below = path.strip_prefix(root);
+            root.is_empty() || below.is_some_and(|below| below.starts_with('/'))
+        };
+        rest.extend(used.filter(is_below).cloned());
         let mut seen = 0;
         let mut pending = vec![(String::new(), 0)];
         while let Some((directory, depth)) = pending.pop() {

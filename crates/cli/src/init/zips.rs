@@ -17,19 +17,31 @@ fn zips(folder: &Folder, code: &str) -> (Vec<String>, Vec<String>) {
         .filter(|name| has_ending(name, "zip"))
         .map(|name| join(code, &name))
         .filter(|path| folder.has_file(path))
-        .partition(|path| path.to_ascii_lowercase().contains("layer"))
+        .partition(|path| is_named_layer(stem(path)))
 }
 
-/// The layers that lie in the folder as zips.
-pub(super) fn layers(folder: &mut Folder) -> Vec<DraftLayer> {
+/// Whether a zip's name says that it is a layer; that of a player does not.
+fn is_named_layer(name: &str) -> bool {
+    let name = name.to_ascii_lowercase();
+    name.match_indices("layer")
+        .any(|(at, _)| !name[..at].ends_with('p'))
+}
+
+/// Puts the layers that lie in the folder as zips below the others, and takes all zips out of these.
+pub(super) fn put_below(folder: &mut Folder, draft_layers: &mut Vec<DraftLayer>) {
     let (layers, others) = zips(folder, "");
+    for layer in &mut *draft_layers {
+        if let LayerSource::Folder { left_out, .. } = &mut layer.source {
+            left_out.extend(layers.iter().chain(&others).cloned());
+        }
+    }
     if !others.is_empty() {
         folder.remark(format!(
             "the code itself is taken, and not {}",
             quoted(&others)
         ));
     }
-    layers.iter().map(|path| layer(path)).collect()
+    draft_layers.splice(0..0, layers.iter().map(|path| layer(path)));
 }
 
 /// The layer of a Lambda layer's zip.
