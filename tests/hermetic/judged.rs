@@ -1,8 +1,10 @@
 //! What is for Lambda is judged before it gets a name: by `build`, and by `push`.
 
 use std::fs;
+use std::path::{Path, PathBuf};
 
 use serde_json::{Value, json};
+use tierce_oci::Digest;
 use tierce_testkit::FakeRegistry;
 use tierce_testkit::elf::ElfBuilder;
 use tierce_testkit::images::{
@@ -397,8 +399,9 @@ fn another_base_is_read_once() {
     assert!(!second.stderr().contains("reading"), "{second:?}");
     assert_eq!(registry.log().len(), 0);
     // Without network, and with nothing known, it is judged without.
-    let facts = world.sandbox.cache().join("tierce/facts-1");
-    fs::remove_dir_all(&facts).unwrap();
+    let cache = world.sandbox.cache().join("tierce");
+    fs::remove_dir_all(cache.join("facts-1")).unwrap();
+    fs::remove_dir_all(cache.join("verdicts-1")).unwrap();
     let output = world.ok(&[&built[..], &["--offline"]].concat());
     assert!(
         output
@@ -444,11 +447,15 @@ fn what_went_into_a_layer_may_have_been_lost() {
     let built = ["build", "app", "--allow=wrong-architecture", "-o=oci:out:1"];
     let digest = digest_in(&world.ok(&built));
     let cache = world.sandbox.cache().join("tierce");
-    fs::remove_dir_all(cache.join("facts-1")).unwrap();
+    let forget = || {
+        fs::remove_dir_all(cache.join("facts-1")).unwrap();
+        fs::remove_dir_all(cache.join("verdicts-1")).unwrap();
+    };
+    forget();
     fs::remove_dir_all(cache.join("layers-1/packs")).unwrap();
     fs::remove_dir_all(world.path("out")).unwrap();
     assert_eq!(digest_in(&world.ok(&built)), digest);
-    fs::remove_dir_all(cache.join("facts-1")).unwrap();
+    forget();
     let refused = world.fails(3, &["build", "app"]);
     assert!(refused.contains("error[wrong-architecture]"), "{refused}");
 }
@@ -552,4 +559,145 @@ fn a_layer_between_those_of_tierce_is_no_part_of_the_base() {
         refused.contains("error[wrong-architecture] layer 3: /var/task/between.abi3.so"),
         "{refused}"
     );
+}
+
+fn verdicts(world: &World) -> Vec<PathBuf> {
+    let directory = world.sandbox.cache().join("tierce/verdicts-1/sha256");
+    let entries = fs::read_dir(directory).into_iter().flatten().flatten();
+    let mut paths: Vec<PathBuf> = entries.map(|entry| entry.path()).collect();
+    paths.sort();
+    paths
+}
+
+/// Changes what a record says, and makes it whole again.
+fn rewrite(path: &Path, change: impl Fn(&str) -> String) {
+    let text = fs::read_to_string(path).unwrap();
+    let (_, json) = text.split_once('\n').unwrap();
+    let changed = change(json);
+    assert_ne!(changed, json);
+    let name = path.file_name().unwrap().to_str().unwrap();
+    let digest = Digest::of(format!("{name}\n{changed}").as_bytes());
+    fs::write(path, format!("{digest}\n{changed}")).unwrap();
+}
+
+#[test]
+fn what_was_found_is_found_again_without_a_look() {
+    let world = on_layout("");
+    let build = ["build", "app"];
+    let first = world.fails(3, &build);
+    let [verdict] = &verdicts(&world)[..] else {
+        panic!("{:?}", verdicts(&world));
+    };
+    let written = fs::read_to_string(verdict).unwrap();
+    // Neither facts nor rules are asked: another text in the record is what is shown.
+    fs::remove_dir_all(world.sandbox.cache().join("tierce/facts-1")).unwrap();
+    assert_eq!(world.fails(3, &build), first);
+    rewrite(verdict, |json| {
+        json.replace("it is for arm64", "it is for s390x")
+    });
+    assert_eq!(world.fails(3, &build), first.replace("arm64", "s390x"));
+    // But not by a build that remembers nothing, which keeps nothing either.
+    let forgetful = ["build", "app", "--no-cache"];
+    let fresh = world.fails(3, &forgetful);
+    assert!(fresh.contains("it is for arm64"), "{fresh}");
+    fs::remove_file(verdict).unwrap();
+    world.fails(3, &forgetful);
+    assert_eq!(verdicts(&world), Vec::<PathBuf>::new());
+    // What is allowed is settled each time, in text and in JSON.
+    assert_eq!(world.fails(3, &build), first);
+    assert_eq!(fs::read_to_string(verdict).unwrap(), written);
+    let allowed = ["build", "app", "--json", "--allow=wrong-architecture"];
+    let counts = json!({"errors": 0, "warnings": 0, "notes": 0, "allowed": 1});
+    for _ in 0..2 {
+        let output = world.ok(&allowed);
+        assert_eq!(output.json()["images"][0]["lint"], counts);
+    }
+    let other = ["build", "app", "--allow=hardlink"];
+    assert_eq!(world.fails(3, &other), first);
+    // A push of the same image has the same.
+    let registry = FakeRegistry::start();
+    let to = registry.reference("team/app", "1");
+    rewrite(verdict, |json| {
+        json.replace("it is for arm64", "it is for s390x")
+    });
+    let pushed = world.fails(3, &["push", "store:app", &to]);
+    assert!(pushed.contains("it is for s390x"), "{pushed}");
+    // A lint looks itself.
+    let linted = world.fails(3, &["lint", "store:app"]);
+    assert!(!linted.contains("s390x"), "{linted}");
+    assert_eq!(verdicts(&world).len(), 1);
+}
+
+#[test]
+fn a_verdict_that_is_not_whole_hides_nothing() {
+    let world = on_layout("");
+    let build = ["build", "app"];
+    let first = world.fails(3, &build);
+    let verdict = verdicts(&world).remove(0);
+    let written = fs::read(&verdict).unwrap();
+    let (_, json) = std::str::from_utf8(&written)
+        .unwrap()
+        .split_once('\n')
+        .unwrap();
+    let mut nothing: Value = serde_json::from_str(json).unwrap();
+    nothing["findings"] = json!({"list": [], "counts": {}});
+    let whole = |json: String| format!("{}\n{json}", Digest::of(json.as_bytes()));
+    let mut of_another = nothing.clone();
+    of_another["key"]["image"] = json!(Digest::of(b"another").to_string());
+    let mut miscounted: Value = serde_json::from_str(json).unwrap();
+    miscounted["findings"]["list"] = json!([]);
+    for damaged in [
+        String::new(),
+        nothing.to_string(),
+        // The digest of what was there before.
+        format!("{}\n{nothing}", Digest::of(json.as_bytes())),
+        whole(of_another.to_string()),
+        whole(miscounted.to_string()),
+        whole(json.replace("wrong-architecture", "no-such-rule")),
+        whole("[]".to_owned()),
+    ] {
+        fs::write(&verdict, &damaged).unwrap();
+        assert_eq!(world.fails(3, &build), first, "{damaged}");
+        // It is replaced.
+        assert_eq!(fs::read(&verdict).unwrap(), written, "{damaged}");
+    }
+    fs::write(&verdict, nothing.to_string()).unwrap();
+    let verified = world.ok(&["cache", "verify", "--json"]).json();
+    assert_eq!(verified["removed"], json!([verdict]));
+    world.fails(3, &build);
+    let files = || world.ok(&["cache", "info", "--json"]).json()["facts"]["files"].clone();
+    assert_ne!(files(), 0);
+    world.runs(&["cache", "prune", "--to=0"]);
+    assert_eq!((files(), verdicts(&world)), (json!(0), Vec::new()));
+}
+
+#[test]
+fn a_verdict_without_the_base_is_none_with_it() {
+    let (registry, world, base) = aws();
+    add_app(&world, PYTHON, "");
+    let build = ["build", "app", "--allow=wrong-architecture"];
+    let shown = || world.ok(&build).stderr();
+    shown();
+    let without = shown();
+    assert!(without.contains("the base by what is known"), "{without}");
+    assert_eq!(verdicts(&world).len(), 1);
+    assert_eq!(layer_downloads(&registry, &base), 0);
+    // Once the base is read, all of the image is judged, and that stays so.
+    drop(world.tierce(&["lint", "store:app"]).run());
+    let with = shown();
+    assert!(!with.contains("the base by what is known"), "{with}");
+    assert_eq!(verdicts(&world).len(), 2);
+    fs::remove_dir_all(world.sandbox.cache().join("tierce/facts-1")).unwrap();
+    assert_eq!(shown(), with);
+    // Without the whole verdict and the facts it is the other one again.
+    for verdict in verdicts(&world) {
+        if fs::read_to_string(&verdict)
+            .unwrap()
+            .contains("\"unknown\":null")
+        {
+            fs::remove_file(&verdict).unwrap();
+        }
+    }
+    assert_eq!(verdicts(&world).len(), 1);
+    assert_eq!(shown(), without);
 }

@@ -4,14 +4,17 @@
 //! What is in layers that were made here is known from their making. Of a base it is known when its
 //! layers were read before; for AWS's bases their name says enough, for others what `tierce.lock` says
 //! of them, and the layers of those of which nothing is known are read once.
+//!
+//! What was found is kept (`verdict_cache.rs`): the same image with as much known of it is not judged
+//! again.
 
 use std::sync::Arc;
 
 use anyhow::{Context as _, Result};
 use tierce_image::{BaseImage, Content, Image, Layer};
 use tierce_lambda::{
-    AwsBase, BaseFacts, LayerFacts, Purpose, Rule, Severity, UnknownBase, judge_above, named_base,
-    purpose_of,
+    AwsBase, BaseFacts, Findings, LayerFacts, Purpose, Rule, Severity, UnknownBase, judge_above,
+    named_base, purpose_of,
 };
 
 use crate::diagnostic::LintRefusal;
@@ -20,6 +23,7 @@ use crate::output::{Output, describe_size};
 use crate::places::Places;
 use crate::transport::ImagePlace;
 use crate::verdict::{Judged, Verdict};
+use crate::verdict_cache::VerdictKey;
 
 /// Judges images, and lets them through or not.
 pub(crate) struct Gate<'a> {
@@ -102,40 +106,80 @@ impl<'a> Gate<'a> {
         if purpose != Purpose::Lambda {
             return Ok(());
         }
+        // Nobody can know more of an image than all that is in it.
+        if let Some(findings) = self.found_before(image, UnknownBase::default(), purpose) {
+            self.add(image, purpose, findings);
+            return Ok(());
+        }
         let (below, above) = image.layers().split_at(base.below.layers);
         let unknown = self.layers_unread(below, base);
+        if let Some(findings) = self.found_before(image, unknown, purpose) {
+            self.add(image, purpose, findings);
+            return Ok(());
+        }
         let mut layers = Vec::new();
         if unknown.layers == 0 {
             layers = self.read(below).await?;
         }
         layers.extend(read_layer_facts(above, self.places, self.output).await?);
         let facts: Vec<&LayerFacts> = layers.iter().map(Arc::as_ref).collect();
+        let findings = judge_above(image, unknown, &facts, purpose);
+        if let Some(verdicts) = self.places.verdict_cache() {
+            let key = VerdictKey::of(image, unknown, purpose);
+            verdicts.keep(&key, &findings, self.places.scratch()?);
+        }
+        self.add(image, purpose, findings);
+        Ok(())
+    }
+
+    /// What was found when the image was judged with as much known of it.
+    fn found_before(
+        &self,
+        image: &Image,
+        unknown: UnknownBase,
+        purpose: Purpose,
+    ) -> Option<Findings> {
+        let verdicts = self.places.verdict_cache()?;
+        let findings = verdicts.read(&VerdictKey::of(image, unknown, purpose))?;
+        // The next change needs them again.
+        for layer in image.layers() {
+            self.places.facts_cache().has(&layer.descriptor.digest);
+        }
+        Some(findings)
+    }
+
+    fn add(&mut self, image: &Image, purpose: Purpose, findings: Findings) {
         self.verdict.images.push(Judged {
             digest: image.digest(),
             platform: Some(image.platform().clone()),
             purpose,
-            findings: judge_above(image, unknown, &facts, purpose),
+            findings,
         });
-        Ok(())
     }
 
     /// Which of the base's layers are not worth reading.
     fn layers_unread(&mut self, below: &[Layer], base: Base) -> UnknownBase {
         let cache = self.places.facts_cache();
-        let mut missing = below
-            .iter()
-            .filter(|layer| cache.read(&layer.descriptor.digest).is_none());
-        let Some(first) = missing.next() else {
+        let digests = || below.iter().map(|layer| &layer.descriptor.digest);
+        // None is decoded before all of them are there.
+        if digests().all(|layer| cache.has(layer))
+            && digests().all(|layer| cache.read(layer).is_some())
+        {
             return UnknownBase::default();
+        }
+        let needs_registry = || {
+            below.iter().any(|layer| {
+                matches!(layer.content, Content::Origin(_))
+                    && cache.read(&layer.descriptor.digest).is_none()
+            })
         };
-        let is_remote = |layer: &Layer| matches!(layer.content, Content::Origin(_));
         self.unread = Some(match base.below.name {
             Some(name) => format!(
                 "the base by what is known of AWS's {} {}",
                 name.language, name.version
             ),
             None if base.is_described => "the base by what tierce.lock says of it".to_owned(),
-            None if self.places.is_offline() && (is_remote(first) || missing.any(is_remote)) => {
+            None if self.places.is_offline() && needs_registry() => {
                 "without the base, whose layers are not here".to_owned()
             }
             None => return UnknownBase::default(),

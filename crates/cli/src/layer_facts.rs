@@ -3,7 +3,7 @@
 //! Of layers that are made here they are gathered while the bytes pass by; others are read.
 
 use std::collections::BTreeMap;
-use std::io::{self, Write as _};
+use std::io;
 use std::ops::Range;
 use std::path::{Path, PathBuf};
 use std::sync::{Arc, Mutex, PoisonError};
@@ -37,9 +37,6 @@ pub(crate) struct FactsCache {
     recent: Arc<Mutex<BTreeMap<Digest, Arc<LayerFacts>>>>,
 }
 
-/// Separates the seal from the facts, in one file of the cache.
-const SEPARATOR: u8 = b'\n';
-
 /// Where the facts are, below the cache directory. The name counts up with their format.
 pub(crate) fn facts_in(cache: &Path) -> PathBuf {
     cache.join("facts-1")
@@ -48,25 +45,6 @@ pub(crate) fn facts_in(cache: &Path) -> PathBuf {
 /// Where the facts of whole bases are, below the cache directory.
 pub(crate) fn bases_in(cache: &Path) -> PathBuf {
     cache.join("bases-1")
-}
-
-/// Whether a file of the facts is as it was written, and where.
-pub(crate) fn are_facts_sound(path: &Path, bytes: &[u8]) -> bool {
-    checked(path, bytes).is_some()
-}
-
-/// What a file of the cache says, if it is whole and about what it is named after.
-fn checked<'a>(path: &Path, bytes: &'a [u8]) -> Option<&'a [u8]> {
-    let end = bytes.iter().position(|&byte| byte == SEPARATOR)?;
-    let (stated, json) = (&bytes[..end], &bytes[end + 1..]);
-    // A flipped bit here would hide a defect, or make one up; so would the facts of something else.
-    (seal(path, json).to_string().as_bytes() == stated).then_some(json)
-}
-
-/// The digest of the name of the file, which is what it is about, and of what it says.
-fn seal(path: &Path, json: &[u8]) -> Digest {
-    let name = path.file_name().unwrap_or_default().as_encoded_bytes();
-    Digest::of(&[name, &[SEPARATOR], json].concat())
 }
 
 impl FactsCache {
@@ -91,8 +69,15 @@ impl FactsCache {
         if let Some(known) = recent(None) {
             return Some(known);
         }
-        let facts = LayerFacts::from_json(&read_whole(&self.path(layer))?)?;
+        let facts = LayerFacts::from_json(&records::read_whole(&self.path(layer))?)?;
         recent(Some(Arc::new(facts)))
+    }
+
+    /// Whether the facts of the layer with this blob seem to be here: they are not looked into, and
+    /// count as used.
+    pub(crate) fn has(&self, layer: &Digest) -> bool {
+        let recent = self.recent.lock().unwrap_or_else(PoisonError::into_inner);
+        recent.contains_key(layer) || records::touch(&self.path(layer))
     }
 
     /// Keeps the facts of a layer. A cache that cannot be written is only slower, never an error.
@@ -103,7 +88,7 @@ impl FactsCache {
         facts: LayerFacts,
         scratch: &Path,
     ) -> Arc<LayerFacts> {
-        write_whole(&self.path(layer), &facts.to_json(), scratch);
+        records::write_whole(&self.path(layer), &facts.to_json(), scratch);
         let facts = Arc::new(facts);
         let mut recent = self.recent.lock().unwrap_or_else(PoisonError::into_inner);
         recent.insert(*layer, Arc::clone(&facts));
@@ -113,7 +98,7 @@ impl FactsCache {
     /// What is known of a base by the layers that were read of it: kept by the digest of the image, or
     /// worked out when all of them are here, by way of `scratch`.
     pub(crate) fn of_base(&self, image: &Image, scratch: &Path) -> Option<BaseFacts> {
-        let kept = read_whole(&self.path_of_base(&image.digest()));
+        let kept = records::read_whole(&self.path_of_base(&image.digest()));
         if let Some(facts) = kept.and_then(|json| serde_json::from_slice(&json).ok()) {
             return Some(facts);
         }
@@ -133,7 +118,7 @@ impl FactsCache {
     ) -> BaseFacts {
         let facts = base_facts_of(image, layers);
         if let Ok(json) = serde_json::to_vec(&facts) {
-            write_whole(&self.path_of_base(&image.digest()), &json, scratch);
+            records::write_whole(&self.path_of_base(&image.digest()), &json, scratch);
         }
         facts
     }
@@ -144,34 +129,6 @@ impl FactsCache {
 
     fn path_of_base(&self, image: &Digest) -> PathBuf {
         self.bases.join(format!("{}.json", image.hex()))
-    }
-}
-
-/// What was written by [`write_whole`], if it is whole.
-fn read_whole(path: &Path) -> Option<Vec<u8>> {
-    let mut bytes = std::fs::read(path).ok()?;
-    let json = checked(path, &bytes)?.len();
-    records::touch(path);
-    bytes.drain(..bytes.len() - json);
-    Some(bytes)
-}
-
-fn write_whole(path: &Path, json: &[u8], scratch: &Path) {
-    let write = || {
-        if let Some(directory) = path.parent() {
-            std::fs::create_dir_all(directory)?;
-        }
-        let mut file = tempfile::Builder::new()
-            .permissions(std::os::unix::fs::PermissionsExt::from_mode(0o644))
-            .tempfile_in(scratch)?;
-        file.write_all(seal(path, json).to_string().as_bytes())?;
-        file.write_all(&[SEPARATOR])?;
-        file.write_all(json)?;
-        file.persist(path)?;
-        Ok::<_, io::Error>(())
-    };
-    if let Err(error) = write() {
-        tracing::debug!("could not keep {}: {error}", path.display());
     }
 }
 
@@ -227,7 +184,7 @@ impl LayerGathering {
         scratch: &Path,
     ) {
         let recipe = &sealed.recipe;
-        if sealed.effort.read == 0 && cache.read(&recipe.digest).is_some() {
+        if sealed.effort.read == 0 && cache.has(&recipe.digest) {
             return;
         }
         let modified = plan.modified();

@@ -45,6 +45,7 @@ mod sources;
 mod time_span;
 mod transport;
 mod verdict;
+mod verdict_cache;
 mod written;
 
 use std::process::ExitCode;

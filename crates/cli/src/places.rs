@@ -33,6 +33,7 @@ use crate::records;
 use crate::sealed::seal_plain;
 use crate::source::Source;
 use crate::transport::{ImagePlace, PushSource, store_selector};
+use crate::verdict_cache::VerdictCache;
 
 /// How places are opened.
 #[derive(Debug)]
@@ -65,6 +66,7 @@ pub(crate) struct Places {
     documents: Documents,
     links: LinkCache,
     facts: FactsCache,
+    verdicts: VerdictCache,
     store: PathBuf,
     /// Sealed blobs of this run, made when the first blob has to be sealed; goes away with the run.
     scratch: OnceLock<Scratch>,
@@ -141,6 +143,7 @@ impl Places {
             documents: Documents::new(&environment.cache),
             links: LinkCache::new(&environment.cache),
             facts: FactsCache::new(&environment.cache),
+            verdicts: VerdictCache::new(&environment.cache),
             store: environment.store.clone(),
             scratch: OnceLock::new(),
             layers: OnceLock::new(),
@@ -162,6 +165,11 @@ impl Places {
     /// What is known of layers that were read before.
     pub(crate) fn facts_cache(&self) -> &FactsCache {
         &self.facts
+    }
+
+    /// What was found in images that were judged before, where earlier runs count.
+    pub(crate) fn verdict_cache(&self) -> Option<&VerdictCache> {
+        self.remembers.then_some(&self.verdicts)
     }
 
     /// Whether registries must not be asked.

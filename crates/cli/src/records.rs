@@ -1,18 +1,20 @@
 //! Small files that the cache keeps by digest, one for each thing that was learnt: the facts of
-//! layers and bases, the symlinks of bases.
+//! layers and bases, what was found in images, the symlinks of bases.
 //!
 //! Each is whole or not believed, and none is needed: what is gone is learnt again.
 
 use std::fs::{self, File, FileTimes};
-use std::io;
+use std::io::{self, Write as _};
 use std::path::{Path, PathBuf};
 use std::time::SystemTime;
 
 use anyhow::{Context as _, Result};
 use tierce_layer::cache::{CacheUse, Pruned, Verified};
+use tierce_oci::Digest;
 
 use crate::documents::{are_links_sound, links_in};
-use crate::layer_facts::{are_facts_sound, bases_in, facts_in};
+use crate::layer_facts::{bases_in, facts_in};
+use crate::verdict_cache::verdicts_in;
 
 /// The share of the cache's limit that records may take. They are small beside what they are about.
 const SHARE: u64 = 8;
@@ -24,12 +26,16 @@ struct Found {
     bytes: u64,
 }
 
-/// How much there is of the facts of layers and bases, and of the symlinks of bases.
+/// Separates the seal of a record from what it says.
+const SEPARATOR: u8 = b'\n';
+
+/// How much there is of the facts of layers, bases and images, and of the symlinks of bases.
 pub(crate) fn info(cache: &Path) -> Result<[CacheUse; 2]> {
     let mut uses = [CacheUse::default(); 2];
     for (number, root) in [
         (0, facts_in(cache)),
         (0, bases_in(cache)),
+        (0, verdicts_in(cache)),
         (1, links_in(cache)),
     ] {
         for found in list(&root)? {
@@ -43,6 +49,7 @@ pub(crate) fn info(cache: &Path) -> Result<[CacheUse; 2]> {
 pub(crate) fn prune(cache: &Path, limit: u64) -> Result<Pruned> {
     let mut found = list(&facts_in(cache))?;
     found.extend(list(&bases_in(cache))?);
+    found.extend(list(&verdicts_in(cache))?);
     found.extend(list(&links_in(cache))?);
     found.sort_by(|one, other| (one.used, &one.path).cmp(&(other.used, &other.path)));
     let mut left: u64 = found.iter().map(|found| found.bytes).sum();
@@ -63,8 +70,9 @@ pub(crate) fn prune(cache: &Path, limit: u64) -> Result<Pruned> {
 pub(crate) fn verify(cache: &Path) -> Result<Verified> {
     let mut verified = Verified::default();
     for (root, is_sound) in [
-        (facts_in(cache), are_facts_sound as fn(&Path, &[u8]) -> bool),
-        (bases_in(cache), are_facts_sound),
+        (facts_in(cache), is_whole as fn(&Path, &[u8]) -> bool),
+        (bases_in(cache), is_whole),
+        (verdicts_in(cache), is_whole),
         (links_in(cache), |_, bytes| are_links_sound(bytes)),
     ] {
         for found in list(&root)? {
@@ -80,12 +88,65 @@ pub(crate) fn verify(cache: &Path) -> Result<Verified> {
     Ok(verified)
 }
 
-/// Notes that a record was of use: what was used last is pruned last.
-pub(crate) fn touch(path: &Path) {
+/// Notes that a record was of use: what was used last is pruned last. Says whether there is one.
+pub(crate) fn touch(path: &Path) -> bool {
     let now = FileTimes::new().set_modified(SystemTime::now());
-    let touched = File::open(path).and_then(|record| record.set_times(now));
+    let touched = match File::open(path) {
+        Err(error) if error.kind() == io::ErrorKind::NotFound => return false,
+        opened => opened.and_then(|record| record.set_times(now)),
+    };
     if let Err(error) = touched {
         tracing::debug!("could not touch {}: {error}", path.display());
+    }
+    true
+}
+
+/// Whether a record that [`write_whole`] made is as it was written, and where.
+fn is_whole(path: &Path, bytes: &[u8]) -> bool {
+    checked(path, bytes).is_some()
+}
+
+/// What a record says, if it is whole and about what it is named after.
+fn checked<'a>(path: &Path, bytes: &'a [u8]) -> Option<&'a [u8]> {
+    let end = bytes.iter().position(|&byte| byte == SEPARATOR)?;
+    let (stated, json) = (&bytes[..end], &bytes[end + 1..]);
+    // A flipped bit here would hide a defect, or make one up; so would a record of something else.
+    (seal(path, json).to_string().as_bytes() == stated).then_some(json)
+}
+
+/// The digest of the name of the file, which is what it is about, and of what it says.
+fn seal(path: &Path, json: &[u8]) -> Digest {
+    let name = path.file_name().unwrap_or_default().as_encoded_bytes();
+    Digest::of(&[name, &[SEPARATOR], json].concat())
+}
+
+/// What was written by [`write_whole`], if it is whole.
+pub(crate) fn read_whole(path: &Path) -> Option<Vec<u8>> {
+    let mut bytes = fs::read(path).ok()?;
+    let json = checked(path, &bytes)?.len();
+    touch(path);
+    bytes.drain(..bytes.len() - json);
+    Some(bytes)
+}
+
+/// Writes a record with its own digest in front, by way of `scratch`. A cache that cannot be written
+/// is only slower, never an error.
+pub(crate) fn write_whole(path: &Path, json: &[u8], scratch: &Path) {
+    let write = || {
+        if let Some(directory) = path.parent() {
+            fs::create_dir_all(directory)?;
+        }
+        let mut file = tempfile::Builder::new()
+            .permissions(std::os::unix::fs::PermissionsExt::from_mode(0o644))
+            .tempfile_in(scratch)?;
+        file.write_all(seal(path, json).to_string().as_bytes())?;
+        file.write_all(&[SEPARATOR])?;
+        file.write_all(json)?;
+        file.persist(path)?;
+        Ok::<_, io::Error>(())
+    };
+    if let Err(error) = write() {
+        tracing::debug!("could not keep {}: {error}", path.display());
     }
 }
 

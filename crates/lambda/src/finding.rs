@@ -1,9 +1,12 @@
 //! What rules say.
 
+use std::borrow::Cow;
 use std::collections::BTreeMap;
 use std::fmt;
 
-use crate::rules::RULES;
+use serde::{Deserialize, Serialize};
+
+use crate::rules::{RULES, rule};
 use crate::subject::Subject;
 
 /// How bad it is.
@@ -132,6 +135,23 @@ pub struct Findings {
     counts: BTreeMap<&'static str, usize>,
 }
 
+/// [`Findings`] as they are written.
+#[derive(Debug, Serialize, Deserialize)]
+#[serde(deny_unknown_fields)]
+struct WrittenFindings<'a> {
+    list: Vec<WrittenFinding<'a>>,
+    counts: BTreeMap<Cow<'a, str>, usize>,
+}
+
+#[derive(Debug, Serialize, Deserialize)]
+#[serde(deny_unknown_fields)]
+struct WrittenFinding<'a> {
+    rule: Cow<'a, str>,
+    layer: Option<usize>,
+    path: Option<Cow<'a, str>>,
+    what: Cow<'a, str>,
+}
+
 impl Findings {
     /// The findings: errors first, then by rule as the table has them, layer and path.
     pub fn list(&self) -> &[Finding] {
@@ -164,6 +184,52 @@ impl Findings {
         });
     }
 
+    /// The findings as JSON, with rules by their names.
+    pub fn to_json(&self) -> serde_json::Value {
+        let list = self.list.iter().map(|finding| WrittenFinding {
+            rule: finding.rule.name.into(),
+            layer: finding.layer,
+            path: finding.path.as_deref().map(Into::into),
+            what: finding.what.as_str().into(),
+        });
+        let counts = self.counts.iter();
+        serde_json::json!(WrittenFindings {
+            list: list.collect(),
+            counts: counts
+                .map(|(name, count)| ((*name).into(), *count))
+                .collect(),
+        })
+    }
+
+    /// Reads what [`Self::to_json`] wrote; `None` when there is no such rule, or not everything that
+    /// is counted is there.
+    pub fn from_json(json: &serde_json::Value) -> Option<Self> {
+        let written = WrittenFindings::deserialize(json).ok()?;
+        let mut findings = Self::default();
+        for finding in written.list {
+            let rule = rule(&finding.rule)?;
+            *findings.counts.entry(rule.name).or_default() += 1;
+            findings.list.push(Finding {
+                rule,
+                layer: finding.layer,
+                path: finding.path.map(Cow::into_owned),
+                what: finding.what.into_owned(),
+            });
+        }
+        if written.counts.len() != findings.counts.len() {
+            return None;
+        }
+        for (name, count) in written.counts {
+            let listed = findings.counts.get_mut(&*name)?;
+            if *listed != count.min(MOST_OF_ONE_RULE) {
+                return None;
+            }
+            *listed = count;
+        }
+        findings.sort();
+        Some(findings)
+    }
+
     pub(crate) fn sort(&mut self) {
         // Stable, for what a rule says of one path more than once.
         let place = |rule: &Rule| RULES.iter().position(|known| known.name == rule.name);
@@ -174,5 +240,37 @@ impl Findings {
                 .then_with(|| one.layer.cmp(&other.layer))
                 .then_with(|| one.path.cmp(&other.path))
         });
+    }
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+
+    #[test]
+    fn what_is_written_is_read_whole_or_not_at_all() {
+        let [first, second] = ["hardlink", "wrong-architecture"].map(|name| rule(name).unwrap());
+        let mut findings = Findings::default();
+        for number in 0..MOST_OF_ONE_RULE + 2 {
+            let path = format!("a/{number:05}");
+            findings.add(first, Some(1), Some(path.as_bytes()), "one".to_owned());
+        }
+        findings.add(second, Some(0), Some(b"caf\xe9"), "other".to_owned());
+        findings.add(second, None, None, "whole".to_owned());
+        findings.sort();
+        let json = findings.to_json();
+        let read = Findings::from_json(&json).unwrap();
+        assert_eq!(format!("{read:?}"), format!("{findings:?}"));
+        let changed = |pointer: &str, value: serde_json::Value| {
+            let mut json = json.clone();
+            *json.pointer_mut(pointer).unwrap() = value;
+            Findings::from_json(&json)
+        };
+        assert!(changed("/list/0/rule", "no-such-rule".into()).is_none());
+        assert!(changed("/list/0/rule", "hardlink".into()).is_none());
+        assert!(changed("/list", serde_json::json!([])).is_none());
+        assert!(changed("/counts", serde_json::json!({})).is_none());
+        assert!(changed("/counts/hardlink", 1.into()).is_none());
+        assert!(Findings::from_json(&serde_json::json!({})).is_none());
     }
 }

@@ -47,6 +47,6 @@ pub use facts::{ContentFacts, EntryFacts, EntryKind, FACTS_VERSION, LayerFacts, 
 pub use finding::{Evidence, Finding, Findings, Rule, Scope, Severity};
 pub use gather::Gathering;
 pub use libraries::{expand_search_path, foreign_prebuilds};
-pub use rules::{RULES, UnknownBase, judge, judge_above, judge_index, rule};
+pub use rules::{RULES, RULES_VERSION, UnknownBase, judge, judge_above, judge_index, rule};
 pub use subject::{Purpose, named_base, purpose_of};
 pub use version::{GlibcVersion, PythonVersion};

@@ -67,6 +67,9 @@ pub static RULES: [&Rule; 44] = [
     &machine::STALE_BYTECODE,
 ];
 
+/// Differs whenever the sources of this crate do: what the rules found then, they may not find now.
+pub const RULES_VERSION: &str = env!("TIERCE_RULES");
+
 /// The rule of that name.
 pub fn rule(name: &str) -> Option<&'static Rule> {
     RULES.into_iter().find(|rule| rule.name == name)
