@@ -513,6 +513,13 @@ fn every_image_of_an_index_is_judged() {
     index.write_layout(&world.path("nameless"), Some("1"));
     let refused = push("nameless");
     assert!(refused.contains("error[entrypoint-not-found]"), "{refused}");
+    // Nor does an archive, as `docker save` and others write it.
+    defective().write_docker_archive(&world.path("saved.tar"), Some("app:1"));
+    defective().write_oci_archive(&world.path("image.tar"), Some("1"));
+    for source in ["docker-archive:saved.tar", "oci-archive:image.tar:1"] {
+        let refused = world.fails(3, &["push", source, &name]);
+        assert!(refused.contains("error[entrypoint-not-found]"), "{refused}");
+    }
     assert_eq!(manifests_put(&registry), 0);
 }
 
