@@ -116,7 +116,8 @@ fn python_with_requirements() {
         "**/__pycache__",
         # For this machine alone: these may be secret.
         "**/.env*", "**/.npmrc", "**/.yarnrc*", "**/.pypirc", "**/.netrc",
-        "**/.aws", "**/.ssh", "**/*.pem", "**/*.key", "**/*.p12", "**/*.pfx",
+        "**/.git-credentials", "**/.aws", "**/.docker", "**/.ssh", "**/*.jks",
+        "**/*.pem", "**/*.key", "**/*.p12", "**/*.pfx", "**/.terraform",
         "**/*.tfstate*", "**/*.tfvars*", "**/id_rsa*", "**/id_ed25519*",
     ] }]
 

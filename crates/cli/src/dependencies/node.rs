@@ -450,6 +450,8 @@ pub(crate) fn environment(variables: &Variables) -> Vec<(OsString, OsString)> {
     environment.push(("npm_config_update_notifier".into(), "false".into()));
     // pnpm asks nobody then.
     environment.push(("CI".into(), "true".into()));
+    // Yarn runs the file of the project that `yarn-path` in `.yarnrc` names, whatever it is asked.
+    environment.push(("YARN_IGNORE_PATH".into(), "1".into()));
     environment
 }
 
@@ -583,7 +585,8 @@ mod tests {
                 "npm_config_//h/:_authToken",
                 "npm_config_registry",
                 "npm_config_update_notifier",
-                "CI"
+                "CI",
+                "YARN_IGNORE_PATH"
             ]
         );
     }

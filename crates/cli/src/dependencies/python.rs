@@ -392,6 +392,7 @@ mod tests {
     fn both_tools_are_told_the_same_target() {
         let uv = arguments(&Installer::Uv(tool("uv")), 34, "/c/-r.txt", true);
         for argument in [
+            "--system",
             "--python-platform=aarch64-manylinux_2_34",
             "--python-version=3.12",
             "--only-binary=:all:",
