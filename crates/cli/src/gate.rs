@@ -124,9 +124,12 @@ impl<'a> Gate<'a> {
         layers.extend(read_layer_facts(above, self.places, self.output).await?);
         let facts: Vec<&LayerFacts> = layers.iter().map(Arc::as_ref).collect();
         let findings = judge_above(image, unknown, &facts, purpose);
-        if let Some(verdicts) = self.places.verdict_cache() {
+        // A cache that cannot be written is only slower.
+        if let Some(verdicts) = self.places.verdict_cache()
+            && let Ok(scratch) = self.places.scratch()
+        {
             let key = VerdictKey::of(image, unknown, purpose);
-            verdicts.keep(&key, &findings, self.places.scratch()?);
+            verdicts.keep(&key, &findings, scratch);
         }
         self.add(image, purpose, findings);
         Ok(())

@@ -2,7 +2,7 @@
 //!
 //! What may be broken is no part of it, and neither is what is said of it: both are settled each time.
 //! A record is believed when it is whole and says itself what it is about. That finds damage and
-//! mistakes, not forgery: whoever can write to the cache could as well change `tierce.toml`, or the
+//! mistakes, not forgery: whoever can write to the cache is its owner, or could as well forge the
 //! facts of layers.
 
 use std::path::{Path, PathBuf};
