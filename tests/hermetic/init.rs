@@ -1017,9 +1017,9 @@ fn variables_that_may_be_secret_stay_in_the_dockerfile() {
 #[test]
 fn templates_of_any_length_end() {
     let mut template = "Resources:\n".to_owned();
-    for number in 0..20_000 {
-        template.push_str(&format!("  R{number}: {{Type: AWS::Lambda::Function}}\n"));
-    }
+    template.extend(
+        (0..20_000).map(|number| format!("  R{number}: {{Type: AWS::Lambda::Function}}\n")),
+    );
     template.push_str("  \"a\\nb\":\n    Type: AWS::Serverless::Function\n    Properties:\n      Runtime: python3.12\n      Layers:\n");
     template.push_str(&"      - !Ref L\n".repeat(100_000));
     let world = world(&[("template.yaml", &template), ("app.py", PYTHON)]);
