@@ -8,13 +8,12 @@ use std::collections::BTreeSet;
 use std::path::{Path, PathBuf};
 
 use serde_json::{Value, json};
-use tierce_oci::Digest;
 use tierce_testkit::elf::ElfBuilder;
 use tierce_testkit::images::{
     Format, ImageBuilder, LayerBuilder, Packing, TestImage, TestIndex, TestLayer,
 };
 
-use crate::support::World;
+use crate::support::{World, sealed};
 
 fn corpus() -> PathBuf {
     Path::new(env!("CARGO_MANIFEST_DIR")).join("fixtures/hostile")
@@ -281,7 +280,7 @@ fn claim_size(world: &World, layer: &TestLayer, size: u64) {
         &format!("\"uncompressed_size\":{size}"),
         1,
     );
-    std::fs::write(&file, format!("{}\n{json}", Digest::of(json.as_bytes()))).unwrap();
+    std::fs::write(&file, sealed(&file, &json)).unwrap();
 }
 
 /// All findings of a case as `rule layer path`, and the exit code.

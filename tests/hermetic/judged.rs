@@ -11,7 +11,7 @@ use tierce_testkit::images::{
     Format, ImageBuilder, LayerBuilder, TestImage, TestIndex, lambda_base,
 };
 
-use crate::support::{World, digest_in, downloads};
+use crate::support::{World, digest_in, downloads, sealed};
 
 const PYTHON: &str = "public.ecr.aws/lambda/python:3.12";
 
@@ -582,9 +582,7 @@ fn rewrite(path: &Path, change: impl Fn(&str) -> String) {
     let (_, json) = text.split_once('\n').unwrap();
     let changed = change(json);
     assert_ne!(changed, json);
-    let name = path.file_name().unwrap().to_str().unwrap();
-    let digest = Digest::of(format!("{name}\n{changed}").as_bytes());
-    fs::write(path, format!("{digest}\n{changed}")).unwrap();
+    fs::write(path, sealed(path, &changed)).unwrap();
 }
 
 #[test]
@@ -653,7 +651,11 @@ fn a_verdict_that_is_not_whole_hides_nothing() {
         .unwrap();
     let mut nothing: Value = serde_json::from_str(json).unwrap();
     nothing["findings"] = json!({"list": [], "counts": {}});
-    let whole = |json: String| format!("{}\n{json}", Digest::of(json.as_bytes()));
+    let whole = |json: &str| sealed(&verdict, json);
+    let (seal, _) = std::str::from_utf8(&written)
+        .unwrap()
+        .split_once('\n')
+        .unwrap();
     let mut of_another = nothing.clone();
     of_another["key"]["image"] = json!(Digest::of(b"another").to_string());
     let mut miscounted: Value = serde_json::from_str(json).unwrap();
@@ -661,12 +663,14 @@ fn a_verdict_that_is_not_whole_hides_nothing() {
     for damaged in [
         String::new(),
         nothing.to_string(),
-        // The digest of what was there before.
-        format!("{}\n{nothing}", Digest::of(json.as_bytes())),
-        whole(of_another.to_string()),
-        whole(miscounted.to_string()),
-        whole(json.replace("wrong-architecture", "no-such-rule")),
-        whole("[]".to_owned()),
+        // The seal of what was there before.
+        format!("{seal}\n{nothing}"),
+        // The name of another.
+        sealed(Path::new("other.json"), &nothing.to_string()),
+        whole(&of_another.to_string()),
+        whole(&miscounted.to_string()),
+        whole(&json.replace("wrong-architecture", "no-such-rule")),
+        whole("[]"),
     ] {
         fs::write(&verdict, &damaged).unwrap();
         assert_eq!(refused(), first, "{damaged}");

@@ -370,3 +370,10 @@ pub(crate) fn copy_directory(from: &Path, to: &Path) {
 pub(crate) fn fixtures() -> PathBuf {
     Path::new(env!("CARGO_MANIFEST_DIR")).join("fixtures")
 }
+
+/// A record of the cache as the program seals it, for a test that says something else in it.
+pub(crate) fn sealed(file: &Path, json: &str) -> String {
+    let name = file.file_name().unwrap().to_str().unwrap();
+    let seal = Digest::of(format!("{name}\n{json}").as_bytes());
+    format!("{seal}\n{json}")
+}
