@@ -12,13 +12,14 @@ use tierce_testkit::tree::Node;
 
 use crate::support::{architecture, minimal, python, repository, sandbox, target};
 
-/// Writes a context with one layer of dependencies on the small base.
+/// Writes a context with one layer of dependencies on the small base, which has no C library.
 fn app(sandbox: &Sandbox, layer: &str) {
     let base = minimal("latest");
     sandbox.write(
         "app/tierce.toml",
         format!(
             "[image]\nbase = \"{base}\"\nplatforms = [\"amd64\"]\nhandler = \"app.handler\"\n\
+             [lint]\nallow = [\"missing-library\"]\n\
              [[layer]]\nname = \"dependencies\"\n{layer}\n"
         ),
     );
