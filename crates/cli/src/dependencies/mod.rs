@@ -110,6 +110,15 @@ enum Work {
     },
 }
 
+/// The Python that a layer is for: what it says itself, else what the base has.
+fn python_of(layer: &str, said: Option<PythonVersion>, facts: &BaseFacts) -> Result<PythonVersion> {
+    said.or(facts.python)
+        .context("the base does not say which Python it has")
+        .hint(format!(
+            "say it in tierce.toml, in the layer `{layer}`: `python-version = \"3.13\"`"
+        ))
+}
+
 impl<'a> Resolver<'a> {
     /// Prepares; nothing is asked yet.
     pub(crate) fn new(
@@ -172,12 +181,7 @@ impl<'a> Resolver<'a> {
         version: Option<PythonVersion>,
         facts: &BaseFacts,
     ) -> Result<Interpreter> {
-        let version = version
-            .or(facts.python)
-            .context("the base does not say which Python it has")
-            .hint(format!(
-                "say it in tierce.toml, in the layer `{layer}`: `python-version = \"3.13\"`"
-            ))?;
+        let version = python_of(layer, version, facts)?;
         let known = || {
             let known = self.interpreters.lock();
             known.unwrap_or_else(PoisonError::into_inner)
@@ -248,12 +252,7 @@ impl<'a> Resolver<'a> {
         })?;
         match dependencies.language {
             Language::Python { version, glibc } => {
-                let version = version
-                    .or(facts.python)
-                    .context("the base does not say which Python it has")
-                    .hint(format!(
-                        "say it in tierce.toml, in the layer `{layer}`: `python-version = \"3.13\"`"
-                    ))?;
+                let version = python_of(layer, version, facts)?;
                 let glibc = match (glibc, facts.libc) {
                     (Some(glibc), _) => Some(glibc),
                     (None, Some(CLibrary::Glibc(Some(version)))) => Some(Glibc::of(version)),

@@ -2,6 +2,8 @@
 
 use tierce_lambda::{AWS_BASES, AwsBase};
 
+use super::{Folder, one_line};
+
 /// Versions that AWS has only previews of, under tags such as `3.15-preview`: nobody is to begin with
 /// one without having asked for it (aws/aws-lambda-base-images, 2026).
 const PREVIEWS: [(&str, &str); 2] = [("python", "3.15"), ("nodejs", "26")];
@@ -41,6 +43,27 @@ pub(super) fn newest(
 ) -> Option<(&'static str, String)> {
     let version = versions(language).into_iter().find(|it| fits(it))?;
     Some((version, format!("the newest {}", super::name_of(language))))
+}
+
+/// The version that fits what a project wants, and why it is that one; the newest of all where it wants
+/// nothing, or nothing fits. That is said, with `whose` wish it was.
+pub(super) fn fitting_or_newest(
+    language: &str,
+    wanted: Option<&str>,
+    fitting: Option<(&'static str, String)>,
+    whose: &str,
+    folder: &mut Folder,
+) -> (&'static str, String) {
+    match (wanted.map(one_line), fitting) {
+        (Some(wanted), Some((version, reason))) => {
+            return (version, format!("{reason} that fits `{wanted}`"));
+        }
+        (Some(wanted), None) => folder.remark(format!(
+            "no base of AWS's is known to fit `{wanted}`, {whose}"
+        )),
+        (None, _) => {}
+    }
+    newest(language, |_| true).unwrap_or_default()
 }
 
 /// The base of exactly that version, if AWS has it.

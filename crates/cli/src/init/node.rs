@@ -5,7 +5,6 @@ use serde_json::Value;
 
 use super::{
     DraftLayer, Folder, LayerSource, NO_HANDLER, Program, bases, code_layer, has_ending, join,
-    one_line,
 };
 
 /// The files that people put a handler into, the likeliest first; others come in the order of their
@@ -155,30 +154,19 @@ fn version(folder: &mut Folder, code: &str, package: &Value) -> (&'static str, S
             ));
         }
     }
-    if let Some(wanted) = package["engines"]["node"].as_str() {
-        let fitting = Range::parse(wanted).ok().and_then(|range| {
-            bases::newest("nodejs", |major| {
-                let release = |rest: &str| Version::parse(format!("{major}.{rest}")).ok();
-                [release("0.0"), release("999.999")]
-                    .iter()
-                    .flatten()
-                    .any(|version| range.satisfies(version))
-            })
-        });
-        match fitting {
-            Some((version, reason)) => {
-                return (
-                    version,
-                    format!("{reason} that fits `{}`", one_line(wanted)),
-                );
-            }
-            None => folder.remark(format!(
-                "no base of AWS's is known to fit `{}`, the Node of package.json",
-                one_line(wanted)
-            )),
-        }
-    }
-    bases::newest("nodejs", |_| true).unwrap_or_default()
+    let wanted = package["engines"]["node"].as_str();
+    let range = wanted.and_then(|wanted| Range::parse(wanted).ok());
+    let fitting = range.and_then(|range| {
+        bases::newest("nodejs", |major| {
+            let release = |rest: &str| Version::parse(format!("{major}.{rest}")).ok();
+            [release("0.0"), release("999.999")]
+                .iter()
+                .flatten()
+                .any(|version| range.satisfies(version))
+        })
+    });
+    let whose = "the Node of package.json";
+    bases::fitting_or_newest("nodejs", wanted, fitting, whose, folder)
 }
 
 /// All handlers in the places where they are looked for, the best first.

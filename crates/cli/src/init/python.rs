@@ -5,9 +5,7 @@ use std::str::FromStr as _;
 use pep440_rs::{Version, VersionSpecifiers};
 use toml::Value;
 
-use super::{
-    DraftLayer, Folder, LayerSource, NO_HANDLER, Program, bases, code_layer, join, one_line,
-};
+use super::{DraftLayer, Folder, LayerSource, NO_HANDLER, Program, bases, code_layer, join};
 
 /// The modules that people put a handler into, the likeliest first; others come in the order of
 /// their names.
@@ -166,23 +164,11 @@ fn version(folder: &mut Folder, code: &str, project: Option<&Value>) -> (&'stati
             .and_then(|it| it.get("python"));
         of_project.or(of_poetry).and_then(Value::as_str)
     });
-    if let Some(wanted) = wanted {
-        let fitting = specifiers(wanted)
-            .and_then(|specifiers| bases::newest("python", |version| fits(&specifiers, version)));
-        match fitting {
-            Some((version, reason)) => {
-                return (
-                    version,
-                    format!("{reason} that fits `{}`", one_line(wanted)),
-                );
-            }
-            None => folder.remark(format!(
-                "no base of AWS's is known to fit `{}`, the Python of pyproject.toml",
-                one_line(wanted)
-            )),
-        }
-    }
-    bases::newest("python", |_| true).unwrap_or_default()
+    let fitting = wanted
+        .and_then(specifiers)
+        .and_then(|specifiers| bases::newest("python", |version| fits(&specifiers, version)));
+    let whose = "the Python of pyproject.toml";
+    bases::fitting_or_newest("python", wanted, fitting, whose, folder)
 }
 
 /// What a version must be. Poetry's `^3.9` means below 4, and `3.12` by itself any release of it.
