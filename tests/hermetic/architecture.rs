@@ -6,7 +6,7 @@ use std::process::Command;
 use cargo_metadata::{DependencyKind, Metadata, MetadataCommand};
 
 /// Which of the workspace's crates each may use, apart from dev-dependencies.
-const ARROWS: [(&str, &[&str]); 11] = [
+const ARROWS: [(&str, &[&str]); 12] = [
     ("tierce", &["tierce-cli"]),
     (
         "tierce-cli",
@@ -17,11 +17,13 @@ const ARROWS: [(&str, &[&str]); 11] = [
             "tierce-layer",
             "tierce-oci",
             "tierce-registry",
+            "tierce-runner",
             "tierce-store",
         ],
     ),
     ("tierce-lambda", &["tierce-image", "tierce-oci"]),
     ("tierce-layer", &["tierce-deflate", "tierce-oci"]),
+    ("tierce-runner", &["tierce-oci"]),
     ("tierce-store", &["tierce-image", "tierce-oci"]),
     (
         "tierce-aws",
