@@ -45,6 +45,7 @@ mod lint;
 mod places;
 mod referrers;
 mod registries;
+mod run;
 mod runtime_client;
 mod sources;
 mod support;
