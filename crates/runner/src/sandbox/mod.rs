@@ -10,7 +10,7 @@ use std::sync::Arc;
 use std::sync::atomic::AtomicU64;
 
 use bytes::Bytes;
-use tokio::sync::mpsc;
+use tokio::sync::{mpsc, oneshot};
 
 use crate::rootfs::Root;
 
@@ -163,6 +163,9 @@ pub struct Sandbox {
     pub events: mpsc::UnboundedReceiver<Event>,
     /// What its processes write.
     pub written: mpsc::Receiver<Written>,
+    /// Asks that all that lies in the pipes of its processes now be read; answered when it is in
+    /// [`Sandbox::written`]. So a line that was written before an answer is told before it too.
+    pub drain: mpsc::UnboundedSender<oneshot::Sender<()>>,
     /// The most bytes of memory that its processes were seen to use together, so far.
     pub memory_peak: Arc<AtomicU64>,
     /// A listener on loopback that the processes of the box reach at its own address, and nobody
