@@ -24,7 +24,7 @@ use std::sync::atomic::AtomicU64;
 
 use bytes::Bytes;
 use serde::{Deserialize, Serialize};
-use tokio::sync::mpsc;
+use tokio::sync::{mpsc, oneshot};
 
 use crate::rootfs::Root;
 
@@ -234,6 +234,9 @@ pub struct Sandbox {
     /// What its processes write. It holds little, and a full one delays the events, because what a
     /// process wrote before its end is here before its `Exited` is there: read both.
     pub written: mpsc::Receiver<Written>,
+    /// Asks that all that lies in the pipes of its processes now be read; answered when it is in
+    /// [`Sandbox::written`]. So a line that was written before an answer is told before it too.
+    pub drain: mpsc::UnboundedSender<oneshot::Sender<()>>,
     /// The most bytes of memory that its processes were seen to use together, so far.
     pub memory_peak: Arc<AtomicU64>,
     /// A listener on loopback that the processes of the box reach at its own address, and nobody

@@ -15,7 +15,7 @@ use tokio::io::AsyncWriteExt as _;
 use tokio::net::unix::pipe;
 use tokio::net::unix::{OwnedReadHalf, OwnedWriteHalf};
 use tokio::process::{Child, Command};
-use tokio::sync::mpsc;
+use tokio::sync::{mpsc, oneshot};
 
 use super::protocol::{self, Beginning, Messages, Report, Setup};
 use super::{Doorkeeper, Event, Log, Order, STAGE, Sandbox, SandboxError, Written};
@@ -113,6 +113,7 @@ impl Keeper {
         let (orders, taken_orders) = mpsc::unbounded_channel();
         let (told_events, events) = mpsc::unbounded_channel();
         let (pieces, written) = mpsc::channel(PIECES);
+        let (drain, drains) = mpsc::unbounded_channel();
         let ending = Arc::new(AtomicBool::new(false));
         let ear = Ear {
             child: self.child,
@@ -120,6 +121,7 @@ impl Keeper {
             function: Stream::new(Log::Function, receiver(self.function)?, pieces.clone()),
             extension: Stream::new(Log::Extension, receiver(self.extension)?, pieces),
             events: told_events,
+            drains,
             ending: Arc::clone(&ending),
         };
         tokio::spawn(speak(taken_orders, commands, ending));
@@ -128,6 +130,7 @@ impl Keeper {
             orders,
             events,
             written,
+            drain,
             memory_peak: Arc::new(AtomicU64::new(0)),
             listener,
             doorkeeper,
@@ -167,6 +170,7 @@ struct Ear {
     function: Stream,
     extension: Stream,
     events: mpsc::UnboundedSender<Event>,
+    drains: mpsc::UnboundedReceiver<oneshot::Sender<()>>,
     ending: Arc<AtomicBool>,
 }
 
@@ -181,6 +185,11 @@ impl Ear {
                 },
                 () = self.function.readable() => self.function.pass_piece().await,
                 () = self.extension.readable() => self.extension.pass_piece().await,
+                Some(done) = self.drains.recv() => {
+                    self.function.drain().await;
+                    self.extension.drain().await;
+                    let _ = done.send(());
+                }
             }
         };
         // Without its socket it ends, if it has not ended.
