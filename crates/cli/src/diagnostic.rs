@@ -31,6 +31,30 @@ pub(crate) struct LintRefusal {
     pub(crate) errors: usize,
 }
 
+/// A function was invoked, and failed; exit code 1.
+#[derive(Debug, thiserror::Error)]
+#[error("the function failed: {words}")]
+pub(crate) struct FunctionFailed {
+    error_type: String,
+    words: String,
+}
+
+impl FunctionFailed {
+    /// What the error says that a function, or Lambda in its place, answered with.
+    pub(crate) fn of(payload: &[u8]) -> Self {
+        let error: serde_json::Value = serde_json::from_slice(payload).unwrap_or_default();
+        let text = |name: &str| error[name].as_str().unwrap_or_default().to_owned();
+        let (error_type, message) = (text("errorType"), text("errorMessage"));
+        let words = match (error_type.as_str(), message.as_str()) {
+            ("", "") => "it does not say how".to_owned(),
+            ("", message) => message.to_owned(),
+            (kind, "") => kind.to_owned(),
+            (kind, message) => format!("{kind}: {message}"),
+        };
+        Self { error_type, words }
+    }
+}
+
 /// Advice that goes with an error.
 #[derive(Debug)]
 struct Hint(String);
