@@ -29,6 +29,7 @@ use tokio::sync::{mpsc, oneshot};
 use crate::rootfs::Root;
 
 mod inside;
+pub mod namespaces;
 mod outside;
 pub mod plain;
 mod protocol;

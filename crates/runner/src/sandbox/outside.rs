@@ -74,35 +74,36 @@ impl Keeper {
         self.child.id()
     }
 
-    /// Makes the box, and waits for it.
-    pub(super) fn begin(
-        self,
-        setup: &Setup,
-        listener: TcpListener,
-        doorkeeper: Doorkeeper,
-    ) -> Result<Sandbox, SandboxError> {
-        let said =
-            protocol::send(&self.control, setup).and_then(|()| protocol::receive(&self.control));
-        match said {
-            Ok(Beginning::Ready) => {}
-            Ok(Beginning::Failed(step, errno)) => {
-                return Err(SandboxError::Step {
-                    step,
-                    source: io::Error::from_raw_os_error(errno),
-                });
-            }
-            Err(error) => {
-                return Err(SandboxError::NoStage {
-                    program: self.program,
-                    how: error.to_string(),
-                });
-            }
+    /// Makes the box of one setup for each stage, and waits for it. A listener may come with it.
+    pub(super) fn begin(self, setups: &[Setup]) -> Result<(Self, Option<OwnedFd>), SandboxError> {
+        let sent = setups
+            .iter()
+            .try_for_each(|setup| protocol::send(&self.control, setup));
+        // What a stage has against it is said, also when it does not read on.
+        match protocol::receive_with(&self.control) {
+            Ok((Beginning::Ready, listener)) => Ok((self, listener)),
+            Ok((Beginning::Failed(step, errno), _)) => Err(SandboxError::Step {
+                step,
+                source: io::Error::from_raw_os_error(errno),
+            }),
+            Err(error) => Err(self.no_stage(&sent.err().unwrap_or(error).to_string())),
         }
-        self.open(listener, doorkeeper)
+    }
+
+    /// The program does not do what a stage does.
+    pub(super) fn no_stage(&self, how: &str) -> SandboxError {
+        SandboxError::NoStage {
+            program: self.program.clone(),
+            how: how.to_owned(),
+        }
     }
 
     /// Lets the channels of a box flow.
-    fn open(self, listener: TcpListener, doorkeeper: Doorkeeper) -> Result<Sandbox, SandboxError> {
+    pub(super) fn open(
+        self,
+        listener: TcpListener,
+        doorkeeper: Doorkeeper,
+    ) -> Result<Sandbox, SandboxError> {
         self.control
             .set_nonblocking(true)
             .map_err(SandboxError::Channels)?;

@@ -18,5 +18,6 @@ pub fn start(settings: &Settings) -> Result<Sandbox, SandboxError> {
     let setup = Setup::Plain(PlainSetup {
         directories: settings.root.directories.clone(),
     });
-    keeper.begin(&setup, listener, Doorkeeper::Anybody)
+    let (began, _) = keeper.begin(&[setup])?;
+    began.open(listener, Doorkeeper::Anybody)
 }
