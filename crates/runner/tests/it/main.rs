@@ -1,0 +1,3 @@
+//! The parts of the local Lambda, each by itself.
+
+mod invoke;
