@@ -7,7 +7,7 @@ use anyhow::{Context as _, Result};
 use tierce_image::{Image, ReadError};
 use tierce_oci::{Digest, Platform};
 use tierce_runner::function::Function;
-use tierce_runner::rootfs::Root;
+use tierce_runner::rootfs::{Form, MountKind, MountPoint, Root};
 
 use crate::arguments::BuildArguments;
 use crate::commands::build::build_and_take;
@@ -19,7 +19,7 @@ use crate::plan::{BuildPlan, load_file};
 use crate::run::arguments::{FunctionArguments, RunSource};
 use crate::run::function::Surroundings;
 use crate::run::platform;
-use crate::run::root::unpack;
+use crate::run::root::{RootSettings, unpack};
 use crate::source::SourceError;
 use crate::transport::{ImagePlace, PushSource};
 
@@ -152,11 +152,12 @@ impl Preparation<'_> {
         // What cannot start is told before anything is unpacked.
         let function = self
             .surroundings
-            .function(image.config(), self.arguments)?;
-        let keeps_modes = self.arguments.keep_modes;
-        let root = unpack(image, places, self.environment, keeps_modes, output).await?;
+            .function(image.config(), self.arguments, Vec::new())?;
+        let settings = self.root_settings();
+        let (root, extensions) =
+            unpack(image, places, self.environment, &settings, output).await?;
         let function = Function {
-            extensions: root.extensions(),
+            extensions,
             ..function
         };
         Ok(Prepared {
@@ -164,6 +165,27 @@ impl Preparation<'_> {
             function: Arc::new(function),
             root: Arc::new(root),
         })
+    }
+
+    fn root_settings(&self) -> RootSettings {
+        let volumes = self.arguments.volume.iter();
+        let mount_points = volumes.map(|volume| MountPoint {
+            path: volume.target.clone(),
+            kind: if volume.source.is_dir() {
+                MountKind::Directory
+            } else {
+                MountKind::File
+            },
+        });
+        RootSettings {
+            form: if self.arguments.keep_modes {
+                Form::AsPacked
+            } else {
+                Form::Lambda
+            },
+            mount_points: mount_points.collect(),
+            is_flat: false,
+        }
     }
 }
 

@@ -1,12 +1,12 @@
 //! A function that runs: its environments, and the door to them.
 
 use std::net::{IpAddr, Ipv4Addr, SocketAddr, TcpListener};
-use std::path::{Path, PathBuf};
+use std::path::PathBuf;
 use std::sync::{Arc, Mutex, PoisonError};
 use std::time::Duration;
 
 use anyhow::{Context as _, Result};
-use tierce_runner::environment::{Environment as Box_, Patience, SharedSink, State};
+use tierce_runner::environment::{Environment as Running, Patience, SharedSink, State};
 use tierce_runner::function::Function;
 use tierce_runner::invoke::{
     CannotStart, Door, DoorSettings, MakeEnvironment, Pool, PoolSettings,
@@ -19,6 +19,7 @@ use crate::output::Output;
 use crate::run::arguments::{FunctionArguments, NetworkArgument};
 use crate::run::log::Log;
 use crate::run::prepare::Prepared;
+use crate::run::runtime::{Runtime, scratch_in};
 
 /// How a function is kept running.
 pub(crate) struct SessionSettings {
@@ -130,6 +131,28 @@ struct BoxSettings {
     runtime: Runtime,
 }
 
+impl BoxSettings {
+    /// Those of the boxes of what was prepared.
+    fn of(&self, prepared: &Prepared) -> Settings {
+        Settings {
+            root: Arc::clone(&prepared.root),
+            writable_root: self.writable_root,
+            tmp_size: self.tmp_size,
+            shared_memory: self.shared_memory,
+            network: self.network,
+            volumes: self.volumes.clone(),
+            open_files: self.open_files,
+            processes: self.processes,
+            memory: Some(u64::from(prepared.function.memory) << 20),
+            user: USER,
+            group: GROUP,
+            scratch: self.scratch.clone(),
+            // Also when another file has got its name meanwhile.
+            program: PathBuf::from("/proc/self/exe"),
+        }
+    }
+}
+
 /// As whom a function runs on Lambda, as it sees it: the user and group that AWS's own code for
 /// Lambda Managed Instances names.
 const USER: u32 = 993;
@@ -192,10 +215,10 @@ impl Boxes {
         function: Arc<Function>,
         settings: Settings,
         runtime: Runtime,
-    ) -> Result<Box_, CannotStart> {
+    ) -> Result<Running, CannotStart> {
         let begun = tokio::task::spawn_blocking(move || runtime.start(&settings)).await;
         match begun.context("a worker thread ended early").flatten() {
-            Ok(sandbox) => Ok(Box_::begin(
+            Ok(sandbox) => Ok(Running::begin(
                 number,
                 function,
                 sandbox,
