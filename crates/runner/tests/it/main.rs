@@ -1,0 +1,3 @@
+//! The parts of a local Lambda with the processes, files and sockets that they are about.
+
+mod sandbox;
