@@ -167,9 +167,7 @@ impl Extensions {
                     &format!("Extension limit ({LIMIT}) reached"),
                 ));
             }
-            None => self
-                .all
-                .push_mut(Extension::new(&registration.name, None)),
+            None => self.all.push_mut(Extension::new(&registration.name, None)),
         };
         if extension.state != State::Started {
             return Err(extension.refuse(State::Registered));
@@ -216,7 +214,10 @@ impl Extensions {
             return Err(extension.refuse(state));
         }
         extension.state = state;
-        Ok(Failure::new(kind, format!("{}: {error_type}", extension.name)))
+        Ok(Failure::new(
+            kind,
+            format!("{}: {error_type}", extension.name),
+        ))
     }
 
     /// Whether an extension has this identifier.

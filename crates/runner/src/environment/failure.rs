@@ -174,18 +174,9 @@ mod tests {
     #[test]
     fn exits_are_said_as_lambda_says_them() {
         for (exit, message) in [
-            (
-                Exit::Code(0),
-                "Runtime exited without providing a reason",
-            ),
-            (
-                Exit::Code(1),
-                "Runtime exited with error: exit status 1",
-            ),
-            (
-                Exit::Signal(9),
-                "Runtime exited with error: signal: killed",
-            ),
+            (Exit::Code(0), "Runtime exited without providing a reason"),
+            (Exit::Code(1), "Runtime exited with error: exit status 1"),
+            (Exit::Signal(9), "Runtime exited with error: signal: killed"),
             (
                 Exit::Signal(11),
                 "Runtime exited with error: signal: segmentation fault",
@@ -208,7 +199,10 @@ mod tests {
     #[test]
     fn only_types_of_the_known_form_pass() {
         for (header, error_type) in [
-            (Some("Runtime.ImportModuleError"), "Runtime.ImportModuleError"),
+            (
+                Some("Runtime.ImportModuleError"),
+                "Runtime.ImportModuleError",
+            ),
             (Some("Function.Handled"), "Function.Handled"),
             (Some("Runtime.lower"), "Runtime.Unknown"),
             (Some("Runtime.X"), "Runtime.Unknown"),

@@ -56,8 +56,7 @@ const TRAPS: [Trap; 10] = [
 
 const SHARED_MEMORY: &str = "Lambda has no /dev/shm, so locks and queues of multiprocessing fail: use \
     multiprocessing.Pipe and Process, or --shm-size to have it here";
-const HOME: &str =
-    "HOME is a directory that does not exist, as on Lambda: set HOME=/tmp or the cache directory of \
+const HOME: &str = "HOME is a directory that does not exist, as on Lambda: set HOME=/tmp or the cache directory of \
      the library";
 const READ_ONLY: &str =
     "only /tmp can be written to, as on Lambda: write there, or use --writable to allow it here";
@@ -131,7 +130,10 @@ mod tests {
                 "Error: EACCES: permission denied, open '/var/task/secret.json'",
                 Some(OTHERS),
             ),
-            ("PermissionError: [Errno 13] Permission denied: '/root'", None),
+            (
+                "PermissionError: [Errno 13] Permission denied: '/root'",
+                None,
+            ),
             ("KeyError: 'x'", None),
         ] {
             assert_eq!(hint(&Bytes::from(line)), expected, "{line}");

@@ -946,9 +946,7 @@ impl Life {
             name: self.function.name.clone(),
             version: self.function.version.clone(),
             handler: self.function.handler.clone(),
-            account: registration
-                .account
-                .then(|| self.function.account.clone()),
+            account: registration.account.then(|| self.function.account.clone()),
         })
     }
 
@@ -977,8 +975,9 @@ async fn until(deadline: Option<Instant>) {
 }
 
 fn epoch_milliseconds(time: SystemTime) -> u64 {
-    time.duration_since(UNIX_EPOCH)
-        .map_or(0, |since| u64::try_from(since.as_millis()).unwrap_or(u64::MAX))
+    time.duration_since(UNIX_EPOCH).map_or(0, |since| {
+        u64::try_from(since.as_millis()).unwrap_or(u64::MAX)
+    })
 }
 
 /// As `2026/11/26/[$LATEST]0123…`.

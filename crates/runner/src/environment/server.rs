@@ -251,11 +251,7 @@ async fn read_buffered(body: Incoming, content_type: Option<String>) -> Answer {
     }
 }
 
-async fn read_streamed(
-    mut body: Incoming,
-    content_type: Option<String>,
-    relay: &Relay,
-) -> Answer {
+async fn read_streamed(mut body: Incoming, content_type: Option<String>, relay: &Relay) -> Answer {
     relay
         .send(Progress::Streaming(StreamingHead { content_type }))
         .await;
@@ -341,12 +337,10 @@ struct RegisterBody {
 
 async fn register(request: Request<Incoming>, calls: &Calls) -> Response<Full<Bytes>> {
     match registration(request).await {
-        Ok(registration) => {
-            match ask(calls, |reply| Call::Register(registration, reply)).await {
-                Ok(registered) => registered_answer(&registered),
-                Err(refusal) => refused(&refusal),
-            }
-        }
+        Ok(registration) => match ask(calls, |reply| Call::Register(registration, reply)).await {
+            Ok(registered) => registered_answer(&registered),
+            Err(refusal) => refused(&refusal),
+        },
         Err(refusal) => refused(&refusal),
     }
 }
@@ -363,11 +357,10 @@ async fn registration(request: Request<Incoming>) -> Result<Registration, Refusa
             message: "Empty extension name".to_owned(),
         });
     }
-    let body: RegisterBody =
-        serde_json::from_slice(&body).map_err(|error| Refusal::Extension {
-            error_type: "InvalidRequestFormat",
-            message: error.to_string(),
-        })?;
+    let body: RegisterBody = serde_json::from_slice(&body).map_err(|error| Refusal::Extension {
+        error_type: "InvalidRequestFormat",
+        message: error.to_string(),
+    })?;
     let features = text(&parts.headers, EXTENSION_FEATURES).unwrap_or_default();
     Ok(Registration {
         name: name.to_owned(),

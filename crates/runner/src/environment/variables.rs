@@ -179,10 +179,7 @@ mod tests {
             ("AWS_LAMBDA_FUNCTION_NAME", Some("orders")),
             ("AWS_LAMBDA_FUNCTION_MEMORY_SIZE", Some("128")),
             ("AWS_LAMBDA_LOG_GROUP_NAME", Some("/aws/lambda/orders")),
-            (
-                "AWS_LAMBDA_LOG_STREAM_NAME",
-                Some("2026/11/26/[$LATEST]00"),
-            ),
+            ("AWS_LAMBDA_LOG_STREAM_NAME", Some("2026/11/26/[$LATEST]00")),
             ("AWS_LAMBDA_RUNTIME_API", Some("127.0.0.1:9001")),
             ("HOME", Some(HOME)),
             ("PATH", Some(PATH)),
