@@ -121,6 +121,7 @@ impl Keeper {
             reports: Messages::new(reports),
             function: Stream::new(Log::Function, receiver(self.function)?, pieces.clone()),
             extension: Stream::new(Log::Extension, receiver(self.extension)?, pieces),
+            drains,
             events: told_events,
             drains,
             ending: Arc::clone(&ending),
@@ -170,6 +171,7 @@ struct Ear {
     reports: Messages<OwnedReadHalf>,
     function: Stream,
     extension: Stream,
+    drains: mpsc::UnboundedReceiver<oneshot::Sender<()>>,
     events: mpsc::UnboundedSender<Event>,
     drains: mpsc::UnboundedReceiver<oneshot::Sender<()>>,
     ending: Arc<AtomicBool>,
@@ -184,6 +186,11 @@ impl Ear {
                     Ok(None) => break None,
                     Err(error) => break Some(error),
                 },
+                Some(drained) = self.drains.recv() => {
+                    self.function.drain().await;
+                    self.extension.drain().await;
+                    let _ = drained.send(());
+                }
                 () = self.function.readable() => self.function.pass_piece().await,
                 () = self.extension.readable() => self.extension.pass_piece().await,
                 Some(done) = self.drains.recv() => {
