@@ -48,7 +48,14 @@ impl Invocable for Environment {
     }
 
     fn invoke(&self, invocation: Invocation) -> mpsc::UnboundedReceiver<Progress> {
-        Self::invoke(self, invocation)
+        let mut progress = Self::invoke(self, invocation);
+        let (sender, receiver) = mpsc::unbounded_channel();
+        tokio::spawn(async move {
+            while let Some(step) = progress.recv().await {
+                let _ = sender.send(step);
+            }
+        });
+        receiver
     }
 
     fn shut_down(self) -> impl Future<Output = ()> + Send {

@@ -123,7 +123,6 @@ impl Keeper {
             extension: Stream::new(Log::Extension, receiver(self.extension)?, pieces),
             drains,
             events: told_events,
-            drains,
             ending: Arc::clone(&ending),
         };
         tokio::spawn(speak(taken_orders, commands, ending));
@@ -173,7 +172,6 @@ struct Ear {
     extension: Stream,
     drains: mpsc::UnboundedReceiver<oneshot::Sender<()>>,
     events: mpsc::UnboundedSender<Event>,
-    drains: mpsc::UnboundedReceiver<oneshot::Sender<()>>,
     ending: Arc<AtomicBool>,
 }
 
@@ -193,11 +191,6 @@ impl Ear {
                 }
                 () = self.function.readable() => self.function.pass_piece().await,
                 () = self.extension.readable() => self.extension.pass_piece().await,
-                Some(done) = self.drains.recv() => {
-                    self.function.drain().await;
-                    self.extension.drain().await;
-                    let _ = done.send(());
-                }
             }
         };
         // Without its socket it ends, if it has not ended.
