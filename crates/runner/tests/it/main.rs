@@ -1,0 +1,3 @@
+//! Integration tests of the local Lambda, a module for each part.
+
+mod rootfs;
