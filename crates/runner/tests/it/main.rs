@@ -2,4 +2,5 @@
 
 mod environment;
 mod invoke;
+mod rootfs;
 mod sandbox;

@@ -1,0 +1,329 @@
+//! Root filesystems: what layers come to, and what they cannot do.
+
+use std::collections::BTreeMap;
+use std::fs;
+use std::os::unix::ffi::OsStrExt as _;
+use std::os::unix::fs::{FileTypeExt as _, MetadataExt as _, PermissionsExt as _};
+use std::path::{Path, PathBuf};
+
+use tar::{EntryType, Header};
+use tierce_layer::Limits;
+use tierce_oci::{DiffId, Digest};
+use tierce_runner::rootfs::{
+    Form, MountKind, MountPoint, Root, RootfsCache, StackError, UnpackError, Unpacked,
+};
+
+/// A member of an archive as a test says it.
+#[derive(Debug, Clone)]
+enum Member {
+    Directory(&'static str, u32),
+    File(&'static str, u32, &'static str),
+    Symlink(&'static str, &'static str),
+    Link(&'static str, &'static str),
+}
+
+use Member::{Directory, File, Link, Symlink};
+
+const TIME: u64 = 1_600_000_000;
+
+/// Puts a member into an archive without asking what its name is.
+fn append(
+    archive: &mut Vec<u8>,
+    name: &[u8],
+    kind: EntryType,
+    mode: u32,
+    target: &[u8],
+    content: &[u8],
+) {
+    let mut header = Header::new_gnu();
+    header.set_entry_type(kind);
+    header.set_mode(mode);
+    header.set_uid(1234);
+    header.set_gid(1234);
+    header.set_mtime(TIME);
+    header.set_size(content.len() as u64);
+    header.as_old_mut().name[..name.len()].copy_from_slice(name);
+    header.as_old_mut().linkname[..target.len()].copy_from_slice(target);
+    header.set_cksum();
+    archive.extend_from_slice(header.as_bytes());
+    archive.extend_from_slice(content);
+    archive.resize(archive.len().next_multiple_of(512), 0);
+}
+
+/// Puts a member whose name may be long.
+fn append_long(archive: &mut Vec<u8>, name: &[u8], content: &[u8]) {
+    let mut terminated = name.to_vec();
+    terminated.push(0);
+    append(
+        archive,
+        b"././@LongLink",
+        EntryType::GNULongName,
+        0,
+        b"",
+        &terminated,
+    );
+    let start = &name[..name.len().min(90)];
+    append(archive, start, EntryType::Regular, 0o644, b"", content);
+}
+
+fn archive(members: &[Member]) -> Vec<u8> {
+    let mut archive = Vec::new();
+    for member in members {
+        let (name, kind, mode, target, content) = match member {
+            Directory(name, mode) => (name, EntryType::Directory, *mode, "", ""),
+            File(name, mode, content) => (name, EntryType::Regular, *mode, "", *content),
+            Symlink(name, target) => (name, EntryType::Symlink, 0o777, *target, ""),
+            Link(name, target) => (name, EntryType::Link, 0o644, *target, ""),
+        };
+        append(
+            &mut archive,
+            name.as_bytes(),
+            kind,
+            mode,
+            target.as_bytes(),
+            content.as_bytes(),
+        );
+    }
+    ended(archive)
+}
+
+fn ended(mut archive: Vec<u8>) -> Vec<u8> {
+    archive.resize(archive.len() + 1024, 0);
+    archive
+}
+
+fn diff_id(archive: &[u8]) -> DiffId {
+    DiffId(Digest::of(archive))
+}
+
+/// A cache in a directory that goes with it, beside something that nobody may touch.
+struct Bench {
+    directory: tempfile::TempDir,
+    cache: RootfsCache,
+}
+
+impl Bench {
+    fn new() -> Self {
+        let directory = tempfile::tempdir().unwrap();
+        let cache = RootfsCache::open(directory.path().join("rootfs-1")).unwrap();
+        Self { directory, cache }
+    }
+
+    fn root(&self) -> PathBuf {
+        self.directory.path().join("rootfs-1")
+    }
+
+    fn unpack(&self, archive: &[u8]) -> Result<Unpacked, UnpackError> {
+        let id = diff_id(archive);
+        self.cache
+            .unpack(id, Form::AsPacked, archive, Limits::default())
+    }
+
+    /// The layers over each other, flattened.
+    fn flat(&self, layers: &[Vec<Member>]) -> Root {
+        self.flat_with(layers, &[])
+    }
+
+    fn flat_with(&self, layers: &[Vec<Member>], mount_points: &[MountPoint]) -> Root {
+        let ids = self.unpack_all(layers);
+        let flattened = self.cache.flatten(&ids, Form::AsPacked, mount_points);
+        flattened.unwrap()
+    }
+
+    fn unpack_all(&self, layers: &[Vec<Member>]) -> Vec<DiffId> {
+        let archives = layers.iter().map(|layer| archive(layer));
+        archives
+            .map(|archive| {
+                self.unpack(&archive).unwrap();
+                diff_id(&archive)
+            })
+            .collect()
+    }
+
+    /// What is begun and not finished.
+    fn begun(&self) -> usize {
+        fs::read_dir(self.root().join("begun")).unwrap().count()
+    }
+}
+
+/// A tree as text: one line for each path, with what can be told of it.
+fn listing(root: &Path) -> BTreeMap<String, String> {
+    fn add(root: &Path, directory: &Path, lines: &mut BTreeMap<String, String>) {
+        for entry in fs::read_dir(directory).unwrap() {
+            let path = entry.unwrap().path();
+            let metadata = path.symlink_metadata().unwrap();
+            let mode = metadata.permissions().mode() & 0o7777;
+            let kind = metadata.file_type();
+            let line = if kind.is_symlink() {
+                format!("-> {}", fs::read_link(&path).unwrap().display())
+            } else if kind.is_dir() {
+                add(root, &path, lines);
+                format!("{mode:o} directory")
+            } else if kind.is_char_device() {
+                "whiteout".to_owned()
+            } else {
+                let content = fs::read(&path).unwrap();
+                format!("{mode:o} {}", String::from_utf8_lossy(&content))
+            };
+            let name = path.strip_prefix(root).unwrap();
+            lines.insert(
+                String::from_utf8_lossy(name.as_os_str().as_bytes()).into_owned(),
+                line,
+            );
+        }
+    }
+    let mut lines = BTreeMap::new();
+    add(root, root, &mut lines);
+    lines
+}
+
+fn lines(of: &[(&str, &str)]) -> BTreeMap<String, String> {
+    of.iter()
+        .map(|(path, line)| ((*path).to_owned(), (*line).to_owned()))
+        .collect()
+}
+
+#[test]
+fn a_layer_becomes_files_with_its_modes_and_times() {
+    let bench = Bench::new();
+    let root = bench.flat(&[vec![
+        Directory("usr/", 0o755),
+        Directory("usr/bin/", 0o751),
+        File("usr/bin/tool", 0o4755, "#!"),
+        Symlink("bin", "usr/bin"),
+        Link("usr/bin/same", "usr/bin/tool"),
+        Directory("tmp", 0o1777),
+    ]]);
+    let root = &root.directories[0];
+    assert_eq!(
+        listing(root),
+        lines(&[
+            ("bin", "-> usr/bin"),
+            ("tmp", "1777 directory"),
+            ("usr", "755 directory"),
+            ("usr/bin", "751 directory"),
+            ("usr/bin/same", "755 #!"),
+            ("usr/bin/tool", "755 #!"),
+        ])
+    );
+    for path in ["usr", "usr/bin", "usr/bin/tool", "bin", "tmp"] {
+        let metadata = root.join(path).symlink_metadata().unwrap();
+        assert_eq!(metadata.mtime(), TIME as i64, "{path}");
+    }
+    let inode = |path: &str| root.join(path).metadata().unwrap().ino();
+    assert_eq!(inode("usr/bin/same"), inode("usr/bin/tool"));
+}
+
+#[test]
+fn layers_lie_over_each_other() {
+    let below = || {
+        vec![
+            Directory("a", 0o700),
+            File("a/one", 0o644, "1"),
+            File("a/two", 0o644, "2"),
+            Directory("a/deep", 0o755),
+            File("a/deep/file", 0o644, "deep"),
+            Symlink("link", "a"),
+            File("file", 0o644, "file"),
+        ]
+    };
+    let a_one = [("a", "700 directory"), ("a/one", "644 1")];
+    let deep = [("a/deep", "755 directory"), ("a/deep/file", "644 deep")];
+    let rest = [("link", "-> a"), ("file", "644 file")];
+    let two = [("a/two", "644 2")];
+    for (what, above, expected) in [
+        (
+            "a whiteout removes one name",
+            vec![File("a/.wh.two", 0o644, "")],
+            [&a_one[..], &deep, &rest].concat(),
+        ),
+        (
+            "an opaque directory hides all that it had",
+            vec![
+                Directory("a", 0o755),
+                File("a/new", 0o644, "new"),
+                File("a/.wh..wh..opq", 0o644, ""),
+            ],
+            [&[("a", "755 directory"), ("a/new", "644 new")][..], &rest].concat(),
+        ),
+        (
+            "a whiteout comes before what the layer has, wherever it stands",
+            vec![
+                Directory("a", 0o755),
+                File("a/new", 0o644, "new"),
+                File(".wh.a", 0o644, ""),
+                File("file", 0o600, "mine"),
+                File(".wh.file", 0o644, ""),
+            ],
+            vec![
+                ("a", "755 directory"),
+                ("a/new", "644 new"),
+                ("file", "600 mine"),
+                ("link", "-> a"),
+            ],
+        ),
+        (
+            "a file takes the place of a directory",
+            vec![File("a", 0o644, "file")],
+            [&[("a", "644 file")][..], &rest].concat(),
+        ),
+        (
+            "a directory takes the place of a symlink",
+            vec![Directory("link", 0o755), File("link/x", 0o644, "x")],
+            [
+                &a_one[..],
+                &two,
+                &deep,
+                &[
+                    ("file", "644 file"),
+                    ("link", "755 directory"),
+                    ("link/x", "644 x"),
+                ],
+            ]
+            .concat(),
+        ),
+        (
+            "a directory that no member describes keeps its mode",
+            vec![File("a/three", 0o644, "3")],
+            [&a_one[..], &two, &deep, &rest, &[("a/three", "644 3")]].concat(),
+        ),
+        (
+            "a hardlink to a file of a lower layer",
+            vec![Link("new/linked", "link/two"), File("a/.wh.one", 0, "")],
+            [
+                &[("a", "700 directory")][..],
+                &two,
+                &deep,
+                &rest,
+                &[("new", "755 directory"), ("new/linked", "644 2")],
+            ]
+            .concat(),
+        ),
+        (
+            "a hardlink to a symlink of a lower layer",
+            vec![Link("again", "link")],
+            [&a_one[..], &two, &deep, &rest, &[("again", "-> a")]].concat(),
+        ),
+        (
+            "all of it can go",
+            vec![File(".wh..wh..opq", 0o644, ""), File("only", 0o644, "")],
+            vec![("only", "644 ")],
+        ),
+        (
+            "names that delete nothing are nothing",
+            vec![
+                File(".wh.", 0o644, ""),
+                File(".wh..", 0o644, ""),
+                File(".wh...", 0o644, ""),
+                File(".wh..wh.plnk/x", 0o644, ""),
+                File("a/.wh.nothing", 0o644, ""),
+            ],
+            [&a_one[..], &two, &deep, &rest].concat(),
+        ),
+    ] {
+        let bench = Bench::new();
+        let root = bench.flat(&[below(), above]);
+        assert_eq!(listing(&root.directories[0]), lines(&expected), "{what}");
+        assert_eq!(bench.begun(), 0, "{what}");
+    }
+}
