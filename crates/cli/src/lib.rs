@@ -52,6 +52,7 @@ mod written;
 
 use std::process::ExitCode;
 use std::sync::{Arc, mpsc};
+use std::thread::JoinHandle;
 use std::time::Duration;
 
 use clap::Parser as _;
@@ -143,27 +144,28 @@ fn run_until_told_to_end(runtime: &Runtime, command: Command, output: Output) ->
     runtime.spawn(async move {
         let mut signals = Signals::listen();
         let signal = signals.next().await;
-        let gone = async {
-            while !thread.is_finished() {
-                tokio::time::sleep(Duration::from_millis(5)).await;
-            }
-        };
-        tokio::pin!(gone);
         if ends_by_itself {
             interrupt.send_replace(true);
             tokio::select! {
-                () = &mut gone => {}
+                () = end_of(&thread) => {}
                 () = tokio::time::sleep(LAST_WORDS) => {}
                 _ = signals.next() => {}
             }
         }
         told.notify_one();
-        let _ = tokio::time::timeout(PATIENCE, gone).await;
+        let _ = tokio::time::timeout(PATIENCE, end_of(&thread)).await;
         let _ = sender.send(Ended::By(signal));
     });
     receiver.recv().unwrap_or(Ended::Itself(Err(anyhow::anyhow!(
         "the command ended without a result: this is a bug in tierce"
     ))))
+}
+
+/// Waits until a thread has ended.
+async fn end_of(thread: &JoinHandle<()>) {
+    while !thread.is_finished() {
+        tokio::time::sleep(Duration::from_millis(5)).await;
+    }
 }
 
 /// Whether a command has more to do at its end than what dropping it does.

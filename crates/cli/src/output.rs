@@ -119,7 +119,11 @@ impl Output {
             (false, _) => shown.extend_from_slice(line),
             (true, dim) => {
                 let text = coloured(&String::from_utf8_lossy(line), self.coloured);
-                let (before, after) = if dim { ("\x1b[2m", "\x1b[0m") } else { ("", "") };
+                let (before, after) = if dim {
+                    ("\x1b[2m", "\x1b[0m")
+                } else {
+                    ("", "")
+                };
                 shown.extend_from_slice(format!("{before}{text}{after}").as_bytes());
             }
         }
@@ -299,11 +303,19 @@ mod tests {
     fn a_log_keeps_its_colours_and_nothing_else_that_a_terminal_obeys() {
         for (text, with, without) in [
             ("a\tb", "a\tb", "a\tb"),
-            ("\u{1b}[31;1mred\u{1b}[0m", "\u{1b}[31;1mred\u{1b}[0m", "red"),
+            (
+                "\u{1b}[31;1mred\u{1b}[0m",
+                "\u{1b}[31;1mred\u{1b}[0m",
+                "red",
+            ),
             ("\u{1b}[mx", "\u{1b}[mx", "x"),
             ("\u{1b}[2Jx", "\u{fffd}[2Jx", "\u{fffd}[2Jx"),
             ("\u{1b}[31", "\u{fffd}[31", "\u{fffd}[31"),
-            ("\u{1b}]0;title\u{7}", "\u{fffd}]0;title\u{fffd}", "\u{fffd}]0;title\u{fffd}"),
+            (
+                "\u{1b}]0;title\u{7}",
+                "\u{fffd}]0;title\u{fffd}",
+                "\u{fffd}]0;title\u{fffd}",
+            ),
             ("é\u{1b}", "é\u{fffd}", "é\u{fffd}"),
         ] {
             assert_eq!(coloured(text, true), with);

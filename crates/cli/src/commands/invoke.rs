@@ -52,9 +52,10 @@ impl InvokeArguments {
             (Some(EventArgument::Inline(text)), _) => Bytes::from(text.clone()),
             (Some(EventArgument::File(path)), _) => {
                 let shown = path.display();
-                Bytes::from(std::fs::read(path).with_context(|| {
-                    format!("could not read the event `{shown}`")
-                })?)
+                Bytes::from(
+                    std::fs::read(path)
+                        .with_context(|| format!("could not read the event `{shown}`"))?,
+                )
             }
             (Some(EventArgument::Stdin), _) => {
                 in_background(|_| {
@@ -240,11 +241,14 @@ async fn show_stream(
 
 /// An error at the end of a stream, as one that an answer consists of.
 fn stream_error(kind: &str, details: &str) -> Bytes {
-    if serde_json::from_str::<serde_json::Map<String, Value>>(details).is_ok() {
-        return Bytes::from(details.to_owned());
-    }
-    let error = json!({"errorType": kind, "errorMessage": details});
-    Bytes::from(error.to_string())
+    let mut error =
+        serde_json::from_str::<serde_json::Map<String, Value>>(details).unwrap_or_else(|_| {
+            [("errorMessage".to_owned(), json!(details))]
+                .into_iter()
+                .collect()
+        });
+    error.entry("errorType").or_insert_with(|| json!(kind));
+    Bytes::from(Value::Object(error).to_string())
 }
 
 fn show_log(log: &Bytes, output: Output) {
@@ -300,9 +304,13 @@ mod tests {
 
     #[test]
     fn an_error_at_the_end_of_a_stream_is_like_any() {
-        let details = "{\"errorType\":\"A\",\"errorMessage\":\"b\"}";
-        assert_eq!(stream_error("Runtime.X", details), details.as_bytes());
-        let made: Value = serde_json::from_slice(&stream_error("Runtime.X", "broke")).unwrap();
-        assert_eq!(made, json!({"errorType": "Runtime.X", "errorMessage": "broke"}));
+        for (details, kind, message) in [
+            ("{\"errorType\":\"A\",\"errorMessage\":\"b\"}", "A", "b"),
+            ("{\"errorMessage\":\"b\"}", "Runtime.X", "b"),
+            ("broke", "Runtime.X", "broke"),
+        ] {
+            let made: Value = serde_json::from_slice(&stream_error("Runtime.X", details)).unwrap();
+            assert_eq!(made, json!({"errorType": kind, "errorMessage": message}));
+        }
     }
 }

@@ -31,8 +31,10 @@ pub(crate) async fn run(
     let context = match (&subject, arguments.watch) {
         (Subject::Context(context), true) => Some(context.clone()),
         (Subject::Image(_), true) => {
-            return Err(UsageError("--watch is for a folder, and an image is named".to_owned()))
-                .hint("`tierce run --watch CONTEXT` builds and runs what is in a folder");
+            return Err(UsageError(
+                "--watch is for a folder, and an image is named".to_owned(),
+            ))
+            .hint("`tierce run --watch CONTEXT` builds and runs what is in a folder");
         }
         (_, false) => None,
     };
@@ -217,7 +219,10 @@ mod tests {
     #[test]
     fn events_are_tried_again_as_often_as_it_is_said() {
         let seconds = |attempts| -> Vec<u64> {
-            event_retries(attempts).iter().map(Duration::as_secs).collect()
+            event_retries(attempts)
+                .iter()
+                .map(Duration::as_secs)
+                .collect()
         };
         assert_eq!(seconds(0), Vec::<u64>::new());
         assert_eq!(seconds(1), [60]);

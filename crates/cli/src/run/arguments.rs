@@ -244,7 +244,12 @@ pub(crate) struct InvokeArguments {
     pub(crate) image: Option<RunSource>,
 
     /// Where the function is
-    #[arg(long, visible_alias = "endpoint", value_name = "URL", conflicts_with = "port")]
+    #[arg(
+        long,
+        visible_alias = "endpoint",
+        value_name = "URL",
+        conflicts_with = "port"
+    )]
     pub(crate) url: Option<Endpoint>,
 
     /// The port on this machine where it is [default: 9000]
@@ -310,7 +315,9 @@ impl FromStr for RunSource {
         let path = PathBuf::from(text);
         let is_path = matches!(text, "." | "..")
             || text.ends_with('/')
-            || ["/", "./", "../"].iter().any(|start| text.starts_with(start));
+            || ["/", "./", "../"]
+                .iter()
+                .any(|start| text.starts_with(start));
         if is_path {
             return Ok(Self::Context(path));
         }
@@ -334,7 +341,11 @@ impl FromStr for FunctionName {
 
     fn from_str(text: &str) -> Result<Self, Self::Err> {
         let fits = (1..=64).contains(&text.len());
-        if fits && text.bytes().all(|it| it.is_ascii_alphanumeric() || b"-_".contains(&it)) {
+        if fits
+            && text
+                .bytes()
+                .all(|it| it.is_ascii_alphanumeric() || b"-_".contains(&it))
+        {
             Ok(Self(text.to_owned()))
         } else {
             Err("expected at most 64 letters, digits, `-` and `_`".to_owned())
@@ -361,7 +372,11 @@ impl FromStr for TimeLimit {
         }
         // Seconds, as in all of Lambda's own settings.
         let is_number = !text.is_empty() && text.bytes().all(|letter| letter.is_ascii_digit());
-        let seconds = if is_number { format!("{text}s") } else { text.to_owned() };
+        let seconds = if is_number {
+            format!("{text}s")
+        } else {
+            text.to_owned()
+        };
         match seconds.parse::<TimeSpan>() {
             Ok(TimeSpan(length)) => Ok(Self(Some(length))),
             Err(_) => Err("expected a time as in `30s` or `5m`, seconds, or `none`".to_owned()),
@@ -416,7 +431,9 @@ impl FromStr for VolumeArgument {
             return Err("expected SRC:DEST, for example ./data:/mnt/data:rw".to_owned());
         };
         let target = PathBuf::from(target);
-        let leads_up = target.components().any(|it| it == std::path::Component::ParentDir);
+        let leads_up = target
+            .components()
+            .any(|it| it == std::path::Component::ParentDir);
         if !target.is_absolute() || leads_up || target.parent().is_none() {
             return Err(format!(
                 "`{}` is no place in the function's files: expected an absolute path without `..`",
@@ -511,8 +528,14 @@ mod tests {
             ("/srv/orders", context("/srv/orders")),
             ("orders/", context("orders/")),
             ("Orders", context("Orders")),
-            ("orders", RunSource::Either("orders".into(), source("orders"))),
-            ("a/orders", RunSource::Either("a/orders".into(), source("a/orders"))),
+            (
+                "orders",
+                RunSource::Either("orders".into(), source("orders")),
+            ),
+            (
+                "a/orders",
+                RunSource::Either("a/orders".into(), source("a/orders")),
+            ),
             ("store:orders", RunSource::Image(source("store:orders"))),
             ("oci:out:1", RunSource::Image(source("oci:out:1"))),
             ("docker://h/a:1", RunSource::Image(source("docker://h/a:1"))),
@@ -534,9 +557,15 @@ mod tests {
         let function = arguments.function;
         assert_eq!(function.memory, 128);
         assert_eq!(function.timeout, TimeLimit(Some(Duration::from_secs(3))));
-        assert_eq!(function.init_timeout, TimeLimit(Some(Duration::from_secs(10))));
+        assert_eq!(
+            function.init_timeout,
+            TimeLimit(Some(Duration::from_secs(10)))
+        );
         assert_eq!(function.tmp_size, ByteSize(512 << 20));
-        assert_eq!((function.open_files, function.processes.get()), (1024, 1024));
+        assert_eq!(
+            (function.open_files, function.processes.get()),
+            (1024, 1024)
+        );
         assert_eq!(function.shm_size, None);
         assert_eq!(function.network, NetworkArgument::Host);
     }
@@ -567,7 +596,9 @@ mod tests {
         ] {
             assert_eq!(text.parse(), Ok(expected), "{text}");
         }
-        for text in ["", "a", "a:", ":/b", "a:b", "a:/", "a:/../b", "a:/b:rx", "/a:rw"] {
+        for text in [
+            "", "a", "a:", ":/b", "a:b", "a:/", "a:/../b", "a:/b:rx", "/a:rw",
+        ] {
             assert!(text.parse::<VolumeArgument>().is_err(), "{text}");
         }
     }

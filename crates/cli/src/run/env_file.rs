@@ -121,7 +121,9 @@ fn check_name(name: &str) -> Result<()> {
         });
     }
     let begins = name.starts_with(|letter: char| letter.is_ascii_alphabetic());
-    let goes_on = name.bytes().all(|it| it.is_ascii_alphanumeric() || it == b'_');
+    let goes_on = name
+        .bytes()
+        .all(|it| it.is_ascii_alphanumeric() || it == b'_');
     if begins && goes_on && name.len() > 1 {
         return Ok(());
     }
@@ -162,7 +164,10 @@ mod tests {
     fn mistakes_are_pointed_at() {
         for (text, message) in [
             ("A=1\n=2", "a.env:2: there is no name before the `=`"),
-            ("export A=1", "a.env:1: the name `export A` has spaces in it"),
+            (
+                "export A=1",
+                "a.env:1: the name `export A` has spaces in it",
+            ),
             ("A =1", "a.env:1: the name `A ` has spaces in it"),
         ] {
             assert_eq!(parsed(text), Err(message.to_owned()), "{text}");
@@ -180,18 +185,37 @@ mod tests {
         let here = Variables::of([("CC", "here"), ("EE", "here")]);
         let flags = [flag("BB=flag"), flag("EE"), flag("BB=last")];
         let settled = settle(&[file], &flags, &here).unwrap();
-        let settled: Vec<_> = settled.iter().map(|(n, v)| (n.as_str(), v.as_str())).collect();
+        let settled: Vec<_> = settled
+            .iter()
+            .map(|(n, v)| (n.as_str(), v.as_str()))
+            .collect();
         assert_eq!(
             settled,
-            [("AA", "file"), ("BB", "last"), ("CC", "here"), ("EE", "here")]
+            [
+                ("AA", "file"),
+                ("BB", "last"),
+                ("CC", "here"),
+                ("EE", "here")
+            ]
         );
     }
 
     #[test]
     fn names_that_lambda_refuses_are_refused() {
-        for name in ["AWS_REGION", "_HANDLER", "AWS_LAMBDA_RUNTIME_API", "A", "1A", "A-B", "_A"] {
+        for name in [
+            "AWS_REGION",
+            "_HANDLER",
+            "AWS_LAMBDA_RUNTIME_API",
+            "A",
+            "1A",
+            "A-B",
+            "_A",
+        ] {
             let flags = [format!("{name}=x").parse().unwrap()];
-            assert!(settle(&[], &flags, &Variables::default()).is_err(), "{name}");
+            assert!(
+                settle(&[], &flags, &Variables::default()).is_err(),
+                "{name}"
+            );
         }
         for name in ["AA", "A1", "PATH", "AWS_XRAY_CONTEXT_MISSING"] {
             let flags = [format!("{name}=x").parse().unwrap()];

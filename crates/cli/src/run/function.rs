@@ -40,11 +40,8 @@ impl Surroundings {
         arguments: &FunctionArguments,
         environment: &Environment,
     ) -> Result<Self> {
-        let variables = env_file::settle(
-            &arguments.env_file,
-            &arguments.env,
-            &environment.variables,
-        )?;
+        let variables =
+            env_file::settle(&arguments.env_file, &arguments.env, &environment.variables)?;
         let caller = match arguments.aws_credentials || arguments.profile.is_some() {
             true => Some(caller(arguments, environment).await?),
             false => None,

@@ -58,7 +58,9 @@ impl Start {
         // As AWS's emulator does it: a program alone has none.
         let handler = command.last().filter(|_| command.len() > 1).cloned();
         let said = overrides.working_dir.or(config.working_dir.as_deref());
-        let directory = said.filter(|directory| !directory.is_empty()).unwrap_or("/");
+        let directory = said
+            .filter(|directory| !directory.is_empty())
+            .unwrap_or("/");
         if !directory.starts_with('/') {
             return Err(UsageError(format!(
                 "WORKDIR `{directory}` does not begin with a slash"
@@ -116,9 +118,30 @@ mod tests {
     fn overrides_take_the_place_of_what_the_image_says() {
         let image = config("/entry -x", "app.handler", Some("/var/task"));
         for (entrypoint, cmd, working_dir, command, handler, directory) in [
-            ("", "", None, "/entry -x app.handler", Some("app.handler"), "/var/task"),
-            ("", "other.go", None, "/entry -x other.go", Some("other.go"), "/var/task"),
-            ("/b", "", Some("/"), "/b app.handler", Some("app.handler"), "/"),
+            (
+                "",
+                "",
+                None,
+                "/entry -x app.handler",
+                Some("app.handler"),
+                "/var/task",
+            ),
+            (
+                "",
+                "other.go",
+                None,
+                "/entry -x other.go",
+                Some("other.go"),
+                "/var/task",
+            ),
+            (
+                "/b",
+                "",
+                Some("/"),
+                "/b app.handler",
+                Some("app.handler"),
+                "/",
+            ),
             ("/b", "c d", None, "/b c d", Some("d"), "/var/task"),
         ] {
             let (entrypoint, cmd) = (words(entrypoint), words(cmd));
@@ -162,7 +185,10 @@ mod tests {
     #[test]
     fn the_last_value_of_a_name_counts() {
         let environment = image_environment(&config("/a", "", None));
-        let pairs: Vec<_> = environment.iter().map(|(n, v)| (n.as_str(), v.as_str())).collect();
+        let pairs: Vec<_> = environment
+            .iter()
+            .map(|(n, v)| (n.as_str(), v.as_str()))
+            .collect();
         assert_eq!(pairs, [("A", "2"), ("B", "x=y")]);
     }
 }

@@ -28,11 +28,13 @@ impl Log {
 
     /// Takes note that an environment spoke; says whether others did before.
     fn are_several(&self, environment: u32) -> bool {
-        let seen = self.only.fetch_update(Ordering::Relaxed, Ordering::Relaxed, |seen| match seen {
-            NOBODY => Some(environment),
-            seen if seen == environment => None,
-            _ => Some(SEVERAL),
-        });
+        let seen =
+            self.only
+                .fetch_update(Ordering::Relaxed, Ordering::Relaxed, |seen| match seen {
+                    NOBODY => Some(environment),
+                    seen if seen == environment => None,
+                    _ => Some(SEVERAL),
+                });
         match seen {
             Ok(NOBODY) => false,
             Ok(_) => true,
@@ -74,7 +76,9 @@ mod tests {
             progress: ProgressStyle::None,
         };
         let log = Log::new(Output::new(&arguments, false));
-        let heard: Vec<bool> = [1, 1, 2, 1, 2].map(|number| log.are_several(number)).to_vec();
+        let heard: Vec<bool> = [1, 1, 2, 1, 2]
+            .map(|number| log.are_several(number))
+            .to_vec();
         assert_eq!(heard, [false, false, true, true, true]);
     }
 }

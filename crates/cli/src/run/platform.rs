@@ -48,7 +48,10 @@ fn is_emulated(handlers: &Path, machine: &str) -> bool {
     };
     let mut lines = entry.lines();
     lines.next() == Some("enabled")
-        && lines.any(|line| line.strip_prefix("flags:").is_some_and(|it| it.contains('F')))
+        && lines.any(|line| {
+            line.strip_prefix("flags:")
+                .is_some_and(|it| it.contains('F'))
+        })
 }
 
 #[cfg(test)]
@@ -67,9 +70,18 @@ mod tests {
     fn an_emulator_counts_when_it_reaches_into_the_image() {
         let handlers = tempfile::tempdir().unwrap();
         for (text, expected) in [
-            ("enabled\ninterpreter /usr/bin/qemu-aarch64\nflags: OCF\noffset 0\n", true),
-            ("enabled\ninterpreter /usr/bin/qemu-aarch64\nflags: OC\noffset 0\n", false),
-            ("disabled\ninterpreter /usr/bin/qemu-aarch64\nflags: F\n", false),
+            (
+                "enabled\ninterpreter /usr/bin/qemu-aarch64\nflags: OCF\noffset 0\n",
+                true,
+            ),
+            (
+                "enabled\ninterpreter /usr/bin/qemu-aarch64\nflags: OC\noffset 0\n",
+                false,
+            ),
+            (
+                "disabled\ninterpreter /usr/bin/qemu-aarch64\nflags: F\n",
+                false,
+            ),
             ("", false),
         ] {
             std::fs::write(handlers.path().join("qemu-aarch64"), text).unwrap();

@@ -15,7 +15,7 @@ use crate::diagnostic::{Hinted as _, UsageError, find};
 use crate::environment::Environment;
 use crate::output::Output;
 use crate::places::{Places, PlacesSettings, processors};
-use crate::plan::{BuildPlan, load_file};
+use crate::plan::BuildPlan;
 use crate::run::arguments::{FunctionArguments, RunSource};
 use crate::run::function::Surroundings;
 use crate::run::platform;
@@ -48,7 +48,7 @@ impl Subject {
             RunSource::Context(folder) if has_file(folder) => Ok(Self::Context(folder.clone())),
             RunSource::Context(folder) => {
                 let shown = folder.display();
-                Err(UsageError(format!("there is no tierce.toml in `{shown}`")).into()).hint(
+                Err(UsageError(format!("there is no tierce.toml in `{shown}`"))).hint(
                     "`tierce init` writes one; an image is named as elsewhere: HOST/REPO:TAG, \
                      store:NAME, oci:DIR, oci-archive:FILE or docker-archive:FILE",
                 )
@@ -154,8 +154,7 @@ impl Preparation<'_> {
             .surroundings
             .function(image.config(), self.arguments, Vec::new())?;
         let settings = self.root_settings();
-        let (root, extensions) =
-            unpack(image, places, self.environment, &settings, output).await?;
+        let (root, extensions) = unpack(image, places, self.environment, &settings, output).await?;
         let function = Function {
             extensions,
             ..function

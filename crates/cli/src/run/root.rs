@@ -88,8 +88,12 @@ pub(crate) async fn unpack(
             true => cache.flatten(&layers, form, &mount_points)?,
             false => cache.stack(&layers, form, &mount_points)?,
         };
-        let extensions = cache.programs(&layers, form, Path::new(EXTENSIONS))?;
-        Ok((root, extensions))
+        // Each is taken for a program, and what is none is told when it does not start.
+        let extensions = cache.files_in(&layers, form, Path::new(EXTENSIONS))?;
+        let extensions = extensions
+            .iter()
+            .map(|path| path.to_string_lossy().into_owned());
+        Ok((root, extensions.collect()))
     })
     .await
 }

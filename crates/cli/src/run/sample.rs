@@ -58,7 +58,11 @@ mod tests {
             (SampleName::Sqs, "/Records/0/eventSource", "aws:sqs"),
             (SampleName::Sns, "/Records/0/EventSource", "aws:sns"),
             (SampleName::EventBridge, "/detail-type", "Order Placed"),
-            (SampleName::DynamoDb, "/Records/0/eventSource", "aws:dynamodb"),
+            (
+                SampleName::DynamoDb,
+                "/Records/0/eventSource",
+                "aws:dynamodb",
+            ),
             (SampleName::Alb, "/httpMethod", "POST"),
         ] {
             let event: Value = serde_json::from_str(name.event()).unwrap();
@@ -81,10 +85,17 @@ mod tests {
         // digests differ, and have their form. (MD5 itself is nowhere in the dependencies.)
         let event: Value = serde_json::from_str(SampleName::Sqs.event()).unwrap();
         let records = event["Records"].as_array().unwrap();
-        let digests: Vec<&str> = records.iter().filter_map(|it| it["md5OfBody"].as_str()).collect();
+        let digests: Vec<&str> = records
+            .iter()
+            .filter_map(|it| it["md5OfBody"].as_str())
+            .collect();
         assert_eq!(digests.len(), 2);
         assert_ne!(digests[0], digests[1]);
-        assert!(digests.iter().all(|it| it.len() == 32 && it.bytes().all(|b| b.is_ascii_hexdigit())));
+        assert!(
+            digests
+                .iter()
+                .all(|it| it.len() == 32 && it.bytes().all(|b| b.is_ascii_hexdigit()))
+        );
     }
 
     #[test]

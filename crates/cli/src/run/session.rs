@@ -8,11 +8,10 @@ use std::time::Duration;
 use anyhow::{Context as _, Result};
 use tierce_runner::environment::{Environment as Running, Patience, SharedSink, State};
 use tierce_runner::function::Function;
-use tierce_runner::invoke::{
-    CannotStart, Door, DoorSettings, MakeEnvironment, Pool, PoolSettings,
-};
+use tierce_runner::invoke::{CannotStart, Door, DoorSettings, MakeEnvironment, Pool, PoolSettings};
 use tierce_runner::sandbox::{Network, Settings, Volume};
 
+use crate::background::in_background;
 use crate::diagnostic::Hinted as _;
 use crate::environment::Environment;
 use crate::output::Output;
@@ -153,6 +152,12 @@ impl BoxSettings {
     }
 }
 
+/// What Lambda waits for (AWS Lambda Developer Guide, "Understanding the Lambda execution environment
+/// lifecycle").
+const PATIENCE: Patience = Patience {
+    shutdown: Duration::from_secs(2),
+};
+
 /// As whom a function runs on Lambda, as it sees it: the user and group that AWS's own code for
 /// Lambda Managed Instances names.
 const USER: u32 = 993;
@@ -167,10 +172,9 @@ impl Boxes {
     ) -> Result<Self> {
         let volumes = arguments.volume.iter().map(|volume| {
             let shown = volume.source.display();
-            let source = volume
-                .source
-                .canonicalize()
-                .with_context(|| format!("could not find `{shown}`, to put it into the function"))?;
+            let source = volume.source.canonicalize().with_context(|| {
+                format!("could not find `{shown}`, to put it into the function")
+            })?;
             Ok(Volume {
                 source,
                 target: volume.target.clone(),
@@ -216,14 +220,13 @@ impl Boxes {
         settings: Settings,
         runtime: Runtime,
     ) -> Result<Running, CannotStart> {
-        let begun = tokio::task::spawn_blocking(move || runtime.start(&settings)).await;
-        match begun.context("a worker thread ended early").flatten() {
+        match in_background(move |_| Ok(runtime.start(&settings)?)).await {
             Ok(sandbox) => Ok(Running::begin(
                 number,
                 function,
                 sandbox,
                 Arc::clone(&self.sink),
-                Patience::default(),
+                PATIENCE,
             )),
             Err(error) => {
                 let words = format!("{error:#}");

@@ -11,13 +11,16 @@ use std::mem::MaybeUninit;
 use std::os::fd::OwnedFd;
 use std::os::unix::ffi::OsStrExt as _;
 use std::path::{Path, PathBuf};
-use std::time::Duration;
+use std::sync::Arc;
+use std::sync::atomic::Ordering;
+use std::time::{Duration, Instant};
 
+use rustix::event::{PollFd, PollFlags, Timespec, poll};
 use rustix::fs::inotify::{self, CreateFlags, ReadFlags, WatchFlags};
 use rustix::io::Errno;
 use tierce_layer::Matcher;
-use tokio::io::unix::AsyncFd;
-use tokio::time::{Instant, timeout};
+
+use crate::background::in_background;
 
 /// Folders that tools fill. They matter only where they are named as what goes into the image.
 const FILLED_BY_TOOLS: [&str; 5] = ["target", "node_modules", "__pycache__", ".venv", "venv"];
@@ -27,6 +30,9 @@ const NEVER_MEANT: &str = ".git";
 
 /// A change is complete when nothing followed for so long: editors write, rename and set modes.
 const QUIET: Duration = Duration::from_millis(30);
+
+/// How long a thread that waits may not notice that nobody waits for it any more.
+const HEED: Duration = Duration::from_millis(200);
 
 /// A folder that does not come to rest is looked at all the same.
 const RESTLESS: Duration = Duration::from_millis(300);
@@ -51,7 +57,7 @@ pub(crate) enum WatchError {
 /// What is watched.
 #[derive(Debug)]
 pub(crate) struct Watch {
-    queue: AsyncFd<OwnedFd>,
+    queue: Arc<OwnedFd>,
     context: PathBuf,
     /// Where tierce itself writes.
     own: Vec<PathBuf>,
@@ -80,7 +86,7 @@ impl Watch {
         let queue = inotify::init(CreateFlags::NONBLOCK | CreateFlags::CLOEXEC).map_err(begin)?;
         let real = |path: &Path| path.canonicalize().unwrap_or_else(|_| path.to_owned());
         Ok(Self {
-            queue: AsyncFd::new(queue).map_err(WatchError::Begin)?,
+            queue: Arc::new(queue),
             context: real(context),
             own: own.iter().map(|path| real(path)).collect(),
             watched: BTreeMap::new(),
@@ -121,29 +127,47 @@ impl Watch {
     }
 
     /// Waits until something changed that may matter, and until that has come to rest.
-    pub(crate) async fn changed(&mut self) -> Result<(), WatchError> {
-        while !self.wait().await? {}
-        let end = Instant::now() + RESTLESS;
-        while Instant::now() < end {
-            match timeout(QUIET, self.wait()).await {
-                Ok(more) => drop(more?),
-                Err(_) => break,
+    pub(crate) async fn changed(&mut self) -> anyhow::Result<()> {
+        loop {
+            self.wait(None).await?;
+            if self.news()? {
+                break;
             }
+        }
+        let end = Instant::now() + RESTLESS;
+        while Instant::now() < end && self.wait(Some(QUIET)).await? {
+            self.news()?;
         }
         Ok(())
     }
 
-    /// Waits for the next news; says whether any of it may matter.
-    async fn wait(&mut self) -> Result<bool, WatchError> {
-        let mut guard = self.queue.readable_mut().await.map_err(WatchError::Read)?;
-        guard.clear_ready();
-        self.news()
+    /// Waits until the kernel has something to tell; says whether it has within `limit`.
+    async fn wait(&self, limit: Option<Duration>) -> anyhow::Result<bool> {
+        let queue = Arc::clone(&self.queue);
+        in_background(move |is_cancelled| {
+            let end = limit.map(|limit| Instant::now() + limit);
+            while !is_cancelled.load(Ordering::Relaxed) {
+                let left = end.map(|end| end.saturating_duration_since(Instant::now()));
+                let pause = left.unwrap_or(HEED).min(HEED);
+                // Both are some milliseconds.
+                let pause = Timespec::try_from(pause).ok();
+                let mut queues = [PollFd::new(&queue, PollFlags::IN)];
+                match poll(&mut queues, pause.as_ref()) {
+                    Ok(0) if left == Some(Duration::ZERO) => return Ok(false),
+                    Ok(0) | Err(Errno::INTR) => {}
+                    Ok(_) => return Ok(true),
+                    Err(error) => return Err(WatchError::Read(error.into()).into()),
+                }
+            }
+            Ok(false)
+        })
+        .await
     }
 
     /// Reads what the kernel has to tell.
     fn news(&mut self) -> Result<bool, WatchError> {
         let mut buffer = [MaybeUninit::uninit(); 4096];
-        let mut reader = inotify::Reader::new(self.queue.get_ref(), &mut buffer);
+        let mut reader = inotify::Reader::new(&*self.queue, &mut buffer);
         let mut matters = false;
         loop {
             let event = match reader.next() {
@@ -158,7 +182,9 @@ impl Watch {
                 continue;
             }
             if let Some(watched) = self.watched.get(&event.wd()) {
-                let name = event.file_name().map(|name| OsStr::from_bytes(name.to_bytes()));
+                let name = event
+                    .file_name()
+                    .map(|name| OsStr::from_bytes(name.to_bytes()));
                 matters |= self.may_matter(watched, name);
             }
         }
@@ -199,7 +225,11 @@ impl Watch {
         let mut open = vec![root.to_owned()];
         while let Some(directory) = open.pop() {
             // What cannot be listed, or no longer, has nothing that a build could read.
-            for entry in std::fs::read_dir(&directory).into_iter().flatten().flatten() {
+            for entry in std::fs::read_dir(&directory)
+                .into_iter()
+                .flatten()
+                .flatten()
+            {
                 if !entry.file_type().is_ok_and(|kind| kind.is_dir()) {
                     continue;
                 }
@@ -352,7 +382,11 @@ mod tests {
         let outside = tempfile::tempdir().unwrap();
         let program = outside.path().canonicalize().unwrap().join("out/program");
         let (directory, mut watch) = watched(
-            &["target/release/orders", "node_modules/a/index.js", "src/app.py"],
+            &[
+                "target/release/orders",
+                "node_modules/a/index.js",
+                "src/app.py",
+            ],
             &["target/release/orders", "node_modules"],
         );
         let at = |name: &str| directory.path().canonicalize().unwrap().join(name);

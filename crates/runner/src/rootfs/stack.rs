@@ -9,6 +9,7 @@
 //! may enter.
 
 use std::collections::{BTreeMap, BTreeSet};
+use std::ffi::OsStr;
 use std::io;
 use std::os::unix::ffi::OsStrExt as _;
 use std::path::{Path, PathBuf};
@@ -171,6 +172,34 @@ impl RootfsCache {
             not_for_overlay: None,
             _held: vec![flat],
         })
+    }
+
+    /// The files of a directory of the root that `layers` make: absolute paths, by name. There are
+    /// none where there is no such directory. Symlinks on the way to it are followed, inside the root;
+    /// what is in it is not looked at, but that it is no directory.
+    pub fn files_in(
+        &self,
+        layers: &[DiffId],
+        form: Form,
+        directory: &Path,
+    ) -> Result<Vec<PathBuf>, StackError> {
+        let mut merged = Merged::new(self.layers_with_links(layers, form)?)?;
+        let resolved = merged.resolve(directory.as_os_str().as_bytes(), true)?;
+        let Resolved::There(path, Seen::Directory(seen_in)) = resolved else {
+            return Ok(Vec::new());
+        };
+        let mut names = BTreeSet::new();
+        for &index in &seen_in {
+            names.extend(merged.names(index, &path)?);
+        }
+        let mut files = Vec::new();
+        for name in names {
+            let whole = join(&path, &name);
+            if let Some(Seen::File(_)) = merged.see(&seen_in, &whole)? {
+                files.push(directory.join(OsStr::from_bytes(&name)));
+            }
+        }
+        Ok(files)
     }
 
     /// Layers, each below what its hardlinks to lower layers come to; the uppermost first.
