@@ -446,7 +446,12 @@ fn percent_encoded(text: &str) -> String {
         if byte.is_ascii_alphanumeric() || b"-._~".contains(&byte) {
             encoded.push(char::from(byte));
         } else {
-            encoded.push_str(&format!("%{byte:02X}"));
+            let hex = |nibble: u8| {
+                char::from_digit(u32::from(nibble), 16)
+                    .unwrap_or_default()
+                    .to_ascii_uppercase()
+            };
+            encoded.extend(['%', hex(byte >> 4), hex(byte & 15)]);
         }
     }
     encoded

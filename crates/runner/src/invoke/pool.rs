@@ -122,14 +122,17 @@ impl<E: Invocable> Pool<E> {
     /// Has `invocation` run by an environment, and tells how it goes; [`Progress::Done`] comes in any
     /// case. It runs to its end even if nobody listens.
     ///
-    /// Where all environments are busy it waits its turn, or is refused if the settings say so.
+    /// Where all environments are busy it waits its turn, or is refused if the settings say so or
+    /// a thousand wait already.
     pub fn invoke(
         &self,
         invocation: Invocation,
     ) -> Result<mpsc::UnboundedReceiver<Progress>, Throttled> {
         let mut roster = self.shared.lock();
-        self.shared.purge(&mut roster);
-        if self.shared.settings.throttle && self.shared.would_wait(&roster) {
+        Shared::purge(&mut roster);
+        let refuse = roster.waiting.len() >= WAITING
+            || self.shared.settings.throttle && self.shared.would_wait(&roster);
+        if refuse {
             return Err(Throttled);
         }
         Ok(self.shared.accept(&mut roster, invocation))
@@ -138,7 +141,7 @@ impl<E: Invocable> Pool<E> {
     /// As [`Pool::invoke`], but always waits its turn: for events, which Lambda queues.
     pub fn invoke_in_turn(&self, invocation: Invocation) -> mpsc::UnboundedReceiver<Progress> {
         let mut roster = self.shared.lock();
-        self.shared.purge(&mut roster);
+        Shared::purge(&mut roster);
         self.shared.accept(&mut roster, invocation)
     }
 
@@ -150,7 +153,7 @@ impl<E: Invocable> Pool<E> {
             if roster.closed {
                 return Err(CannotStart(SHUT_DOWN.to_owned()));
             }
-            self.shared.purge(&mut roster);
+            Shared::purge(&mut roster);
             if let Some(member) = roster.idle.last() {
                 return Ok(member.environment.state().borrow().clone());
             }
@@ -179,7 +182,7 @@ impl<E: Invocable> Pool<E> {
         roster.generation += 1;
         roster.starting = 0;
         for member in std::mem::take(&mut roster.idle) {
-            self.shared.end(member.environment);
+            end(member);
         }
         self.shared.start(&mut roster);
         self.shared.start_needed(&mut roster);
@@ -196,10 +199,10 @@ impl<E: Invocable> Pool<E> {
                 waiting.fail(SHUT_DOWN);
             }
             for member in std::mem::take(&mut roster.idle) {
-                self.shared.end(member.environment);
+                end(member);
             }
             for member in std::mem::take(&mut roster.busy).into_values() {
-                self.shared.end(member.environment);
+                end(member);
             }
             self.shared.alive.subscribe()
         };
@@ -208,12 +211,16 @@ impl<E: Invocable> Pool<E> {
     }
 }
 
+/// So many invocations may wait, of clients that wait and of those that have gone; each has an event of
+/// up to 6 MiB.
+const WAITING: usize = 1_000;
+
 const SHUT_DOWN: &str = "the function was shut down";
 
 struct Shared<E: Invocable> {
     settings: PoolSettings,
     roster: Mutex<Roster<E>>,
-    /// How many environments are there in any form, from being made to the end of being ended.
+    /// How many environments there are in any form, from being made to the end of being ended.
     alive: watch::Sender<usize>,
     /// Wakes who ends idle environments.
     idle: Arc<Notify>,
@@ -243,6 +250,23 @@ struct Member<E> {
     /// Since when it has been idle.
     since: Instant,
     environment: E,
+    alive: Alive,
+}
+
+/// Counts an environment for as long as it is held.
+struct Alive(watch::Sender<usize>);
+
+impl Alive {
+    fn new(count: &watch::Sender<usize>) -> Self {
+        count.send_modify(|count| *count += 1);
+        Self(count.clone())
+    }
+}
+
+impl Drop for Alive {
+    fn drop(&mut self) {
+        self.0.send_modify(|count| *count -= 1);
+    }
 }
 
 impl<E: Invocable> Member<E> {
@@ -327,9 +351,9 @@ impl<E: Invocable> Shared<E> {
     }
 
     /// Forgets idle environments that ended by themselves.
-    fn purge(self: &Arc<Self>, roster: &mut Roster<E>) {
+    fn purge(roster: &mut Roster<E>) {
         for gone in roster.idle.extract_if(.., |member| member.is_gone()) {
-            self.end(gone.environment);
+            end(gone);
         }
     }
 
@@ -344,23 +368,33 @@ impl<E: Invocable> Shared<E> {
         let number = roster.next_number;
         roster.next_number = roster.next_number.wrapping_add(1);
         roster.starting += 1;
-        self.alive.send_modify(|alive| *alive += 1);
         let generation = roster.generation;
-        let making = (roster.make)(number);
+        let make = Arc::clone(&roster.make);
+        let alive = Alive::new(&self.alive);
         let shared = Arc::clone(self);
         tokio::spawn(async move {
-            let started = match making.await {
-                Ok(environment) => {
-                    let mut state = environment.state();
-                    let initialised = state
-                        .wait_for(|state| *state != State::Initialising)
-                        .await
-                        .map(|state| state.clone())
-                        .unwrap_or(State::Gone);
-                    Ok((environment, initialised))
-                }
-                Err(reason) => Err(reason),
-            };
+            // A task of its own, so that even a panic in there is told to who waits.
+            let starting = tokio::spawn(async move {
+                let environment = make(number).await?;
+                let mut state = environment.state();
+                let initialised = state
+                    .wait_for(|state| *state != State::Initialising)
+                    .await
+                    .map_or(State::Gone, |state| state.clone());
+                let member = Member {
+                    number,
+                    generation,
+                    since: Instant::now(),
+                    environment,
+                    alive,
+                };
+                Ok((member, initialised))
+            });
+            let started = starting.await.unwrap_or_else(|error| {
+                Err(CannotStart(format!(
+                    "environment {number} could not be made: {error}"
+                )))
+            });
             shared.started(number, generation, started);
         });
     }
@@ -369,42 +403,30 @@ impl<E: Invocable> Shared<E> {
         self: &Arc<Self>,
         number: u32,
         generation: u64,
-        started: Result<(E, State), CannotStart>,
+        started: Result<(Member<E>, State), CannotStart>,
     ) {
         let mut roster = self.lock();
         let expected = generation == roster.generation && !roster.closed;
-        if expected {
-            roster.starting -= 1;
+        if !expected {
+            if let Ok((member, _)) = started {
+                end(member);
+            }
+            return;
         }
+        roster.starting -= 1;
         let outcome = match started {
-            Ok((environment, State::Gone)) => {
-                self.end(environment);
+            Ok((member, State::Gone)) => {
+                end(member);
                 Err(CannotStart(format!(
                     "environment {number} ended while it was starting"
                 )))
             }
-            Ok((environment, state)) if expected => {
-                let member = Member {
-                    number,
-                    generation,
-                    since: Instant::now(),
-                    environment,
-                };
+            Ok((member, state)) => {
                 self.free(&mut roster, member);
                 Ok(state)
             }
-            Ok((environment, state)) => {
-                self.end(environment);
-                Ok(state)
-            }
-            Err(reason) => {
-                self.alive.send_modify(|alive| *alive -= 1);
-                Err(reason)
-            }
+            Err(reason) => Err(reason),
         };
-        if !expected {
-            return;
-        }
         for warming in std::mem::take(&mut roster.warming) {
             let _ = warming.send(outcome.clone());
         }
@@ -422,7 +444,7 @@ impl<E: Invocable> Shared<E> {
     /// Gives an environment that has nothing to do to who waits longest.
     fn free(self: &Arc<Self>, roster: &mut Roster<E>, mut member: Member<E>) {
         if member.is_gone() {
-            self.end(member.environment);
+            end(member);
             self.start_needed(roster);
             return;
         }
@@ -471,29 +493,20 @@ impl<E: Invocable> Shared<E> {
         if member.generation == roster.generation {
             self.free(&mut roster, member);
         } else {
-            self.end(member.environment);
+            end(member);
         }
-    }
-
-    fn end(self: &Arc<Self>, environment: E) {
-        let shared = Arc::clone(self);
-        tokio::spawn(async move {
-            environment.shut_down().await;
-            shared.alive.send_modify(|alive| *alive -= 1);
-        });
     }
 
     /// Ends those that have been idle for too long, and says when to look again.
     fn end_idle(self: &Arc<Self>) -> Option<Instant> {
         let mut roster = self.lock();
-        self.purge(&mut roster);
+        Self::purge(&mut roster);
         while roster.count() > 1 {
             let deadline = roster.idle.first()?.since.checked_add(self.settings.idle)?;
             if deadline > Instant::now() {
                 return Some(deadline);
             }
-            let member = roster.idle.remove(0);
-            self.end(member.environment);
+            end(roster.idle.remove(0));
         }
         None
     }
@@ -521,6 +534,17 @@ async fn end_idle<E: Invocable>(shared: Weak<Shared<E>>, idle: Arc<Notify>) {
             None => idle.notified().await,
         }
     }
+}
+
+/// Ends an environment, beside everything else.
+fn end<E: Invocable>(member: Member<E>) {
+    tokio::spawn(async move {
+        let Member {
+            environment, alive, ..
+        } = member;
+        environment.shut_down().await;
+        drop(alive);
+    });
 }
 
 /// The most recently used environment, so that others go idle; one that is ready before one that
