@@ -71,8 +71,14 @@ impl Stage {
 
     /// Waits until something was noted.
     pub(crate) async fn noted(&self, line: &str) {
+        self.noted_times(line, 1).await;
+    }
+
+    /// Waits until something was noted so often.
+    pub(crate) async fn noted_times(&self, line: &str, times: usize) {
         let mut record = self.record.subscribe();
-        let seen = record.wait_for(|record| record.iter().any(|noted| noted == line));
+        let seen =
+            record.wait_for(|record| record.iter().filter(|noted| *noted == line).count() >= times);
         if tokio::time::timeout(DEADLINE, seen).await.is_err() {
             panic!("`{line}` was not noted: {:?}", self.record());
         }
