@@ -36,8 +36,9 @@ pub struct PoolSettings {
 pub trait Invocable: Send + Sync + 'static {
     /// What it is about, now and later. A closed channel means the same as [`State::Gone`].
     fn state(&self) -> watch::Receiver<State>;
-    /// Takes an invocation; the next one may come after `Done`.
-    fn invoke(&self, invocation: Invocation) -> mpsc::UnboundedReceiver<Progress>;
+    /// Takes an invocation; the next one may come after `Done`, which waits for nobody. Who does not
+    /// take what comes before it holds the function up.
+    fn invoke(&self, invocation: Invocation) -> mpsc::Receiver<Progress>;
     /// Ends it, and waits until nothing is left of it.
     fn shut_down(self) -> impl Future<Output = ()> + Send;
 }
@@ -47,7 +48,7 @@ impl Invocable for Environment {
         Self::state(self)
     }
 
-    fn invoke(&self, invocation: Invocation) -> mpsc::UnboundedReceiver<Progress> {
+    fn invoke(&self, invocation: Invocation) -> mpsc::Receiver<Progress> {
         Self::invoke(self, invocation)
     }
 
@@ -124,10 +125,7 @@ impl<E: Invocable> Pool<E> {
     ///
     /// Where all environments are busy it waits its turn, or is refused if the settings say so or
     /// a thousand wait already.
-    pub fn invoke(
-        &self,
-        invocation: Invocation,
-    ) -> Result<mpsc::UnboundedReceiver<Progress>, Throttled> {
+    pub fn invoke(&self, invocation: Invocation) -> Result<mpsc::Receiver<Progress>, Throttled> {
         let mut roster = self.shared.lock();
         Shared::purge(&mut roster);
         let refuse = roster.waiting.len() >= WAITING
@@ -139,7 +137,7 @@ impl<E: Invocable> Pool<E> {
     }
 
     /// As [`Pool::invoke`], but always waits its turn: for events, which Lambda queues.
-    pub fn invoke_in_turn(&self, invocation: Invocation) -> mpsc::UnboundedReceiver<Progress> {
+    pub fn invoke_in_turn(&self, invocation: Invocation) -> mpsc::Receiver<Progress> {
         let mut roster = self.shared.lock();
         Shared::purge(&mut roster);
         self.shared.accept(&mut roster, invocation)
@@ -210,6 +208,9 @@ impl<E: Invocable> Pool<E> {
         let _ = alive.wait_for(|alive| *alive == 0).await;
     }
 }
+
+/// So many pieces of an answer lie between a function and a client that takes them slowly.
+const PIECES: usize = 16;
 
 /// So many invocations may wait, of clients that wait and of those that have gone; each has an event of
 /// up to 6 MiB.
@@ -283,12 +284,13 @@ fn is_over(state: &watch::Receiver<State>) -> bool {
 
 struct Waiting {
     invocation: Invocation,
-    progress: mpsc::UnboundedSender<Progress>,
+    progress: mpsc::Sender<Progress>,
 }
 
 impl Waiting {
     fn fail(self, words: &str) {
-        let _ = self.progress.send(failed(words));
+        // It is the first word in there, so there is room.
+        let _ = self.progress.try_send(failed(words));
     }
 }
 
@@ -333,8 +335,8 @@ impl<E: Invocable> Shared<E> {
         self: &Arc<Self>,
         roster: &mut Roster<E>,
         invocation: Invocation,
-    ) -> mpsc::UnboundedReceiver<Progress> {
-        let (progress, receiver) = mpsc::unbounded_channel();
+    ) -> mpsc::Receiver<Progress> {
+        let (progress, receiver) = mpsc::channel(PIECES);
         let waiting = Waiting {
             invocation,
             progress,
@@ -458,30 +460,57 @@ impl<E: Invocable> Shared<E> {
         }
     }
 
-    /// Hands an invocation to an environment, and relays what that says to who waits for it.
+    /// Hands an invocation to an environment, and what that says to who waits for it.
     fn begin(self: &Arc<Self>, roster: &mut Roster<E>, member: Member<E>, waiting: Waiting) {
         let number = member.number;
-        let mut told = member.environment.invoke(waiting.invocation);
+        let state = member.environment.state();
+        let told = member.environment.invoke(waiting.invocation);
         roster.busy.insert(number, member);
-        let listener = waiting.progress;
         let shared = Arc::clone(self);
         // A task of its own, so that a client that is gone or slow changes nothing here.
-        tokio::spawn(async move {
-            let last = loop {
-                match told.recv().await {
+        tokio::spawn(shared.relay(number, state, told, waiting.progress));
+    }
+
+    /// Relays what an environment says. While the function writes, a slow listener slows it down, as
+    /// on Lambda; when it is done, its environment is free, however much the listener has not taken.
+    async fn relay(
+        self: Arc<Self>,
+        number: u32,
+        mut state: watch::Receiver<State>,
+        mut told: mpsc::Receiver<Progress>,
+        listener: mpsc::Sender<Progress>,
+    ) {
+        let mut pieces = VecDeque::new();
+        let mut is_deaf = false;
+        let mut is_over = false;
+        let last = loop {
+            tokio::select! {
+                progress = told.recv(), if pieces.is_empty() || is_over => match progress {
                     Some(Progress::Done(done)) => break Progress::Done(done),
-                    Some(progress) => {
-                        let _ = listener.send(progress);
+                    Some(_) if is_deaf => {}
+                    Some(piece) => pieces.push_back(piece),
+                    None => break failed(&format!("environment {number} ended during the invocation")),
+                },
+                room = listener.reserve(), if !pieces.is_empty() => match (room, pieces.pop_front()) {
+                    (Ok(room), Some(piece)) => room.send(piece),
+                    _ => {
+                        pieces.clear();
+                        is_deaf = true;
                     }
-                    None => {
-                        break failed(&format!("environment {number} ended during the invocation"));
-                    }
+                },
+                // Something was written, so it has been busy, and is so no more.
+                _ = state.wait_for(|state| *state != State::Busy), if !pieces.is_empty() && !is_over => {
+                    is_over = true;
                 }
-            };
-            // Free first: whoever gets the answer may ask again at once, and shall find it warm.
-            shared.finished(number);
-            let _ = listener.send(last);
-        });
+            }
+        };
+        // Free first: whoever gets the answer may ask again at once, and shall find it warm.
+        self.finished(number);
+        for progress in pieces.into_iter().chain([last]) {
+            if listener.send(progress).await.is_err() {
+                return;
+            }
+        }
     }
 
     fn finished(self: &Arc<Self>, number: u32) {

@@ -25,6 +25,7 @@ fn function(name: &str) -> Function {
         memory: 128,
         timeout: Duration::from_secs(3),
         init_limit: Duration::from_secs(10),
+        extensions: Vec::new(),
         command: vec!["/bootstrap".to_owned()],
         handler: None,
         directory: "/".to_owned(),

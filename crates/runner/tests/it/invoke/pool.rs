@@ -33,12 +33,12 @@ fn invocation(word: &str) -> Invocation {
     }
 }
 
-fn begin(pool: &Pool<Fake>, word: &str) -> mpsc::UnboundedReceiver<Progress> {
+fn begin(pool: &Pool<Fake>, word: &str) -> mpsc::Receiver<Progress> {
     pool.invoke(invocation(word)).expect("nothing is refused")
 }
 
 /// What an invocation comes to: the answer, or the failure in words.
-async fn end(mut progress: mpsc::UnboundedReceiver<Progress>) -> Result<String, String> {
+async fn end(mut progress: mpsc::Receiver<Progress>) -> Result<String, String> {
     loop {
         match soon(progress.recv()).await.expect("the end is told") {
             Progress::Done(done) => {
@@ -208,6 +208,27 @@ async fn who_does_not_listen_is_served_all_the_same() {
     assert_eq!(run(&pool, "x").await.unwrap(), "a1:x");
     assert_eq!(stage.count("a1 did \"hold-1\""), 1);
     assert_eq!(stage.count("a1 did \"stream\""), 1);
+}
+
+#[tokio::test]
+async fn who_listens_slowly_holds_no_environment_that_is_done() {
+    let stage = Stage::new();
+    let pool = pool(&stage, Start::AtOnce, 1);
+    let mut slow = begin(&pool, "streamlong");
+    stage.noted("a1 did \"streamlong\"").await;
+    assert_eq!(run(&pool, "x").await.unwrap(), "a1:x");
+    let mut pieces = 0;
+    while let Some(progress) = soon(slow.recv()).await {
+        match progress {
+            Progress::Streaming(_) => {}
+            Progress::Piece(piece) => {
+                assert_eq!(piece, format!("{pieces} "));
+                pieces += 1;
+            }
+            Progress::Done(_) => break,
+        }
+    }
+    assert_eq!(pieces, 25);
 }
 
 #[tokio::test(start_paused = true)]

@@ -19,6 +19,9 @@ pub(crate) async fn soon<T>(what: impl Future<Output = T>) -> T {
         .expect("it comes before the deadline")
 }
 
+/// More than any of the events makes a function write, so that an end waits for nobody.
+const ROOM: usize = 32;
+
 /// How environments start.
 #[derive(Debug, Clone, Copy, PartialEq, Eq)]
 pub(crate) enum Start {
@@ -109,7 +112,7 @@ impl Stage {
 
 #[derive(Debug)]
 enum Request {
-    Invoke(Invocation, mpsc::UnboundedSender<Progress>),
+    Invoke(Invocation, mpsc::Sender<Progress>),
     ShutDown(oneshot::Sender<()>),
 }
 
@@ -125,8 +128,8 @@ impl Invocable for Fake {
         self.state.clone()
     }
 
-    fn invoke(&self, invocation: Invocation) -> mpsc::UnboundedReceiver<Progress> {
-        let (sender, receiver) = mpsc::unbounded_channel();
+    fn invoke(&self, invocation: Invocation) -> mpsc::Receiver<Progress> {
+        let (sender, receiver) = mpsc::channel(ROOM);
         let _ = self.requests.send(Request::Invoke(invocation, sender));
         receiver
     }
@@ -189,10 +192,12 @@ async fn live(
         };
         stage.note(format!("{name} did {event}"));
         state.send_replace(State::Ready);
-        let _ = progress.send(Progress::Done(Done {
-            outcome,
-            log_tail: Bytes::from(format!("END RequestId: {}\n", invocation.request_id)),
-        }));
+        let _ = progress
+            .send(Progress::Done(Done {
+                outcome,
+                log_tail: Bytes::from(format!("END RequestId: {}\n", invocation.request_id)),
+            }))
+            .await;
         if event == "\"last\"" {
             return;
         }
@@ -215,7 +220,7 @@ async fn run(
     event: &str,
     stage: &Stage,
     invocation: &Invocation,
-    progress: &mpsc::UnboundedSender<Progress>,
+    progress: &mpsc::Sender<Progress>,
 ) -> Option<Outcome> {
     let succeed = |payload: Bytes| Outcome::Success {
         payload,
@@ -239,9 +244,24 @@ async fn run(
         "describe" => {
             return Some(succeed(Bytes::from(format!("{invocation:?}"))));
         }
+        "streamlong" => {
+            let _ = progress
+                .send(Progress::Streaming(StreamingHead { content_type: None }))
+                .await;
+            for n in 0..25 {
+                let _ = progress
+                    .send(Progress::Piece(Bytes::from(format!("{n} "))))
+                    .await;
+            }
+            return Some(succeed(Bytes::new()));
+        }
         "stream" | "streamfail" | "streamdie" | "streamhuge" => {
-            let _ = progress.send(Progress::Streaming(StreamingHead { content_type: None }));
-            let _ = progress.send(Progress::Piece(Bytes::from_static(b"first ")));
+            let _ = progress
+                .send(Progress::Streaming(StreamingHead { content_type: None }))
+                .await;
+            let _ = progress
+                .send(Progress::Piece(Bytes::from_static(b"first ")))
+                .await;
             hold().await;
             match word {
                 "streamdie" => return None,
@@ -253,11 +273,15 @@ async fn run(
                 }
                 "streamhuge" => {
                     for _ in 0..7 {
-                        let _ = progress.send(Progress::Piece(vec![b'x'; 1024 * 1024].into()));
+                        let _ = progress
+                            .send(Progress::Piece(vec![b'x'; 1 << 20].into()))
+                            .await;
                     }
                 }
                 _ => {
-                    let _ = progress.send(Progress::Piece(Bytes::from_static(b"second")));
+                    let _ = progress
+                        .send(Progress::Piece(Bytes::from_static(b"second")))
+                        .await;
                 }
             }
             return Some(succeed(Bytes::new()));

@@ -1,0 +1,295 @@
+//! The way to a box from tierce: starts its keeper, and makes channels of socket and pipes.
+
+use std::io;
+use std::net::{Ipv4Addr, TcpListener};
+use std::os::fd::OwnedFd;
+use std::os::unix::net::UnixStream;
+use std::path::{Path, PathBuf};
+use std::process::ExitStatus;
+use std::sync::Arc;
+use std::sync::atomic::{AtomicBool, AtomicU64, Ordering};
+
+use bytes::BytesMut;
+use rustix::pipe::PipeFlags;
+use tokio::io::AsyncWriteExt as _;
+use tokio::net::unix::pipe;
+use tokio::net::unix::{OwnedReadHalf, OwnedWriteHalf};
+use tokio::process::{Child, Command};
+use tokio::sync::{mpsc, oneshot};
+
+use super::protocol::{self, Beginning, Messages, Report, Setup};
+use super::{Doorkeeper, Event, Log, Order, STAGE, Sandbox, SandboxError, Written};
+
+/// As much as a pipe holds by default.
+const PIECE: usize = 64 << 10;
+
+/// Pieces of output on the way. More of them would hide from a process that nobody reads.
+const PIECES: usize = 16;
+
+/// A listener that the box reaches by the loopback of this machine.
+pub(super) fn listen() -> Result<TcpListener, SandboxError> {
+    TcpListener::bind((Ipv4Addr::LOCALHOST, 0)).map_err(SandboxError::Listen)
+}
+
+/// A stage that was started and not told yet what it is to become. When it is dropped it ends.
+pub(super) struct Keeper {
+    program: PathBuf,
+    child: Child,
+    control: UnixStream,
+    function: OwnedFd,
+    extension: OwnedFd,
+}
+
+impl Keeper {
+    pub(super) fn start(program: &Path) -> Result<Self, SandboxError> {
+        let pipe = || {
+            rustix::pipe::pipe_with(PipeFlags::CLOEXEC)
+                .map_err(|errno| SandboxError::Channels(errno.into()))
+        };
+        let (control, its_control) = UnixStream::pair().map_err(SandboxError::Channels)?;
+        let (function, its_function) = pipe()?;
+        let (extension, its_extension) = pipe()?;
+        let child = Command::new(program)
+            .arg(STAGE)
+            .env_clear()
+            .stdin(OwnedFd::from(its_control))
+            .stdout(its_function)
+            .stderr(its_extension)
+            .spawn()
+            .map_err(|source| SandboxError::Program {
+                program: program.to_owned(),
+                source,
+            })?;
+        Ok(Self {
+            program: program.to_owned(),
+            child,
+            control,
+            function,
+            extension,
+        })
+    }
+
+    /// Its process, in whose descendants the processes of the box are.
+    pub(super) fn pid(&self) -> Option<u32> {
+        self.child.id()
+    }
+
+    /// Makes the box, and waits for it.
+    pub(super) fn begin(
+        self,
+        setup: &Setup,
+        listener: TcpListener,
+        doorkeeper: Doorkeeper,
+    ) -> Result<Sandbox, SandboxError> {
+        let said =
+            protocol::send(&self.control, setup).and_then(|()| protocol::receive(&self.control));
+        match said {
+            Ok(Beginning::Ready) => {}
+            Ok(Beginning::Failed(step, errno)) => {
+                return Err(SandboxError::Step {
+                    step,
+                    source: io::Error::from_raw_os_error(errno),
+                });
+            }
+            Err(error) => {
+                return Err(SandboxError::NoStage {
+                    program: self.program,
+                    how: error.to_string(),
+                });
+            }
+        }
+        self.open(listener, doorkeeper)
+    }
+
+    /// Lets the channels of a box flow.
+    fn open(self, listener: TcpListener, doorkeeper: Doorkeeper) -> Result<Sandbox, SandboxError> {
+        self.control
+            .set_nonblocking(true)
+            .map_err(SandboxError::Channels)?;
+        let control =
+            tokio::net::UnixStream::from_std(self.control).map_err(SandboxError::Channels)?;
+        let (reports, commands) = control.into_split();
+        let receiver = |end| pipe::Receiver::from_owned_fd(end).map_err(SandboxError::Channels);
+        let (orders, taken_orders) = mpsc::unbounded_channel();
+        let (told_events, events) = mpsc::unbounded_channel();
+        let (pieces, written) = mpsc::channel(PIECES);
+        let (drain, drains) = mpsc::unbounded_channel();
+        let ending = Arc::new(AtomicBool::new(false));
+        let ear = Ear {
+            child: self.child,
+            reports: Messages::new(reports),
+            function: Stream::new(Log::Function, receiver(self.function)?, pieces.clone()),
+            extension: Stream::new(Log::Extension, receiver(self.extension)?, pieces),
+            drains,
+            events: told_events,
+            ending: Arc::clone(&ending),
+        };
+        tokio::spawn(speak(taken_orders, commands, ending));
+        tokio::spawn(ear.listen());
+        Ok(Sandbox {
+            orders,
+            events,
+            written,
+            drain,
+            memory_peak: Arc::new(AtomicU64::new(0)),
+            listener,
+            doorkeeper,
+        })
+    }
+}
+
+/// Passes orders on until there are no more, and ends the box then.
+async fn speak(
+    mut orders: mpsc::UnboundedReceiver<Order>,
+    mut commands: OwnedWriteHalf,
+    ending: Arc<AtomicBool>,
+) {
+    while let Some(order) = orders.recv().await {
+        let command = match order {
+            Order::Start(number, process) => protocol::Command::Start(number, process),
+            Order::Terminate(number) => protocol::Command::Terminate(number),
+            Order::KillAll => protocol::Command::KillAll(true),
+            Order::End => break,
+        };
+        let Ok(frame) = protocol::frame(&command) else {
+            break;
+        };
+        if commands.write_all(&frame).await.is_err() {
+            // The box is gone, and the other side says so.
+            return;
+        }
+    }
+    ending.store(true, Ordering::Relaxed);
+    // Dropping `commands` ends the stream, and with it the box.
+}
+
+/// Hears what the box says and writes.
+struct Ear {
+    child: Child,
+    reports: Messages<OwnedReadHalf>,
+    function: Stream,
+    extension: Stream,
+    drains: mpsc::UnboundedReceiver<oneshot::Sender<()>>,
+    events: mpsc::UnboundedSender<Event>,
+    ending: Arc<AtomicBool>,
+}
+
+impl Ear {
+    async fn listen(mut self) {
+        let broken = loop {
+            tokio::select! {
+                report = self.reports.next::<Report>() => match report {
+                    Ok(Some(report)) => self.tell(report).await,
+                    Ok(None) => break None,
+                    Err(error) => break Some(error),
+                },
+                Some(drained) = self.drains.recv() => {
+                    self.function.drain().await;
+                    self.extension.drain().await;
+                    let _ = drained.send(());
+                }
+                () = self.function.readable() => self.function.pass_piece().await,
+                () = self.extension.readable() => self.extension.pass_piece().await,
+            }
+        };
+        // Without its socket it ends, if it has not ended.
+        drop(self.reports);
+        if broken.is_some() {
+            let _ = self.child.start_kill();
+        }
+        let status = self.child.wait().await;
+        self.function.drain().await;
+        self.extension.drain().await;
+        let reason = (!self.ending.load(Ordering::Relaxed)).then(|| ending(status));
+        let _ = self.events.send(Event::Ended(reason));
+    }
+
+    async fn tell(&mut self, report: Report) {
+        let event = match report {
+            Report::Started(number) => Event::Started(number),
+            Report::NotStarted(number, why) => Event::NotStarted(number, why),
+            Report::Exited(number, exit) => {
+                self.function.drain().await;
+                self.extension.drain().await;
+                Event::Exited(number, exit)
+            }
+            Report::Empty => Event::Empty,
+        };
+        // When nobody listens to events the box lives on as long as there are orders.
+        let _ = self.events.send(event);
+    }
+}
+
+fn ending(status: io::Result<ExitStatus>) -> String {
+    match status {
+        Ok(status) => format!("the keeper of the sandbox ended: {status}"),
+        Err(error) => format!("the keeper of the sandbox was lost: {error}"),
+    }
+}
+
+/// One of the two pipes of output.
+struct Stream {
+    log: Log,
+    /// Nothing once it has ended.
+    pipe: Option<pipe::Receiver>,
+    pieces: mpsc::Sender<Written>,
+    buffer: BytesMut,
+}
+
+impl Stream {
+    fn new(log: Log, pipe: pipe::Receiver, pieces: mpsc::Sender<Written>) -> Self {
+        Self {
+            log,
+            pipe: Some(pipe),
+            pieces,
+            buffer: BytesMut::new(),
+        }
+    }
+
+    /// Waits until there may be something; for ever after the end.
+    async fn readable(&self) {
+        match &self.pipe {
+            Some(pipe) if pipe.readable().await.is_ok() => {}
+            _ => std::future::pending().await,
+        }
+    }
+
+    /// Passes on what can be read without waiting, of one piece's size at most.
+    async fn pass_piece(&mut self) {
+        let Some(pipe) = &self.pipe else {
+            return;
+        };
+        self.buffer.reserve(PIECE);
+        match pipe.try_read_buf(&mut self.buffer) {
+            Ok(0) => self.pipe = None,
+            Ok(_) => self.pass().await,
+            Err(error) if error.kind() == io::ErrorKind::WouldBlock => {}
+            Err(_) => self.pipe = None,
+        }
+    }
+
+    /// Passes on what is in the pipe now, which tokio may not have heard of yet.
+    async fn drain(&mut self) {
+        let Some(pipe) = &self.pipe else {
+            return;
+        };
+        let mut piece = vec![0; usize::try_from(waiting(pipe)).unwrap_or(PIECE)];
+        let read = rustix::io::read(pipe, &mut *piece).unwrap_or(0);
+        if read > 0 {
+            self.buffer.extend_from_slice(&piece[..read]);
+            self.pass().await;
+        }
+    }
+
+    async fn pass(&mut self) {
+        let bytes = self.buffer.split().freeze();
+        let log = self.log;
+        // When nobody reads the log the box must not stop for it.
+        let _ = self.pieces.send(Written { log, bytes }).await;
+    }
+}
+
+/// How many bytes wait in a pipe.
+fn waiting(pipe: &pipe::Receiver) -> u64 {
+    rustix::io::ioctl_fionread(pipe).unwrap_or(0)
+}

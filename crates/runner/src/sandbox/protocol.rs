@@ -1,0 +1,129 @@
+//! What the two ends of a box say to each other, over a socket: JSON with its length before it.
+//!
+//! Settings and environments have secrets in them, so they travel here and never as arguments or
+//! variables of a stage, where other users or the box itself could read them.
+
+use std::io::{self, Read, Write};
+use std::path::PathBuf;
+
+use bytes::{Buf as _, BufMut as _, BytesMut};
+use serde::de::DeserializeOwned;
+use serde::{Deserialize, Serialize};
+use tokio::io::{AsyncRead, AsyncReadExt as _};
+
+use super::{Exit, NotStarted, Process, ProcessNumber};
+
+/// Longer than any environment that a kernel takes, and short enough to be held.
+const LONGEST: usize = 64 << 20;
+
+/// The first message to a stage: what it is to become.
+#[derive(Debug, Serialize, Deserialize)]
+pub(super) enum Setup {
+    /// A keeper of plain processes.
+    Plain(PlainSetup),
+}
+
+/// See [`super::plain`].
+#[derive(Debug, Serialize, Deserialize)]
+pub(super) struct PlainSetup {
+    /// As [`crate::rootfs::Root::directories`].
+    pub directories: Vec<PathBuf>,
+}
+
+/// The first message of a stage.
+#[derive(Debug, Serialize, Deserialize)]
+pub(super) enum Beginning {
+    /// Orders are taken.
+    Ready,
+    /// There is no box: a step, and the number of the system's error.
+    Failed(String, i32),
+}
+
+/// Orders as they travel. There is none to end: that is the end of the stream.
+#[derive(Debug, Serialize, Deserialize)]
+pub(super) enum Command {
+    Start(ProcessNumber, Process),
+    Terminate(ProcessNumber),
+    /// Whether it is answered by `Empty`.
+    KillAll(bool),
+}
+
+/// Events as they travel: those that the inside of a box knows.
+#[derive(Debug, Serialize, Deserialize)]
+pub(super) enum Report {
+    Started(ProcessNumber),
+    NotStarted(ProcessNumber, NotStarted),
+    Exited(ProcessNumber, Exit),
+    Empty,
+}
+
+/// `message` with its length before it.
+pub(super) fn frame(message: &impl Serialize) -> io::Result<Vec<u8>> {
+    let mut frame = vec![0; 4];
+    serde_json::to_writer(&mut frame, message)?;
+    let length = u32::try_from(frame.len() - 4)
+        .ok()
+        .filter(|length| *length as usize <= LONGEST)
+        .ok_or_else(too_long)?;
+    frame[..4].copy_from_slice(&length.to_be_bytes());
+    Ok(frame)
+}
+
+/// Writes a message.
+pub(super) fn send(mut to: impl Write, message: &impl Serialize) -> io::Result<()> {
+    to.write_all(&frame(message)?)
+}
+
+/// Reads a message and not a byte more. The end of the stream is `UnexpectedEof`.
+pub(super) fn receive<T: DeserializeOwned>(mut from: impl Read) -> io::Result<T> {
+    let mut length = [0; 4];
+    from.read_exact(&mut length)?;
+    let length = u32::from_be_bytes(length) as usize;
+    if length > LONGEST {
+        return Err(too_long());
+    }
+    let mut message = vec![0; length];
+    from.read_exact(&mut message)?;
+    Ok(serde_json::from_slice(&message)?)
+}
+
+fn too_long() -> io::Error {
+    io::Error::new(io::ErrorKind::InvalidData, "a message is too long")
+}
+
+/// Messages out of an asynchronous stream.
+#[derive(Debug)]
+pub(super) struct Messages<R> {
+    from: R,
+    buffer: BytesMut,
+}
+
+impl<R: AsyncRead + Unpin> Messages<R> {
+    pub(super) fn new(from: R) -> Self {
+        Self {
+            from,
+            buffer: BytesMut::new(),
+        }
+    }
+
+    /// The next one, nothing at the end. When the future is dropped nothing is lost.
+    pub(super) async fn next<T: DeserializeOwned>(&mut self) -> io::Result<Option<T>> {
+        loop {
+            if let Some(length) = self.buffer.first_chunk::<4>() {
+                let length = u32::from_be_bytes(*length) as usize;
+                if length > LONGEST {
+                    return Err(too_long());
+                }
+                if let Some(message) = self.buffer.get(4..4 + length) {
+                    let message = serde_json::from_slice(message)?;
+                    self.buffer.advance(4 + length);
+                    return Ok(Some(message));
+                }
+            }
+            if !self.buffer.has_remaining_mut() || self.from.read_buf(&mut self.buffer).await? == 0
+            {
+                return Ok(None);
+            }
+        }
+    }
+}
