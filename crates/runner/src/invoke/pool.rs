@@ -486,26 +486,30 @@ impl<E: Invocable> Shared<E> {
         let last = loop {
             tokio::select! {
                 progress = told.recv(), if pieces.is_empty() || is_over => match progress {
-                    Some(Progress::Done(done)) => break Progress::Done(done),
+                    Some(Progress::Done(done)) => break Some(done),
                     Some(_) if is_deaf => {}
                     Some(piece) => pieces.push_back(piece),
-                    None => break failed(&format!("environment {number} ended during the invocation")),
+                    None => break None,
                 },
-                room = listener.reserve(), if !pieces.is_empty() => match (room, pieces.pop_front()) {
-                    (Ok(room), Some(piece)) => room.send(piece),
-                    _ => {
+                room = listener.reserve(), if !pieces.is_empty() => {
+                    if let (Ok(room), Some(piece)) = (room, pieces.pop_front()) {
+                        room.send(piece);
+                    } else {
                         pieces.clear();
                         is_deaf = true;
                     }
-                },
-                // Something was written, so it has been busy, and is so no more.
-                _ = state.wait_for(|state| *state != State::Busy), if !pieces.is_empty() && !is_over => {
-                    is_over = true;
                 }
+                // Something was written, so it has been busy; and it is so no more.
+                _ = state.wait_for(|state| *state != State::Busy),
+                    if !pieces.is_empty() && !is_over => is_over = true,
             }
         };
         // Free first: whoever gets the answer may ask again at once, and shall find it warm.
-        self.finished(number);
+        self.finished(number, last.is_some());
+        let last = last.map_or_else(
+            || failed(&format!("environment {number} ended during the invocation")),
+            Progress::Done,
+        );
         for progress in pieces.into_iter().chain([last]) {
             if listener.send(progress).await.is_err() {
                 return;
@@ -513,16 +517,18 @@ impl<E: Invocable> Shared<E> {
         }
     }
 
-    fn finished(self: &Arc<Self>, number: u32) {
+    /// Takes an environment back, unless it must end.
+    fn finished(self: &Arc<Self>, number: u32, is_usable: bool) {
         let mut roster = self.lock();
         // It is not there when all are being shut down.
         let Some(member) = roster.busy.remove(&number) else {
             return;
         };
-        if member.generation == roster.generation {
+        if is_usable && member.generation == roster.generation {
             self.free(&mut roster, member);
         } else {
             end(member);
+            self.start_needed(&mut roster);
         }
     }
 

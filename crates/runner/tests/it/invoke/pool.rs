@@ -195,6 +195,8 @@ async fn an_environment_that_dies_takes_nobody_along() {
     assert_eq!(end(waiting).await.unwrap(), "a2:x");
     // One that ends while it is idle is not used either.
     assert_eq!(run(&pool, "last").await.unwrap(), "a2:last");
+    stage.noted("a2 left").await;
+    assert_eq!(run(&pool, "x").await.unwrap(), "a3:x");
     soon(pool.shut_down()).await;
 }
 

@@ -199,6 +199,8 @@ async fn live(
             }))
             .await;
         if event == "\"last\"" {
+            drop(state);
+            stage.note(format!("{name} left"));
             return;
         }
     }
