@@ -12,7 +12,7 @@ use aws_smithy_types::event_stream::Message;
 use base64::Engine;
 use base64::engine::general_purpose::STANDARD;
 use bytes::{Buf, Bytes, BytesMut};
-use http_body_util::{BodyExt, Full, LengthLimitError, Limited};
+use http_body_util::{BodyExt, Full};
 use hyper::body::Incoming;
 use hyper::client::conn::http1;
 use hyper::header::{CONTENT_TYPE, HOST, HeaderMap, HeaderValue};
@@ -163,7 +163,7 @@ pub enum PostError {
         source: io::Error,
     },
     /// The connection broke before the answer was whole.
-    #[error("{endpoint} ended the connection before it answered")]
+    #[error("the connection to {endpoint} broke before all of the answer was there")]
     Broken {
         /// Where.
         endpoint: Endpoint,
@@ -186,7 +186,7 @@ pub enum PostError {
         endpoint: Endpoint,
         /// The HTTP status.
         status: u16,
-        /// What the API calls this error.
+        /// What the API calls this error, or HTTP calls the status.
         name: String,
         /// The server's words.
         message: String,
@@ -446,30 +446,37 @@ fn percent_encoded(text: &str) -> String {
         if byte.is_ascii_alphanumeric() || b"-._~".contains(&byte) {
             encoded.push(char::from(byte));
         } else {
-            encoded.push_str(&format!("%{byte:02X}"));
+            let hex = |nibble: u8| {
+                char::from_digit(u32::from(nibble), 16)
+                    .unwrap_or_default()
+                    .to_ascii_uppercase()
+            };
+            encoded.extend(['%', hex(byte >> 4), hex(byte & 15)]);
         }
     }
     encoded
 }
 
-async fn read(endpoint: &Endpoint, body: Incoming) -> Result<Bytes, PostError> {
-    match Limited::new(body, ANSWER_LIMIT).collect().await {
-        Ok(collected) => Ok(collected.to_bytes()),
-        Err(error) if error.is::<LengthLimitError>() => Err(PostError::TooLong {
+/// All of an answer.
+async fn read(endpoint: &Endpoint, mut body: Incoming) -> Result<Bytes, PostError> {
+    let mut whole = BytesMut::new();
+    while let Some(frame) = body.frame().await {
+        let frame = frame.map_err(|source| PostError::Broken {
             endpoint: endpoint.clone(),
-            limit: ANSWER_LIMIT,
-        }),
-        Err(error) => match error.downcast::<hyper::Error>() {
-            Ok(source) => Err(PostError::Broken {
+            source,
+        })?;
+        let Some(data) = frame.data_ref() else {
+            continue;
+        };
+        if whole.len() + data.len() > ANSWER_LIMIT {
+            return Err(PostError::TooLong {
                 endpoint: endpoint.clone(),
-                source: *source,
-            }),
-            Err(source) => Err(PostError::Connect {
-                endpoint: endpoint.clone(),
-                source: io::Error::other(source),
-            }),
-        },
+                limit: ANSWER_LIMIT,
+            });
+        }
+        whole.extend_from_slice(data);
     }
+    Ok(whole.freeze())
 }
 
 fn refused(endpoint: &Endpoint, status: StatusCode, headers: &HeaderMap, body: &[u8]) -> PostError {
@@ -481,7 +488,12 @@ fn refused(endpoint: &Endpoint, status: StatusCode, headers: &HeaderMap, body: &
     // Some of AWS's servers put an address after the name: `NAME:http://…`.
     let name = header(headers, "x-amzn-errortype")
         .and_then(|name| name.split(':').next().map(str::to_owned))
-        .unwrap_or_default();
+        .unwrap_or_else(|| {
+            status
+                .canonical_reason()
+                .unwrap_or("without a reason")
+                .to_owned()
+        });
     let message = serde_json::from_slice::<Words>(body).map_or_else(
         |_| String::from_utf8_lossy(&body[..body.len().min(MESSAGE_LIMIT)]).into_owned(),
         |words| words.message,
@@ -491,5 +503,81 @@ fn refused(endpoint: &Endpoint, status: StatusCode, headers: &HeaderMap, body: &
         status: status.as_u16(),
         name,
         message,
+    }
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+
+    #[test]
+    fn endpoints_are_plain() {
+        for (text, expected) in [
+            ("http://127.0.0.1:9000", Some(("127.0.0.1", 9000))),
+            ("http://127.0.0.1:9000/", Some(("127.0.0.1", 9000))),
+            ("http://[::1]:8080", Some(("::1", 8080))),
+            ("http://localhost", Some(("localhost", 80))),
+            ("https://127.0.0.1:9000", None),
+            ("http://127.0.0.1:9000/2015-03-31", None),
+            ("http://me@127.0.0.1:9000", None),
+            ("127.0.0.1:9000", None),
+            ("localhost", None),
+            ("/", None),
+            ("", None),
+        ] {
+            let found = text.parse::<Endpoint>();
+            match (found, expected) {
+                (Ok(found), Some(expected)) => {
+                    assert_eq!((found.host(), found.port()), expected);
+                }
+                (Err(wrong), None) => assert_eq!(
+                    wrong.to_string(),
+                    format!("`{text}` is not of the form http://HOST:PORT")
+                ),
+                (found, expected) => panic!("{found:?} instead of {expected:?}"),
+            }
+        }
+    }
+
+    #[test]
+    fn names_are_one_segment_of_a_path() {
+        assert_eq!(
+            percent_encoded("arn:aws:lambda:a/b?é~$LATEST"),
+            "arn%3Aaws%3Alambda%3Aa%2Fb%3F%C3%A9~%24LATEST"
+        );
+    }
+
+    #[test]
+    fn refusals_are_told_in_the_words_of_the_server() {
+        let endpoint: Endpoint = "http://127.0.0.1:9000".parse().unwrap();
+        for (error_type, body, expected) in [
+            (
+                Some("InvalidRuntimeException:http://example"),
+                r#"{"Type":"User","Message":"no"}"#,
+                "http://127.0.0.1:9000 answered 502 InvalidRuntimeException: no",
+            ),
+            (
+                Some("ValidationException"),
+                r#"{"message":"bad"}"#,
+                "http://127.0.0.1:9000 answered 502 ValidationException: bad",
+            ),
+            (
+                None,
+                "<html>",
+                "http://127.0.0.1:9000 answered 502 Bad Gateway: <html>",
+            ),
+        ] {
+            let mut headers = HeaderMap::new();
+            if let Some(error_type) = error_type {
+                headers.insert("x-amzn-errortype", error_type.parse().unwrap());
+            }
+            let error = refused(
+                &endpoint,
+                StatusCode::BAD_GATEWAY,
+                &headers,
+                body.as_bytes(),
+            );
+            assert_eq!(error.to_string(), expected);
+        }
     }
 }

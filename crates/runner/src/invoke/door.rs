@@ -73,7 +73,7 @@ pub struct Door {
 /// invocations at once.
 const CONNECTIONS: usize = 1_000;
 /// How long a client may take for the head of a request, and keep an unused connection.
-const HEAD_PATIENCE: Duration = Duration::from_secs(60);
+const HEAD_PATIENCE: Duration = Duration::from_mins(1);
 /// How long a client may pause while it sends an event.
 const BODY_PATIENCE: Duration = Duration::from_secs(30);
 /// The head of a request may have so many bytes; the longest header is a client context.
@@ -269,7 +269,12 @@ async fn invoke<E: Invocable>(
     let invocation = Invocation {
         request_id: request_id.to_owned(),
         payload,
-        content_type: asked.content_type,
+        // It is JSON, whatever `curl -d` and SDKs call it.
+        content_type: if hall.settings.any_payload {
+            asked.content_type
+        } else {
+            "application/json".to_owned()
+        },
         // "For synchronous invocations only", says the API's description.
         client_context: asked
             .client_context

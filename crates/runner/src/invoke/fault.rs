@@ -137,3 +137,73 @@ impl InvokeFault {
         }
     }
 }
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+
+    /// Statuses, names and members are the contract with SDKs; the texts are what people read.
+    #[test]
+    fn faults_have_the_form_of_the_service() {
+        for (fault, status, name, body) in [
+            (
+                InvokeFault::NotJson("expected value at line 1 column 1".to_owned()),
+                400,
+                "InvalidRequestContentException",
+                r#"{"Type":"User","message":"Could not parse request body into json: Could not parse payload into json: expected value at line 1 column 1"}"#,
+            ),
+            (
+                InvokeFault::ForeignHost("evil".to_owned()),
+                403,
+                "AccessDeniedException",
+                r#"{"Type":"User","message":"requests for the host `evil` are refused, because a web page could have made them. Use http://127.0.0.1 or http://localhost, or allow this name"}"#,
+            ),
+            (
+                InvokeFault::NoSuchFunction {
+                    asked: "a".to_owned(),
+                    runs: "b".to_owned(),
+                },
+                404,
+                "ResourceNotFoundException",
+                r#"{"Type":"User","Message":"Function not found: a (here runs `b`, which also answers to `function`)"}"#,
+            ),
+            (
+                InvokeFault::NoSuchPath("/\"".to_owned(), "b".to_owned()),
+                404,
+                "ResourceNotFoundException",
+                r#"{"Type":"User","Message":"there is nothing at `/\"`. To invoke the function, POST the event to /2015-03-31/functions/b/invocations"}"#,
+            ),
+            (
+                InvokeFault::TooLarge(6_291_456),
+                413,
+                "RequestEntityTooLargeException",
+                r#"{"Type":"User","message":"Request must be smaller than 6291456 bytes for the InvokeFunction operation"}"#,
+            ),
+            (
+                InvokeFault::Throttled,
+                429,
+                "TooManyRequestsException",
+                r#"{"Reason":"ReservedFunctionConcurrentInvocationLimitExceeded","Type":"User","message":"Rate Exceeded."}"#,
+            ),
+            (
+                InvokeFault::CannotRun("no user namespaces".to_owned()),
+                500,
+                "ServiceException",
+                r#"{"Type":"Service","Message":"no user namespaces"}"#,
+            ),
+            (
+                InvokeFault::Invalid {
+                    value: "x".to_owned(),
+                    member: "logType",
+                    constraint: "Member must be y",
+                },
+                400,
+                "ValidationException",
+                r#"{"message":"1 validation error detected: Value 'x' at 'logType' failed to satisfy constraint: Member must be y"}"#,
+            ),
+        ] {
+            assert_eq!((fault.status(), fault.name()), (status, name));
+            assert_eq!(fault.body(), body);
+        }
+    }
+}

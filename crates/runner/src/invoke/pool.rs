@@ -36,8 +36,9 @@ pub struct PoolSettings {
 pub trait Invocable: Send + Sync + 'static {
     /// What it is about, now and later. A closed channel means the same as [`State::Gone`].
     fn state(&self) -> watch::Receiver<State>;
-    /// Takes an invocation; the next one may come after `Done`.
-    fn invoke(&self, invocation: Invocation) -> mpsc::UnboundedReceiver<Progress>;
+    /// Takes an invocation; the next one may come after `Done`, which waits for nobody. Who does not
+    /// take what comes before it holds the function up.
+    fn invoke(&self, invocation: Invocation) -> mpsc::Receiver<Progress>;
     /// Ends it, and waits until nothing is left of it.
     fn shut_down(self) -> impl Future<Output = ()> + Send;
 }
@@ -47,15 +48,8 @@ impl Invocable for Environment {
         Self::state(self)
     }
 
-    fn invoke(&self, invocation: Invocation) -> mpsc::UnboundedReceiver<Progress> {
-        let mut progress = Self::invoke(self, invocation);
-        let (sender, receiver) = mpsc::unbounded_channel();
-        tokio::spawn(async move {
-            while let Some(step) = progress.recv().await {
-                let _ = sender.send(step);
-            }
-        });
-        receiver
+    fn invoke(&self, invocation: Invocation) -> mpsc::Receiver<Progress> {
+        Self::invoke(self, invocation)
     }
 
     fn shut_down(self) -> impl Future<Output = ()> + Send {
@@ -129,23 +123,23 @@ impl<E: Invocable> Pool<E> {
     /// Has `invocation` run by an environment, and tells how it goes; [`Progress::Done`] comes in any
     /// case. It runs to its end even if nobody listens.
     ///
-    /// Where all environments are busy it waits its turn, or is refused if the settings say so.
-    pub fn invoke(
-        &self,
-        invocation: Invocation,
-    ) -> Result<mpsc::UnboundedReceiver<Progress>, Throttled> {
+    /// Where all environments are busy it waits its turn, or is refused if the settings say so or
+    /// a thousand wait already.
+    pub fn invoke(&self, invocation: Invocation) -> Result<mpsc::Receiver<Progress>, Throttled> {
         let mut roster = self.shared.lock();
-        self.shared.purge(&mut roster);
-        if self.shared.settings.throttle && self.shared.would_wait(&roster) {
+        Shared::purge(&mut roster);
+        let refuse = roster.waiting.len() >= WAITING
+            || self.shared.settings.throttle && self.shared.would_wait(&roster);
+        if refuse {
             return Err(Throttled);
         }
         Ok(self.shared.accept(&mut roster, invocation))
     }
 
     /// As [`Pool::invoke`], but always waits its turn: for events, which Lambda queues.
-    pub fn invoke_in_turn(&self, invocation: Invocation) -> mpsc::UnboundedReceiver<Progress> {
+    pub fn invoke_in_turn(&self, invocation: Invocation) -> mpsc::Receiver<Progress> {
         let mut roster = self.shared.lock();
-        self.shared.purge(&mut roster);
+        Shared::purge(&mut roster);
         self.shared.accept(&mut roster, invocation)
     }
 
@@ -157,7 +151,7 @@ impl<E: Invocable> Pool<E> {
             if roster.closed {
                 return Err(CannotStart(SHUT_DOWN.to_owned()));
             }
-            self.shared.purge(&mut roster);
+            Shared::purge(&mut roster);
             if let Some(member) = roster.idle.last() {
                 return Ok(member.environment.state().borrow().clone());
             }
@@ -186,7 +180,7 @@ impl<E: Invocable> Pool<E> {
         roster.generation += 1;
         roster.starting = 0;
         for member in std::mem::take(&mut roster.idle) {
-            self.shared.end(member.environment);
+            end(member);
         }
         self.shared.start(&mut roster);
         self.shared.start_needed(&mut roster);
@@ -203,10 +197,10 @@ impl<E: Invocable> Pool<E> {
                 waiting.fail(SHUT_DOWN);
             }
             for member in std::mem::take(&mut roster.idle) {
-                self.shared.end(member.environment);
+                end(member);
             }
             for member in std::mem::take(&mut roster.busy).into_values() {
-                self.shared.end(member.environment);
+                end(member);
             }
             self.shared.alive.subscribe()
         };
@@ -215,12 +209,19 @@ impl<E: Invocable> Pool<E> {
     }
 }
 
+/// So many pieces of an answer lie between a function and a client that takes them slowly.
+const PIECES: usize = 16;
+
+/// So many invocations may wait, of clients that wait and of those that have gone; each has an event of
+/// up to 6 MiB.
+const WAITING: usize = 1_000;
+
 const SHUT_DOWN: &str = "the function was shut down";
 
 struct Shared<E: Invocable> {
     settings: PoolSettings,
     roster: Mutex<Roster<E>>,
-    /// How many environments are there in any form, from being made to the end of being ended.
+    /// How many environments there are in any form, from being made to the end of being ended.
     alive: watch::Sender<usize>,
     /// Wakes who ends idle environments.
     idle: Arc<Notify>,
@@ -250,6 +251,23 @@ struct Member<E> {
     /// Since when it has been idle.
     since: Instant,
     environment: E,
+    alive: Alive,
+}
+
+/// Counts an environment for as long as it is held.
+struct Alive(watch::Sender<usize>);
+
+impl Alive {
+    fn new(count: &watch::Sender<usize>) -> Self {
+        count.send_modify(|count| *count += 1);
+        Self(count.clone())
+    }
+}
+
+impl Drop for Alive {
+    fn drop(&mut self) {
+        self.0.send_modify(|count| *count -= 1);
+    }
 }
 
 impl<E: Invocable> Member<E> {
@@ -266,12 +284,13 @@ fn is_over(state: &watch::Receiver<State>) -> bool {
 
 struct Waiting {
     invocation: Invocation,
-    progress: mpsc::UnboundedSender<Progress>,
+    progress: mpsc::Sender<Progress>,
 }
 
 impl Waiting {
     fn fail(self, words: &str) {
-        let _ = self.progress.send(failed(words));
+        // It is the first word in there, so there is room.
+        let _ = self.progress.try_send(failed(words));
     }
 }
 
@@ -316,8 +335,8 @@ impl<E: Invocable> Shared<E> {
         self: &Arc<Self>,
         roster: &mut Roster<E>,
         invocation: Invocation,
-    ) -> mpsc::UnboundedReceiver<Progress> {
-        let (progress, receiver) = mpsc::unbounded_channel();
+    ) -> mpsc::Receiver<Progress> {
+        let (progress, receiver) = mpsc::channel(PIECES);
         let waiting = Waiting {
             invocation,
             progress,
@@ -334,9 +353,9 @@ impl<E: Invocable> Shared<E> {
     }
 
     /// Forgets idle environments that ended by themselves.
-    fn purge(self: &Arc<Self>, roster: &mut Roster<E>) {
+    fn purge(roster: &mut Roster<E>) {
         for gone in roster.idle.extract_if(.., |member| member.is_gone()) {
-            self.end(gone.environment);
+            end(gone);
         }
     }
 
@@ -351,23 +370,33 @@ impl<E: Invocable> Shared<E> {
         let number = roster.next_number;
         roster.next_number = roster.next_number.wrapping_add(1);
         roster.starting += 1;
-        self.alive.send_modify(|alive| *alive += 1);
         let generation = roster.generation;
-        let making = (roster.make)(number);
+        let make = Arc::clone(&roster.make);
+        let alive = Alive::new(&self.alive);
         let shared = Arc::clone(self);
         tokio::spawn(async move {
-            let started = match making.await {
-                Ok(environment) => {
-                    let mut state = environment.state();
-                    let initialised = state
-                        .wait_for(|state| *state != State::Initialising)
-                        .await
-                        .map(|state| state.clone())
-                        .unwrap_or(State::Gone);
-                    Ok((environment, initialised))
-                }
-                Err(reason) => Err(reason),
-            };
+            // A task of its own, so that even a panic in there is told to who waits.
+            let starting = tokio::spawn(async move {
+                let environment = make(number).await?;
+                let mut state = environment.state();
+                let initialised = state
+                    .wait_for(|state| *state != State::Initialising)
+                    .await
+                    .map_or(State::Gone, |state| state.clone());
+                let member = Member {
+                    number,
+                    generation,
+                    since: Instant::now(),
+                    environment,
+                    alive,
+                };
+                Ok((member, initialised))
+            });
+            let started = starting.await.unwrap_or_else(|error| {
+                Err(CannotStart(format!(
+                    "environment {number} could not be made: {error}"
+                )))
+            });
             shared.started(number, generation, started);
         });
     }
@@ -376,42 +405,30 @@ impl<E: Invocable> Shared<E> {
         self: &Arc<Self>,
         number: u32,
         generation: u64,
-        started: Result<(E, State), CannotStart>,
+        started: Result<(Member<E>, State), CannotStart>,
     ) {
         let mut roster = self.lock();
         let expected = generation == roster.generation && !roster.closed;
-        if expected {
-            roster.starting -= 1;
+        if !expected {
+            if let Ok((member, _)) = started {
+                end(member);
+            }
+            return;
         }
+        roster.starting -= 1;
         let outcome = match started {
-            Ok((environment, State::Gone)) => {
-                self.end(environment);
+            Ok((member, State::Gone)) => {
+                end(member);
                 Err(CannotStart(format!(
                     "environment {number} ended while it was starting"
                 )))
             }
-            Ok((environment, state)) if expected => {
-                let member = Member {
-                    number,
-                    generation,
-                    since: Instant::now(),
-                    environment,
-                };
+            Ok((member, state)) => {
                 self.free(&mut roster, member);
                 Ok(state)
             }
-            Ok((environment, state)) => {
-                self.end(environment);
-                Ok(state)
-            }
-            Err(reason) => {
-                self.alive.send_modify(|alive| *alive -= 1);
-                Err(reason)
-            }
+            Err(reason) => Err(reason),
         };
-        if !expected {
-            return;
-        }
         for warming in std::mem::take(&mut roster.warming) {
             let _ = warming.send(outcome.clone());
         }
@@ -429,7 +446,7 @@ impl<E: Invocable> Shared<E> {
     /// Gives an environment that has nothing to do to who waits longest.
     fn free(self: &Arc<Self>, roster: &mut Roster<E>, mut member: Member<E>) {
         if member.is_gone() {
-            self.end(member.environment);
+            end(member);
             self.start_needed(roster);
             return;
         }
@@ -443,64 +460,88 @@ impl<E: Invocable> Shared<E> {
         }
     }
 
-    /// Hands an invocation to an environment, and relays what that says to who waits for it.
+    /// Hands an invocation to an environment, and what that says to who waits for it.
     fn begin(self: &Arc<Self>, roster: &mut Roster<E>, member: Member<E>, waiting: Waiting) {
         let number = member.number;
-        let mut told = member.environment.invoke(waiting.invocation);
+        let state = member.environment.state();
+        let told = member.environment.invoke(waiting.invocation);
         roster.busy.insert(number, member);
-        let listener = waiting.progress;
         let shared = Arc::clone(self);
         // A task of its own, so that a client that is gone or slow changes nothing here.
-        tokio::spawn(async move {
-            let last = loop {
-                match told.recv().await {
-                    Some(Progress::Done(done)) => break Progress::Done(done),
-                    Some(progress) => {
-                        let _ = listener.send(progress);
-                    }
-                    None => {
-                        break failed(&format!("environment {number} ended during the invocation"));
-                    }
-                }
-            };
-            // Free first: whoever gets the answer may ask again at once, and shall find it warm.
-            shared.finished(number);
-            let _ = listener.send(last);
-        });
+        tokio::spawn(shared.relay(number, state, told, waiting.progress));
     }
 
-    fn finished(self: &Arc<Self>, number: u32) {
+    /// Relays what an environment says. While the function writes, a slow listener slows it down, as
+    /// on Lambda; when it is done, its environment is free, however much the listener has not taken.
+    async fn relay(
+        self: Arc<Self>,
+        number: u32,
+        mut state: watch::Receiver<State>,
+        mut told: mpsc::Receiver<Progress>,
+        listener: mpsc::Sender<Progress>,
+    ) {
+        let mut pieces = VecDeque::new();
+        let mut is_deaf = false;
+        let mut is_over = false;
+        let last = loop {
+            tokio::select! {
+                progress = told.recv(), if pieces.is_empty() || is_over => match progress {
+                    Some(Progress::Done(done)) => break Some(done),
+                    Some(_) if is_deaf => {}
+                    Some(piece) => pieces.push_back(piece),
+                    None => break None,
+                },
+                room = listener.reserve(), if !pieces.is_empty() => {
+                    if let (Ok(room), Some(piece)) = (room, pieces.pop_front()) {
+                        room.send(piece);
+                    } else {
+                        pieces.clear();
+                        is_deaf = true;
+                    }
+                }
+                // Something was written, so it has been busy; and it is so no more.
+                _ = state.wait_for(|state| *state != State::Busy),
+                    if !pieces.is_empty() && !is_over => is_over = true,
+            }
+        };
+        // Free first: whoever gets the answer may ask again at once, and shall find it warm.
+        self.finished(number, last.is_some());
+        let last = last.map_or_else(
+            || failed(&format!("environment {number} ended during the invocation")),
+            Progress::Done,
+        );
+        for progress in pieces.into_iter().chain([last]) {
+            if listener.send(progress).await.is_err() {
+                return;
+            }
+        }
+    }
+
+    /// Takes an environment back, unless it must end.
+    fn finished(self: &Arc<Self>, number: u32, is_usable: bool) {
         let mut roster = self.lock();
         // It is not there when all are being shut down.
         let Some(member) = roster.busy.remove(&number) else {
             return;
         };
-        if member.generation == roster.generation {
+        if is_usable && member.generation == roster.generation {
             self.free(&mut roster, member);
         } else {
-            self.end(member.environment);
+            end(member);
+            self.start_needed(&mut roster);
         }
-    }
-
-    fn end(self: &Arc<Self>, environment: E) {
-        let shared = Arc::clone(self);
-        tokio::spawn(async move {
-            environment.shut_down().await;
-            shared.alive.send_modify(|alive| *alive -= 1);
-        });
     }
 
     /// Ends those that have been idle for too long, and says when to look again.
     fn end_idle(self: &Arc<Self>) -> Option<Instant> {
         let mut roster = self.lock();
-        self.purge(&mut roster);
+        Self::purge(&mut roster);
         while roster.count() > 1 {
             let deadline = roster.idle.first()?.since.checked_add(self.settings.idle)?;
             if deadline > Instant::now() {
                 return Some(deadline);
             }
-            let member = roster.idle.remove(0);
-            self.end(member.environment);
+            end(roster.idle.remove(0));
         }
         None
     }
@@ -528,6 +569,17 @@ async fn end_idle<E: Invocable>(shared: Weak<Shared<E>>, idle: Arc<Notify>) {
             None => idle.notified().await,
         }
     }
+}
+
+/// Ends an environment, beside everything else.
+fn end<E: Invocable>(member: Member<E>) {
+    tokio::spawn(async move {
+        let Member {
+            environment, alive, ..
+        } = member;
+        environment.shut_down().await;
+        drop(alive);
+    });
 }
 
 /// The most recently used environment, so that others go idle; one that is ready before one that

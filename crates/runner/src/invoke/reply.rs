@@ -97,7 +97,7 @@ pub(crate) fn accepted(head: &Head, status: StatusCode) -> Response<Body> {
 /// Waits for the end of an invocation, and answers with all of it. A streamed answer is put together.
 pub(crate) async fn buffered(
     head: &Head,
-    mut progress: mpsc::UnboundedReceiver<Progress>,
+    mut progress: mpsc::Receiver<Progress>,
 ) -> Response<Body> {
     let mut streamed = BytesMut::new();
     let mut too_large = false;
@@ -138,10 +138,7 @@ pub(crate) async fn buffered(
 }
 
 /// Answers with an event stream as soon as the function begins to answer, and ends it when it ends.
-pub(crate) async fn streamed(
-    head: Head,
-    mut progress: mpsc::UnboundedReceiver<Progress>,
-) -> Response<Body> {
+pub(crate) async fn streamed(head: Head, mut progress: mpsc::Receiver<Progress>) -> Response<Body> {
     let first = match progress.recv().await {
         Some(Progress::Done(Done {
             outcome: Outcome::Failed(reason),

@@ -28,7 +28,7 @@ pub(crate) struct InvokeRequest {
     /// Whether the end of the log is wanted too.
     pub(crate) log_tail: bool,
     pub(crate) qualifier: Option<String>,
-    /// Decoded.
+    /// Decoded, as JSON that fits in a header.
     pub(crate) client_context: Option<String>,
     pub(crate) trace_id: Option<String>,
     pub(crate) tenant_id: Option<String>,
@@ -103,7 +103,11 @@ pub(crate) fn read(head: &Parts, known: &Known) -> Result<Asked, InvokeFault> {
         log_tail: log_tail(headers)?,
         qualifier,
         client_context: client_context(headers)?,
-        trace_id: text(headers, "x-amzn-trace-id"),
+        // What is no text is made up anew.
+        trace_id: headers
+            .get("x-amzn-trace-id")
+            .and_then(|value| value.to_str().ok())
+            .map(str::to_owned),
         tenant_id: tenant_id(headers)?,
         content_type: headers
             .get(CONTENT_TYPE)
@@ -125,7 +129,7 @@ fn judge_sender(uri: &Uri, headers: &HeaderMap, hosts: &[String]) -> Result<(), 
         .get_all(HOST)
         .iter()
         .map(|value| String::from_utf8_lossy(value.as_bytes()).into_owned());
-    let in_uri = uri.authority().map(|authority| authority.to_string());
+    let in_uri = uri.authority().map(ToString::to_string);
     for host in in_headers.chain(in_uri) {
         if !is_own_host(&host, hosts) {
             return Err(InvokeFault::ForeignHost(host));
@@ -314,7 +318,30 @@ fn client_context(headers: &HeaderMap) -> Result<Option<String>, InvokeFault> {
         .ok_or(InvokeFault::BadClientContext)?;
     serde_json::from_str::<serde_json::Map<String, serde_json::Value>>(&text)
         .map_err(|_| InvokeFault::BadClientContext)?;
-    Ok(Some(text))
+    Ok(Some(in_a_header(&text)))
+}
+
+/// JSON as it was, but with nothing in it that a header cannot carry: the Runtime API hands it over
+/// in one.
+fn in_a_header(json: &str) -> String {
+    let mut safe = String::with_capacity(json.len());
+    for character in json.chars() {
+        match character {
+            ' '..='~' => safe.push(character),
+            // Only between values: inside of texts, JSON has them escaped (RFC 8259, section 7).
+            '\n' | '\r' | '\t' => safe.push(' '),
+            // Only inside of texts.
+            _ => {
+                for unit in character.encode_utf16(&mut [0; 2]) {
+                    safe.push_str("\\u");
+                    safe.extend((0..4).rev().filter_map(|digit| {
+                        char::from_digit(u32::from(*unit) >> (4 * digit) & 15, 16)
+                    }));
+                }
+            }
+        }
+    }
+    safe
 }
 
 fn tenant_id(headers: &HeaderMap) -> Result<Option<String>, InvokeFault> {
@@ -356,4 +383,311 @@ fn percent_decoded(text: &str) -> Option<String> {
         }
     }
     String::from_utf8(decoded).ok()
+}
+
+#[cfg(test)]
+mod tests {
+    use hyper::Request;
+
+    use super::*;
+
+    const INVOKE: &str = "/2015-03-31/functions/function/invocations";
+    const STREAM: &str = "/2021-11-15/functions/function/response-streaming-invocations";
+
+    fn judge(
+        method: &str,
+        uri: &str,
+        headers: &[(&str, &str)],
+        name: &str,
+    ) -> Result<Asked, InvokeFault> {
+        let mut request = Request::builder().method(method).uri(uri);
+        for (name, value) in headers {
+            request = request.header(*name, *value);
+        }
+        let (head, ()) = request.body(()).unwrap().into_parts();
+        let known = Known {
+            name: name.to_owned(),
+            hosts: vec!["build.example".to_owned()],
+        };
+        read(&head, &known)
+    }
+
+    fn asked(uri: &str, headers: &[(&str, &str)]) -> Result<InvokeRequest, InvokeFault> {
+        judge("POST", uri, headers, "function").map(|asked| match asked {
+            Asked::Invoke(asked) => asked,
+            Asked::Usage => panic!("an invocation was asked for"),
+        })
+    }
+
+    #[test]
+    fn a_plain_request_asks_for_an_answer() {
+        assert_eq!(
+            asked(INVOKE, &[]).unwrap(),
+            InvokeRequest {
+                operation: Operation::Invoke,
+                invocation_type: InvocationType::RequestResponse,
+                log_tail: false,
+                qualifier: None,
+                client_context: None,
+                trace_id: None,
+                tenant_id: None,
+                content_type: "application/json".to_owned(),
+            }
+        );
+    }
+
+    #[test]
+    fn headers_say_how_it_is_invoked() {
+        let found = asked(
+            &format!("{INVOKE}?Qualifier=%24LATEST"),
+            &[
+                ("X-Amz-Invocation-Type", "Event"),
+                ("X-Amz-Log-Type", "Tail"),
+                ("X-Amz-Client-Context", "eyJhIjoxfQ=="),
+                ("X-Amzn-Trace-Id", "Root=1-2-3"),
+                ("X-Amz-Tenant-Id", "blue team/1"),
+                ("Content-Type", "text/plain"),
+                ("Authorization", "AWS4-HMAC-SHA256 Credential=anything"),
+            ],
+        );
+        assert_eq!(
+            found.unwrap(),
+            InvokeRequest {
+                operation: Operation::Invoke,
+                invocation_type: InvocationType::Event,
+                log_tail: true,
+                qualifier: Some("$LATEST".to_owned()),
+                client_context: Some("{\"a\":1}".to_owned()),
+                trace_id: Some("Root=1-2-3".to_owned()),
+                tenant_id: Some("blue team/1".to_owned()),
+                content_type: "text/plain".to_owned(),
+            }
+        );
+        let found = asked(STREAM, &[("X-Amz-Invocation-Type", "DryRun")]).unwrap();
+        assert_eq!(found.operation, Operation::InvokeWithResponseStream);
+        assert_eq!(found.invocation_type, InvocationType::DryRun);
+    }
+
+    #[test]
+    fn headers_that_make_no_sense_are_refused_in_the_words_of_the_service() {
+        let long = "A".repeat(CLIENT_CONTEXT_LIMIT + 1);
+        for (path, name, value, expected, message) in [
+            (
+                INVOKE,
+                "X-Amz-Invocation-Type",
+                "event",
+                "ValidationException",
+                "1 validation error detected: Value 'event' at 'invocationType' failed to satisfy \
+                 constraint: Member must satisfy enum value set: [DryRun, RequestResponse, Event]",
+            ),
+            (
+                STREAM,
+                "X-Amz-Invocation-Type",
+                "Event",
+                "ValidationException",
+                "[DryRun, RequestResponse]",
+            ),
+            (
+                INVOKE,
+                "X-Amz-Log-Type",
+                "tail",
+                "ValidationException",
+                "at 'logType'",
+            ),
+            (
+                INVOKE,
+                "X-Amz-Tenant-Id",
+                "a*b",
+                "ValidationException",
+                "at 'tenantId'",
+            ),
+            (
+                INVOKE,
+                "X-Amz-Client-Context",
+                "e",
+                "InvalidRequestContentException",
+                "Client context must be a valid Base64-encoded JSON object.",
+            ),
+            (
+                INVOKE,
+                "X-Amz-Client-Context",
+                "MTI=",
+                "InvalidRequestContentException",
+                "Client context must be a valid Base64-encoded JSON object.",
+            ),
+            (
+                INVOKE,
+                "X-Amz-Client-Context",
+                &long,
+                "InvalidRequestContentException",
+                "no longer than 3583 bytes",
+            ),
+        ] {
+            let fault = asked(path, &[(name, value)]).unwrap_err();
+            assert_eq!((fault.status(), fault.name()), (400, expected), "{name}");
+            assert!(fault.to_string().contains(message), "{fault}");
+        }
+    }
+
+    #[test]
+    fn a_function_has_many_names() {
+        for (name, qualifier) in [
+            ("function", None),
+            ("orders", None),
+            ("orders:live", Some("live")),
+            ("orders%3Alive", Some("live")),
+            ("orders:$LATEST", Some("$LATEST")),
+            ("function:orders:7", Some("7")),
+            ("012345678912:function:orders", None),
+            ("us-east-1:012345678912:function:orders:7", Some("7")),
+            (
+                "arn:aws:lambda:eu-west-1:012345678912:function:orders",
+                None,
+            ),
+            (
+                "arn%3Aaws-us-gov%3Alambda%3Aus-gov-west-1%3A012345678912%3Afunction%3Aorders%3Alive",
+                Some("live"),
+            ),
+        ] {
+            let uri = format!("/2015-03-31/functions/{name}/invocations");
+            match judge("POST", &uri, &[], "orders") {
+                Ok(Asked::Invoke(asked)) => assert_eq!(asked.qualifier.as_deref(), qualifier),
+                other => panic!("{name}: {other:?}"),
+            }
+        }
+    }
+
+    #[test]
+    fn names_that_are_none_are_refused() {
+        for name in [
+            "",
+            "a%20b",
+            "a%2",
+            "a%zz",
+            "%ff",
+            "a:b:c",
+            "orders:",
+            ":live",
+            "arn:aws:s3:eu-west-1:012345678912:function:orders",
+            "arn:aws:lambda:eu-west-1:12:function:orders",
+            "arn:aws:lambda:eu-west-1:012345678912:layer:orders",
+        ] {
+            let fault = asked(&format!("/2015-03-31/functions/{name}/invocations"), &[]);
+            let fault = fault.unwrap_err();
+            assert_eq!(
+                (fault.status(), fault.name()),
+                (400, "ValidationException"),
+                "{name}"
+            );
+        }
+        let long = "a".repeat(257);
+        asked(&format!("/2015-03-31/functions/{long}/invocations"), &[]).unwrap_err();
+    }
+
+    #[test]
+    fn a_function_with_a_name_is_no_other() {
+        let other = "/2015-03-31/functions/other/invocations";
+        assert!(judge("POST", other, &[], "function").is_ok());
+        assert_eq!(
+            judge("POST", other, &[], "orders").unwrap_err(),
+            InvokeFault::NoSuchFunction {
+                asked: "other".to_owned(),
+                runs: "orders".to_owned()
+            }
+        );
+        assert!(judge("POST", INVOKE, &[], "orders").is_ok());
+    }
+
+    #[test]
+    fn qualifiers_agree() {
+        for (uri, expected) in [
+            ("function:a/invocations?Qualifier=a", Ok(Some("a"))),
+            ("function/invocations?Qualifier=", Ok(None)),
+            ("function/invocations?x=1&Qualifier=b-2", Ok(Some("b-2"))),
+            (
+                "function:a/invocations?Qualifier=b",
+                Err("InvalidParameterValueException"),
+            ),
+            (
+                "function/invocations?Qualifier=a%20b",
+                Err("ValidationException"),
+            ),
+        ] {
+            let found = asked(&format!("/2015-03-31/functions/{uri}"), &[]);
+            match (found, expected) {
+                (Ok(found), Ok(expected)) => assert_eq!(found.qualifier.as_deref(), expected),
+                (Err(found), Err(expected)) => assert_eq!(found.name(), expected),
+                (found, expected) => panic!("{uri}: {found:?} instead of {expected:?}"),
+            }
+        }
+    }
+
+    #[test]
+    fn there_are_few_paths() {
+        for (method, path, expected) in [
+            ("GET", "/", Ok(())),
+            ("HEAD", "/", Ok(())),
+            (
+                "POST",
+                "/2015-03-31/functions/function/invocations/",
+                Ok(()),
+            ),
+            ("POST", "/", Err(404)),
+            ("GET", "/favicon.ico", Err(404)),
+            ("POST", "/2015-03-31/functions/function", Err(404)),
+            ("POST", "/2015-03-31/functions/a/b/invocations", Err(404)),
+            (
+                "POST",
+                "/2021-11-15/functions/function/invocations",
+                Err(404),
+            ),
+            ("GET", INVOKE, Err(405)),
+            ("PUT", STREAM, Err(405)),
+        ] {
+            let found = judge(method, path, &[], "function");
+            let found = found.map(|_| ()).map_err(|fault| fault.status());
+            assert_eq!(found, expected, "{method} {path}");
+        }
+    }
+
+    #[test]
+    fn web_pages_are_refused() {
+        for (uri, name, value, is_own) in [
+            (INVOKE, "Host", "127.0.0.1:9000", true),
+            (INVOKE, "Host", "192.168.0.7", true),
+            (INVOKE, "Host", "[::1]:9000", true),
+            (INVOKE, "Host", "LOCALHOST:9000", true),
+            (INVOKE, "Host", "lambda.localhost", true),
+            (INVOKE, "Host", "build.example:9000", true),
+            (INVOKE, "Host", "evil.example:9000", false),
+            (INVOKE, "Host", "127.0.0.1.evil.example", false),
+            (INVOKE, "Host", "notlocalhost", false),
+            (INVOKE, "Host", "[evil]", false),
+            (INVOKE, "Host", "", false),
+            (INVOKE, "Origin", "http://127.0.0.1:9000", false),
+            (INVOKE, "Origin", "null", false),
+            ("http://evil.example/", "Host", "127.0.0.1", false),
+        ] {
+            let found = judge("POST", uri, &[(name, value)], "function");
+            let status = found.err().map(|fault| fault.status());
+            assert_eq!(status, (!is_own).then_some(403), "{name}: {value}");
+        }
+    }
+
+    #[test]
+    fn a_client_context_fits_in_a_header() {
+        for (json, expected) in [
+            ("{\"a\": \"b\"}", "{\"a\": \"b\"}"),
+            ("{\r\n\t\"a\":1\n}", "{   \"a\":1 }"),
+            (
+                "{\"\u{e9}\":\"\u{1f680}\u{7f}\"}",
+                "{\"\\u00e9\":\"\\ud83d\\ude80\\u007f\"}",
+            ),
+        ] {
+            let found = in_a_header(json);
+            assert_eq!(found, expected);
+            let value = |text| serde_json::from_str::<serde_json::Value>(text).unwrap();
+            assert_eq!(value(&found), value(json));
+        }
+    }
 }

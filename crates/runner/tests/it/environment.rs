@@ -348,7 +348,7 @@ fn failure(done: &Done) -> (&str, Value) {
 
 #[tokio::test]
 async fn an_invocation_goes_to_the_runtime_and_comes_back() {
-    let (mut stage, _, next) = Stage::ready(function()).await;
+    let (stage, _, next) = Stage::ready(function()).await;
     let mut given = invocation("8476a536-e9f4-11e8-9739-2dfe598c3fcd");
     given.client_context = Some("{\n\"custom\": \"ü\"}".to_owned());
     let progress = stage.environment.invoke(given.clone());
@@ -489,5 +489,743 @@ async fn an_exit_ends_the_invocation_and_the_next_one_starts_anew() {
         next.await.unwrap();
         stage.respond("2", "2").await;
         assert_eq!(success(&done(progress).await), "2");
+    }
+}
+
+/// What a failed initialisation comes to, at first and for the invocation after it.
+async fn init_fails(
+    stage: &mut Stage,
+    failing: impl AsyncFn(&mut Stage),
+    init_report: &str,
+    payload: &Value,
+) {
+    failing(stage).await;
+    let mut told = stage.environment.state();
+    soon(told.wait_for(|now| matches!(now, State::InitFailed(_))))
+        .await
+        .unwrap();
+    let platform = stage.lines.of(LogSource::Platform);
+    assert!(platform[0].starts_with("INIT_REPORT Init Duration: "));
+    assert!(platform[0].ends_with(init_report), "{platform:?}");
+
+    let progress = stage.environment.invoke(invocation("1"));
+    failing(stage).await;
+    let ended = done(progress).await;
+    let (error_type, got) = failure(&ended);
+    assert_eq!(got, *payload);
+    assert_eq!(error_type, payload["errorType"]);
+    let tail = String::from_utf8(ended.log_tail.to_vec()).unwrap();
+    let phase = init_report.replace("Phase: init", "Phase: invoke");
+    assert!(tail.contains(&phase), "{tail}");
+    assert!(!tail.contains("\tInit Duration"), "{tail}");
+}
+
+#[tokio::test]
+async fn an_init_that_fails_is_tried_again_for_the_next_invocation() {
+    for (exit, message) in [
+        (Exit::Code(0), "Runtime exited without providing a reason"),
+        (Exit::Code(1), "Runtime exited with error: exit status 1"),
+        (
+            Exit::Signal(6),
+            "Runtime exited with error: signal: aborted",
+        ),
+    ] {
+        let mut stage = Stage::new(function());
+        let exits = async |stage: &mut Stage| {
+            let (runtime, process) = stage.fake.start().await;
+            assert_eq!(process.program, "/run");
+            assert_eq!(process.arguments, ["app.handler"]);
+            assert_eq!(process.environment["AWS_LAMBDA_RUNTIME_API"], stage.address);
+            stage.fake.exit(runtime, exit);
+        };
+        let payload = json!({
+            "errorType": "Runtime.ExitError",
+            "errorMessage": format!("RequestId: 1 Error: {message}"),
+        });
+        let report = "\tPhase: init\tStatus: error\tError Type: Runtime.ExitError";
+        init_fails(&mut stage, exits, report, &payload).await;
+    }
+}
+
+#[tokio::test]
+async fn what_a_runtime_says_of_its_init_reaches_the_client() {
+    const ERROR: &str =
+        r#"{"errorMessage": "No module named 'x'", "errorType": "Runtime.ImportModuleError"}"#;
+    let mut stage = Stage::new(function());
+    let fails = async |stage: &mut Stage| {
+        stage.fake.start().await;
+        let path = "/2018-06-01/runtime/init/error";
+        let (status, _) = stage.fail(path, "Runtime.ImportModuleError", ERROR).await;
+        assert_eq!(status, 202);
+    };
+    let report = "\tPhase: init\tStatus: error\tError Type: Runtime.ImportModuleError";
+    let payload = serde_json::from_str(ERROR).unwrap();
+    init_fails(&mut stage, fails, report, &payload).await;
+    let state = stage.environment.state();
+    assert_ne!(*state.borrow(), State::Gone);
+}
+
+#[tokio::test]
+async fn a_program_that_cannot_be_started_is_an_invalid_entrypoint() {
+    for (reason, error_type, message) in [
+        (
+            NotStarted::Program("/run".to_owned(), "exec format error".to_owned()),
+            "Runtime.InvalidEntrypoint",
+            "fork/exec /run: exec format error",
+        ),
+        (
+            NotStarted::Directory("/work".to_owned(), "no such file or directory".to_owned()),
+            "Runtime.InvalidWorkingDir",
+            "chdir /work: no such file or directory",
+        ),
+    ] {
+        let mut stage = Stage::starting(function(), Err(reason));
+        let payload = json!({
+            "errorType": error_type,
+            "errorMessage": format!("RequestId: 1 Error: {message}"),
+        });
+        let report = format!("\tPhase: init\tStatus: error\tError Type: {error_type}");
+        init_fails(&mut stage, async |_: &mut Stage| {}, &report, &payload).await;
+        assert_eq!(
+            stage.lines.has("another processor"),
+            error_type == "Runtime.InvalidEntrypoint"
+        );
+    }
+}
+
+#[tokio::test]
+async fn an_init_has_a_limit_and_then_the_functions_time() {
+    let mut stage = Stage::new(Function {
+        init_limit: Duration::from_millis(20),
+        ..function()
+    });
+    let _first = stage.fake.start().await;
+    soon(
+        stage
+            .environment
+            .state()
+            .wait_for(|now| matches!(now, State::InitFailed(_))),
+    )
+    .await
+    .unwrap();
+    assert_eq!(
+        stage.lines.of(LogSource::Platform),
+        ["INIT_REPORT Init Duration: 20.00 ms\tPhase: init\tStatus: timeout"]
+    );
+    let progress = stage.environment.invoke(invocation("1"));
+    stage.fake.start().await;
+    stage.next().await.unwrap();
+    stage.respond("1", "1").await;
+    assert_eq!(success(&done(progress).await), "1");
+}
+
+#[tokio::test]
+async fn a_function_that_takes_too_long_is_killed_and_starts_anew() {
+    let (mut stage, _, next) = Stage::ready(Function {
+        timeout: Duration::from_millis(50),
+        ..function()
+    })
+    .await;
+    let progress = stage.environment.invoke(invocation("1"));
+    next.await.unwrap();
+    stage.fake.write(Log::Function, "working\n").await;
+    let ended = done(progress).await;
+    assert_eq!(
+        failure(&ended),
+        (
+            "Sandbox.Timedout",
+            json!({
+                "errorType": "Sandbox.Timedout",
+                "errorMessage": "RequestId: 1 Error: Task timed out after 0.05 seconds",
+            })
+        )
+    );
+    let tail = String::from_utf8(ended.log_tail.to_vec()).unwrap();
+    let lines: Vec<&str> = tail.lines().collect();
+    assert_eq!(lines[1], "working");
+    assert!(
+        lines[2].ends_with("Z 1 Task timed out after 0.05 seconds"),
+        "{tail}"
+    );
+    assert_eq!(lines[3], "END RequestId: 1");
+    assert!(
+        lines[4].starts_with("REPORT RequestId: 1\tDuration: 50.00 ms\tBilled Duration: "),
+        "{tail}"
+    );
+    assert!(lines[4].ends_with("\tStatus: timeout"), "{tail}");
+    assert!(matches!(stage.fake.order().await, Order::KillAll));
+    stage.wait_for(&State::Ready).await;
+    // What comes too late is nobody's answer.
+    assert_eq!(stage.respond("1", "1").await.0, 400);
+}
+
+#[tokio::test]
+async fn answers_may_have_six_mebibytes() {
+    const LIMIT: usize = 6 * 1024 * 1024 + 100;
+    for (length, status) in [(LIMIT, 202), (LIMIT + 1, 413), (LIMIT * 3, 413)] {
+        let (stage, _, next) = Stage::ready(function()).await;
+        let progress = stage.environment.invoke(invocation("1"));
+        next.await.unwrap();
+        let (got, body) = stage.respond("1", vec![b'x'; length]).await;
+        assert_eq!(got, status, "{length}");
+        let ended = done(progress).await;
+        if status == 202 {
+            assert_eq!(success(&ended).len(), length);
+        } else {
+            assert_eq!(body["errorType"], "RequestEntityTooLarge");
+            assert_eq!(
+                failure(&ended),
+                (
+                    "Function.ResponseSizeTooLarge",
+                    json!({
+                        "errorType": "Function.ResponseSizeTooLarge",
+                        "errorMessage": "Response payload size exceeded maximum allowed payload \
+                            size (6291556 bytes).",
+                    })
+                )
+            );
+        }
+        // The runtime lives on.
+        let progress = stage.environment.invoke(invocation("2"));
+        stage.next().await.unwrap();
+        stage.respond("2", "2").await;
+        assert_eq!(success(&done(progress).await), "2");
+    }
+}
+
+#[tokio::test]
+async fn what_is_out_of_turn_is_refused() {
+    let mut stage = Stage::new(function());
+    stage.fake.start().await;
+    let refused = |(status, body): (u16, Value)| {
+        (status, body["errorType"].as_str().unwrap_or("").to_owned())
+    };
+    let invalid_id = (400, "InvalidRequestID".to_owned());
+    let invalid_state = (403, "InvalidStateTransition".to_owned());
+    // No invocation yet.
+    assert_eq!(refused(stage.respond("1", "").await), invalid_id);
+    let next = stage.next();
+    stage.wait_for(&State::Ready).await;
+    let init_error = "/2018-06-01/runtime/init/error";
+    assert_eq!(
+        refused(stage.fail(init_error, "Runtime.X", "{}").await),
+        invalid_state
+    );
+    let progress = stage.environment.invoke(invocation("1"));
+    next.await.unwrap();
+    assert_eq!(refused(stage.respond("2", "").await), invalid_id);
+    // One that was lost is given once more.
+    let again = stage.next().await.unwrap();
+    assert_eq!(again.headers["lambda-runtime-aws-request-id"], "1");
+    assert_eq!(stage.respond("1", "one").await.0, 202);
+    assert_eq!(refused(stage.respond("1", "two").await), invalid_state);
+    let error = "/2018-06-01/runtime/invocation/1/error";
+    assert_eq!(
+        refused(stage.fail(error, "Function.X", "{}").await),
+        invalid_state
+    );
+    assert_eq!(success(&done(progress).await), "one");
+    let _next = stage.next();
+    stage.wait_for(&State::Ready).await;
+    assert_eq!(refused(stage.respond("1", "two").await), invalid_id);
+
+    for (path, status) in [
+        ("/2018-06-01/runtime/invocation/next", 405),
+        ("/2018-06-01/nothing", 404),
+        ("/", 404),
+    ] {
+        assert_eq!(stage.post(path, "x").await.0, status, "{path}");
+    }
+    let ping = stage.http.get(stage.url("/2018-06-01/ping")).send().await;
+    assert_eq!(ping.unwrap().text().await.unwrap(), "pong");
+}
+
+#[tokio::test]
+async fn a_runtime_that_went_away_and_asked_again_gets_it() {
+    let (stage, _, next) = Stage::ready(function()).await;
+    next.abort();
+    let next = stage.next();
+    let progress = stage.environment.invoke(invocation("1"));
+    assert_eq!(
+        next.await.unwrap().headers["lambda-runtime-aws-request-id"],
+        "1"
+    );
+    stage.respond("1", "1").await;
+    assert_eq!(success(&done(progress).await), "1");
+}
+
+/// Sends the head of a streamed response and what follows, as it is, and takes the answer's head.
+async fn stream(stage: &Stage, id: &str, chunks: &[&str]) -> String {
+    use tokio::io::{AsyncReadExt as _, AsyncWriteExt as _};
+    let mut connection = tokio::net::TcpStream::connect(&stage.address)
+        .await
+        .unwrap();
+    let head = format!(
+        "POST /2018-06-01/runtime/invocation/{id}/response HTTP/1.1\r\nHost: x\r\n\
+         Content-Type: text/plain\r\nLambda-Runtime-Function-Response-Mode: streaming\r\n\
+         Transfer-Encoding: chunked\r\nTrailer: Lambda-Runtime-Function-Error-Type\r\n\r\n"
+    );
+    connection.write_all(head.as_bytes()).await.unwrap();
+    for chunk in chunks {
+        connection.write_all(chunk.as_bytes()).await.unwrap();
+    }
+    connection.shutdown().await.unwrap();
+    let mut answer = String::new();
+    soon(connection.read_to_string(&mut answer))
+        .await
+        .unwrap_or(0);
+    answer.lines().next().unwrap_or("").to_owned()
+}
+
+#[tokio::test]
+async fn streamed_answers_come_piece_by_piece_to_whatever_end() {
+    for (chunks, answer, expected) in [
+        (
+            &["5\r\nhello\r\n", "6\r\n world\r\n", "0\r\n\r\n"][..],
+            "HTTP/1.1 202 Accepted",
+            None,
+        ),
+        (
+            &[
+                "5\r\nhello\r\n6\r\n world\r\n0\r\n",
+                "Lambda-Runtime-Function-Error-Type: Function.Broken\r\n",
+                // {"errorMessage":"x"}
+                "Lambda-Runtime-Function-Error-Body: eyJlcnJvck1lc3NhZ2UiOiJ4In0=\r\n\r\n",
+            ],
+            "HTTP/1.1 202 Accepted",
+            Some(("Function.Broken", json!({"errorMessage": "x"}))),
+        ),
+        (
+            &["5\r\nhello\r\n", "6\r\n world\r\n", "9\r\nand"],
+            "",
+            Some((
+                "Runtime.TruncatedResponse",
+                json!({
+                    "errorType": "Runtime.TruncatedResponse",
+                    "errorMessage": "RequestId: 1 Error: the response was cut off",
+                }),
+            )),
+        ),
+    ] {
+        let (stage, _, next) = Stage::ready(function()).await;
+        let progress = stage.environment.invoke(invocation("1"));
+        next.await.unwrap();
+        let (said, (before, ended)) = tokio::join!(stream(&stage, "1", chunks), collect(progress));
+        if !answer.is_empty() {
+            assert_eq!(said, answer);
+        }
+        let mut pieces = before.into_iter();
+        match pieces.next() {
+            Some(Progress::Streaming(head)) => {
+                assert_eq!(head.content_type.as_deref(), Some("text/plain"));
+            }
+            other => panic!("{other:?}"),
+        }
+        let mut whole = Vec::new();
+        for piece in pieces {
+            match piece {
+                Progress::Piece(piece) => whole.extend_from_slice(&piece),
+                other => panic!("{other:?}"),
+            }
+        }
+        assert!(whole.starts_with(b"hello world"));
+        match expected {
+            None => assert_eq!(success(&ended), ""),
+            Some(expected) => assert_eq!(failure(&ended), expected),
+        }
+    }
+}
+
+#[tokio::test]
+async fn a_client_that_takes_nothing_holds_up_nothing_but_the_stream() {
+    let (stage, _, next) = Stage::ready(Function {
+        timeout: Duration::from_millis(200),
+        ..function()
+    })
+    .await;
+    let progress = stage.environment.invoke(invocation("1"));
+    next.await.unwrap();
+    let body = vec![b'x'; 64 << 20];
+    let request = stage
+        .http
+        .post(stage.url("/2018-06-01/runtime/invocation/1/response"))
+        .header("Lambda-Runtime-Function-Response-Mode", "streaming")
+        .body(body);
+    let sending = tokio::spawn(async move { request.send().await.map(|it| it.status()) });
+    stage.wait_for(&State::Ready).await;
+    let (before, ended) = collect(progress).await;
+    assert!(before.len() <= 17);
+    assert_eq!(failure(&ended).0, "Sandbox.Timedout");
+    // Nobody waits any more, so the rest is read, and told to be of no use.
+    assert_eq!(soon(sending).await.unwrap().unwrap(), 400);
+}
+
+#[tokio::test]
+async fn another_response_mode_is_refused() {
+    let (stage, _, next) = Stage::ready(function()).await;
+    let progress = stage.environment.invoke(invocation("1"));
+    next.await.unwrap();
+    let request = stage
+        .http
+        .post(stage.url("/2018-06-01/runtime/invocation/1/response"))
+        .header("Lambda-Runtime-Function-Response-Mode", "rushing")
+        .body("x");
+    let (status, body) = send(request).await;
+    assert_eq!(
+        (status, &body["errorType"]),
+        (400, &json!("InvalidFunctionResponseMode"))
+    );
+    assert_eq!(
+        failure(&done(progress).await).0,
+        "Runtime.InvalidResponseModeHeader"
+    );
+}
+
+#[tokio::test]
+async fn a_function_goes_on_without_its_client() {
+    let (stage, _, next) = Stage::ready(function()).await;
+    drop(stage.environment.invoke(invocation("1")));
+    next.await.unwrap();
+    assert_eq!(stage.respond("1", "1").await.0, 202);
+    let progress = stage.environment.invoke(invocation("2"));
+    stage.next().await.unwrap();
+    stage.respond("2", "2").await;
+    assert_eq!(success(&done(progress).await), "2");
+}
+
+#[tokio::test]
+async fn too_much_memory_is_told_whichever_event_comes_first() {
+    for exit_first in [true, false] {
+        let (stage, runtime, next) = Stage::ready(function()).await;
+        let progress = stage.environment.invoke(invocation("1"));
+        next.await.unwrap();
+        stage.fake.memory_peak.store(150 << 20, Ordering::Relaxed);
+        if exit_first {
+            stage.fake.exit(runtime, Exit::Signal(9));
+        }
+        stage
+            .fake
+            .events
+            .send(Event::OutOfMemory(150 << 20))
+            .unwrap();
+        if !exit_first {
+            stage.fake.exit(runtime, Exit::Signal(9));
+        }
+        let ended = done(progress).await;
+        assert_eq!(
+            failure(&ended),
+            (
+                "Runtime.OutOfMemory",
+                json!({
+                    "errorType": "Runtime.OutOfMemory",
+                    "errorMessage": "RequestId: 1 Error: Runtime exited with error: signal: killed",
+                })
+            )
+        );
+        let tail = String::from_utf8(ended.log_tail.to_vec()).unwrap();
+        assert!(
+            tail.contains("Max Memory Used: 128 MB")
+                && tail.contains("Error Type: Runtime.OutOfMemory"),
+            "{tail}"
+        );
+        stage.wait_for(&State::Ready).await;
+        assert_eq!(
+            stage.lines.of(LogSource::Hint),
+            [
+                "the processes used 150 MiB of memory together and the function has 128 MiB: raise --memory, or use less"
+            ]
+        );
+    }
+}
+
+#[tokio::test]
+async fn traps_are_explained_after_a_failure_and_only_then() {
+    let (stage, _, next) = Stage::ready(function()).await;
+    let progress = stage.environment.invoke(invocation("1"));
+    next.await.unwrap();
+    let trap = "OSError: [Errno 38] Function not implemented\n";
+    stage.fake.write(Log::Function, trap).await;
+    stage.respond("1", "1").await;
+    success(&done(progress).await);
+    assert!(stage.lines.of(LogSource::Hint).is_empty());
+
+    let progress = stage.environment.invoke(invocation("2"));
+    stage.next().await.unwrap();
+    stage.fake.write(Log::Function, trap).await;
+    let path = "/2018-06-01/runtime/invocation/2/error";
+    stage.fail(path, "Runtime.Unhandled", "{}").await;
+    failure(&done(progress).await);
+    let _next = stage.next();
+    stage.wait_for(&State::Ready).await;
+    let hints = stage.lines.of(LogSource::Hint);
+    assert_eq!(hints.len(), 1);
+    assert!(hints[0].contains("/dev/shm"), "{hints:?}");
+}
+
+#[tokio::test]
+async fn a_box_that_is_gone_fails_what_is_asked_of_it() {
+    let (stage, _, next) = Stage::ready(function()).await;
+    let first = stage.environment.invoke(invocation("1"));
+    let second = stage.environment.invoke(invocation("2"));
+    next.await.unwrap();
+    let reason = "the keeper was killed".to_owned();
+    stage.fake.events.send(Event::Ended(Some(reason))).unwrap();
+    stage.wait_for(&State::Gone).await;
+    for progress in [first, second] {
+        match done(progress).await.outcome {
+            Outcome::Failed(words) => assert_eq!(words, "the keeper was killed"),
+            other => panic!("{other:?}"),
+        }
+    }
+    let late = done(stage.environment.invoke(invocation("3"))).await;
+    assert!(matches!(late.outcome, Outcome::Failed(_)));
+}
+
+#[tokio::test]
+async fn a_shutdown_waits_for_no_invocation() {
+    let (mut stage, _, next) = Stage::ready(function()).await;
+    let progress = stage.environment.invoke(invocation("1"));
+    next.await.unwrap();
+    soon(stage.environment.clone().shut_down()).await;
+    match done(progress).await.outcome {
+        Outcome::Failed(words) => assert_eq!(words, "the environment was shut down"),
+        other => panic!("{other:?}"),
+    }
+    // Nobody has to be told, so nobody is waited for.
+    assert!(matches!(stage.fake.order().await, Order::KillAll));
+    assert!(matches!(stage.fake.order().await, Order::End));
+    stage.wait_for(&State::Gone).await;
+}
+
+#[tokio::test]
+async fn one_that_nobody_holds_ends_after_its_invocation() {
+    let (stage, _, next) = Stage::ready(function()).await;
+    let progress = stage.environment.invoke(invocation("1"));
+    next.await.unwrap();
+    let Stage {
+        environment,
+        mut fake,
+        address,
+        http,
+        ..
+    } = stage;
+    drop(environment);
+    let url = format!("http://{address}/2018-06-01/runtime/invocation/1/response");
+    send(http.post(url).body("1")).await;
+    assert_eq!(success(&done(progress).await), "1");
+    let url = format!("http://{address}/2018-06-01/runtime/invocation/next");
+    let _next = tokio::spawn(http.get(url).send());
+    assert!(matches!(fake.order().await, Order::KillAll));
+    assert!(matches!(fake.order().await, Order::End));
+}
+
+#[tokio::test]
+async fn a_runtime_that_ends_between_invocations_is_replaced() {
+    let (mut stage, runtime, next) = Stage::ready(function()).await;
+    stage.fake.exit(runtime, Exit::Code(3));
+    drop(next);
+    assert!(matches!(stage.fake.order().await, Order::KillAll));
+    let progress = stage.environment.invoke(invocation("1"));
+    stage.fake.start().await;
+    stage.next().await.unwrap();
+    stage.respond("1", "1").await;
+    assert_eq!(success(&done(progress).await), "1");
+    assert!(stage.lines.has("exit status 3"));
+}
+
+/// The identifier that a registration comes to.
+async fn register(stage: &Stage, name: &str, events: Value) -> Result<String, (u16, String)> {
+    let request = stage
+        .http
+        .post(stage.url("/2020-01-01/extension/register"))
+        .header("Lambda-Extension-Name", name)
+        .header("Lambda-Extension-Accept-Feature", "other, accountId")
+        .body(json!({"events": events}).to_string());
+    let response = soon(request.send()).await.unwrap();
+    let status = response.status().as_u16();
+    let identifier = response
+        .headers()
+        .get("lambda-extension-identifier")
+        .map(|value| value.to_str().unwrap().to_owned());
+    let body: Value = serde_json::from_slice(&response.bytes().await.unwrap()).unwrap();
+    match identifier {
+        Some(identifier) => {
+            let told = json!({
+                "functionName": "orders",
+                "functionVersion": "$LATEST",
+                "handler": "app.handler",
+                "accountId": "123456789012",
+            });
+            assert_eq!(body, told);
+            Ok(identifier)
+        }
+        None => Err((status, body["errorType"].as_str().unwrap().to_owned())),
+    }
+}
+
+/// Asks for an event, beside the test.
+fn event(stage: &Stage, identifier: &str) -> tokio::task::JoinHandle<(u16, Value)> {
+    let request = stage
+        .http
+        .get(stage.url("/2020-01-01/extension/event/next"))
+        .header("Lambda-Extension-Identifier", identifier);
+    tokio::spawn(send(request))
+}
+
+fn with_extension() -> Function {
+    Function {
+        extensions: vec!["/opt/extensions/watch".to_owned()],
+        ..function()
+    }
+}
+
+#[tokio::test]
+async fn an_external_extension_comes_first_and_goes_last() {
+    let mut stage = Stage::new(with_extension());
+    let (process, started) = stage.fake.start().await;
+    assert_eq!(started.program, "/opt/extensions/watch");
+    assert_eq!(started.log, Log::Extension);
+    assert!(!started.environment.contains_key("_HANDLER"));
+    let watch = register(&stage, "watch", json!(["INVOKE", "SHUTDOWN"]))
+        .await
+        .unwrap();
+    // The runtime starts when all are registered, and not before.
+    let (runtime, started) = stage.fake.start().await;
+    assert_eq!(started.program, "/run");
+    let inner = register(&stage, "inner", json!(["INVOKE"])).await.unwrap();
+    let next = stage.next();
+    let watching = event(&stage, &watch);
+    assert_eq!(*stage.environment.state().borrow(), State::Initialising);
+    let inside = event(&stage, &inner);
+    stage.wait_for(&State::Ready).await;
+    assert_eq!(
+        register(&stage, "late", json!([])).await,
+        Err((403, "Extension.RegistrationClosed".to_owned()))
+    );
+
+    let progress = stage.environment.invoke(invocation("1"));
+    next.await.unwrap();
+    for told in [watching, inside] {
+        let (status, told) = soon(told).await.unwrap();
+        assert_eq!(status, 200);
+        assert_eq!(told["eventType"], "INVOKE");
+        assert_eq!(told["requestId"], "1");
+        assert_eq!(told["invokedFunctionArn"], function().arn());
+        assert_eq!(told["tracing"]["type"], "X-Amzn-Trace-Id");
+        assert!(told["deadlineMs"].is_u64());
+    }
+    stage.respond("1", "1").await;
+    // The client has its answer while the extensions are still busy.
+    assert_eq!(success(&done(progress).await), "1");
+    let next = stage.next();
+    assert_eq!(*stage.environment.state().borrow(), State::Busy);
+    let watching = event(&stage, &watch);
+    assert_eq!(*stage.environment.state().borrow(), State::Busy);
+    let _inside = event(&stage, &inner);
+    stage.wait_for(&State::Ready).await;
+
+    let ending = tokio::spawn(stage.environment.clone().shut_down());
+    match stage.fake.order().await {
+        Order::Terminate(number) => assert_eq!(number, runtime),
+        other => panic!("{other:?}"),
+    }
+    stage.fake.exit(runtime, Exit::Signal(15));
+    let (_, told) = soon(watching).await.unwrap();
+    assert_eq!(told["eventType"], "SHUTDOWN");
+    assert_eq!(told["shutdownReason"], "spindown");
+    stage.fake.exit(process, Exit::Code(0));
+    soon(ending).await.unwrap();
+    assert!(matches!(stage.fake.order().await, Order::KillAll));
+    assert!(matches!(stage.fake.order().await, Order::End));
+    drop(next);
+    let platform = stage.lines.of(LogSource::Platform);
+    assert_eq!(
+        platform[..2],
+        [
+            "EXTENSION\tName: watch\tState: Ready\tEvents: [INVOKE, SHUTDOWN]",
+            "EXTENSION\tName: inner\tState: Ready\tEvents: [INVOKE]",
+        ]
+    );
+}
+
+#[tokio::test]
+async fn an_extension_that_fails_fails_the_init() {
+    for (way, error_type, message) in [
+        ("exit", "Extension.Crash", "exit status 2"),
+        ("init", "Extension.InitError", "watch: Extension.Config"),
+        (
+            "late exit",
+            "Extension.ExitError",
+            "watch: Extension.Config",
+        ),
+    ] {
+        let mut stage = Stage::new(with_extension());
+        let fails = async |stage: &mut Stage| {
+            let (process, _) = stage.fake.start().await;
+            if way == "exit" {
+                stage.fake.exit(process, Exit::Code(2));
+                return;
+            }
+            let watch = register(stage, "watch", json!(["INVOKE"])).await.unwrap();
+            stage.fake.start().await;
+            let path = if way == "init" { "init" } else { "exit" };
+            let request = stage
+                .http
+                .post(stage.url(&format!("/2020-01-01/extension/{path}/error")))
+                .header("Lambda-Extension-Identifier", &watch)
+                .header("Lambda-Extension-Function-Error-Type", "Extension.Config");
+            assert_eq!(send(request).await.0, 202);
+        };
+        let report = format!("\tPhase: init\tStatus: error\tError Type: {error_type}");
+        let payload = json!({
+            "errorType": error_type,
+            "errorMessage": format!("RequestId: 1 Error: {message}"),
+        });
+        init_fails(&mut stage, fails, &report, &payload).await;
+    }
+}
+
+#[tokio::test]
+async fn extensions_that_ask_amiss_are_refused() {
+    let mut stage = Stage::new(with_extension());
+    stage.fake.start().await;
+    let invalid_event = Err((403, "Extension.InvalidEventType".to_owned()));
+    let invalid_state = Err((403, "Extension.InvalidExtensionState".to_owned()));
+    for (name, events, expected) in [
+        (
+            "",
+            json!([]),
+            Err((403, "Extension.InvalidExtensionName".to_owned())),
+        ),
+        ("a", json!(["SHUTDOWN"]), invalid_event.clone()),
+        ("watch", json!(["PAUSE"]), invalid_event),
+        (
+            "a",
+            json!("INVOKE"),
+            Err((403, "InvalidRequestFormat".to_owned())),
+        ),
+    ] {
+        assert_eq!(register(&stage, name, events).await, expected, "{name}");
+    }
+    for name in ["watch", "1", "2", "3", "4", "5", "6", "7", "8", "9"] {
+        register(&stage, name, json!(["INVOKE"])).await.unwrap();
+    }
+    for (name, expected) in [
+        ("watch", invalid_state.clone()),
+        ("1", invalid_state),
+        ("10", Err((403, "Extension.TooManyExtensions".to_owned()))),
+    ] {
+        assert_eq!(register(&stage, name, json!([])).await, expected, "{name}");
+    }
+    for (identifier, error_type) in [
+        ("", "Extension.MissingExtensionIdentifier"),
+        ("x", "Extension.InvalidExtensionIdentifier"),
+        (
+            "5ee9ecb5-9ad5-4d8f-a5a0-0f1d0a7b9f46",
+            "Extension.UnknownExtensionIdentifier",
+        ),
+    ] {
+        let (status, body) = event(&stage, identifier).await.unwrap();
+        assert_eq!((status, &body["errorType"]), (403, &json!(error_type)));
     }
 }

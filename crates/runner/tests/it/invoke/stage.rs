@@ -19,6 +19,9 @@ pub(crate) async fn soon<T>(what: impl Future<Output = T>) -> T {
         .expect("it comes before the deadline")
 }
 
+/// More than any of the events makes a function write, so that an end waits for nobody.
+const ROOM: usize = 32;
+
 /// How environments start.
 #[derive(Debug, Clone, Copy, PartialEq, Eq)]
 pub(crate) enum Start {
@@ -71,8 +74,14 @@ impl Stage {
 
     /// Waits until something was noted.
     pub(crate) async fn noted(&self, line: &str) {
+        self.noted_times(line, 1).await;
+    }
+
+    /// Waits until something was noted so often.
+    pub(crate) async fn noted_times(&self, line: &str, times: usize) {
         let mut record = self.record.subscribe();
-        let seen = record.wait_for(|record| record.iter().any(|noted| noted == line));
+        let seen =
+            record.wait_for(|record| record.iter().filter(|noted| *noted == line).count() >= times);
         if tokio::time::timeout(DEADLINE, seen).await.is_err() {
             panic!("`{line}` was not noted: {:?}", self.record());
         }
@@ -103,7 +112,7 @@ impl Stage {
 
 #[derive(Debug)]
 enum Request {
-    Invoke(Invocation, mpsc::UnboundedSender<Progress>),
+    Invoke(Invocation, mpsc::Sender<Progress>),
     ShutDown(oneshot::Sender<()>),
 }
 
@@ -119,8 +128,8 @@ impl Invocable for Fake {
         self.state.clone()
     }
 
-    fn invoke(&self, invocation: Invocation) -> mpsc::UnboundedReceiver<Progress> {
-        let (sender, receiver) = mpsc::unbounded_channel();
+    fn invoke(&self, invocation: Invocation) -> mpsc::Receiver<Progress> {
+        let (sender, receiver) = mpsc::channel(ROOM);
         let _ = self.requests.send(Request::Invoke(invocation, sender));
         receiver
     }
@@ -183,11 +192,15 @@ async fn live(
         };
         stage.note(format!("{name} did {event}"));
         state.send_replace(State::Ready);
-        let _ = progress.send(Progress::Done(Done {
-            outcome,
-            log_tail: Bytes::from(format!("END RequestId: {}\n", invocation.request_id)),
-        }));
+        let _ = progress
+            .send(Progress::Done(Done {
+                outcome,
+                log_tail: Bytes::from(format!("END RequestId: {}\n", invocation.request_id)),
+            }))
+            .await;
         if event == "\"last\"" {
+            drop(state);
+            stage.note(format!("{name} left"));
             return;
         }
     }
@@ -209,7 +222,7 @@ async fn run(
     event: &str,
     stage: &Stage,
     invocation: &Invocation,
-    progress: &mpsc::UnboundedSender<Progress>,
+    progress: &mpsc::Sender<Progress>,
 ) -> Option<Outcome> {
     let succeed = |payload: Bytes| Outcome::Success {
         payload,
@@ -233,9 +246,24 @@ async fn run(
         "describe" => {
             return Some(succeed(Bytes::from(format!("{invocation:?}"))));
         }
+        "streamlong" => {
+            let _ = progress
+                .send(Progress::Streaming(StreamingHead { content_type: None }))
+                .await;
+            for n in 0..25 {
+                let _ = progress
+                    .send(Progress::Piece(Bytes::from(format!("{n} "))))
+                    .await;
+            }
+            return Some(succeed(Bytes::new()));
+        }
         "stream" | "streamfail" | "streamdie" | "streamhuge" => {
-            let _ = progress.send(Progress::Streaming(StreamingHead { content_type: None }));
-            let _ = progress.send(Progress::Piece(Bytes::from_static(b"first ")));
+            let _ = progress
+                .send(Progress::Streaming(StreamingHead { content_type: None }))
+                .await;
+            let _ = progress
+                .send(Progress::Piece(Bytes::from_static(b"first ")))
+                .await;
             hold().await;
             match word {
                 "streamdie" => return None,
@@ -247,11 +275,15 @@ async fn run(
                 }
                 "streamhuge" => {
                     for _ in 0..7 {
-                        let _ = progress.send(Progress::Piece(vec![b'x'; 1024 * 1024].into()));
+                        let _ = progress
+                            .send(Progress::Piece(vec![b'x'; 1 << 20].into()))
+                            .await;
                     }
                 }
                 _ => {
-                    let _ = progress.send(Progress::Piece(Bytes::from_static(b"second")));
+                    let _ = progress
+                        .send(Progress::Piece(Bytes::from_static(b"second")))
+                        .await;
                 }
             }
             return Some(succeed(Bytes::new()));
