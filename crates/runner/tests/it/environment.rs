@@ -3,7 +3,6 @@
 
 use std::collections::BTreeMap;
 use std::net::TcpListener;
-use std::path::PathBuf;
 use std::sync::atomic::{AtomicU64, Ordering};
 use std::sync::{Arc, Mutex};
 use std::time::Duration;
@@ -1228,4 +1227,143 @@ async fn extensions_that_ask_amiss_are_refused() {
         let (status, body) = event(&stage, identifier).await.unwrap();
         assert_eq!((status, &body["errorType"]), (403, &json!(error_type)));
     }
+}
+
+/// Takes the batches that are posted to it, until it has seen what it waits for.
+async fn listen(listener: tokio::net::TcpListener, last: &str) -> Vec<Value> {
+    use tokio::io::{AsyncBufReadExt as _, AsyncReadExt as _, AsyncWriteExt as _, BufReader};
+    let mut events = Vec::new();
+    loop {
+        let (stream, _) = soon(listener.accept()).await.unwrap();
+        let mut stream = BufReader::new(stream);
+        let (mut line, mut length) = (String::new(), 0);
+        loop {
+            line.clear();
+            stream.read_line(&mut line).await.unwrap();
+            if let Some(value) = line.to_ascii_lowercase().strip_prefix("content-length:") {
+                length = value.trim().parse().unwrap();
+            }
+            if line.trim().is_empty() {
+                break;
+            }
+        }
+        let mut body = vec![0; length];
+        stream.read_exact(&mut body).await.unwrap();
+        stream
+            .write_all(b"HTTP/1.1 200 OK\r\nContent-Length: 0\r\n\r\n")
+            .await
+            .unwrap();
+        let batch: Vec<Value> = serde_json::from_slice(&body).unwrap();
+        events.extend(batch);
+        if events.iter().any(|event| event["type"] == last) {
+            return events;
+        }
+    }
+}
+
+#[tokio::test]
+async fn telemetry_comes_to_those_who_subscribed() {
+    let listener = tokio::net::TcpListener::bind(("127.0.0.1", 0))
+        .await
+        .unwrap();
+    let port = listener.local_addr().unwrap().port();
+    let mut stage = Stage::new(with_extension());
+    stage.fake.start().await;
+    let watch = register(&stage, "watch", json!([])).await.unwrap();
+    let subscribe = async |path: &str, identifier: &str, types: Value| {
+        let request = stage
+            .http
+            .put(stage.url(path))
+            .header("Lambda-Extension-Identifier", identifier)
+            .body(
+                json!({
+                    "types": types,
+                    "buffering": {"timeoutMs": 25},
+                    "destination": {
+                        "protocol": "HTTP",
+                        "URI": format!("http://sandbox.localdomain:{port}/x"),
+                    },
+                })
+                .to_string(),
+            );
+        send(request).await
+    };
+    for (path, identifier, types, status) in [
+        ("/2022-07-01/telemetry", "x", json!(["platform"]), 403),
+        ("/2022-07-01/telemetry", &watch, json!(["x"]), 400),
+        (
+            "/2022-07-01/telemetry",
+            &watch,
+            json!(["platform", "function"]),
+            200,
+        ),
+    ] {
+        let (got, body) = subscribe(path, identifier, types).await;
+        assert_eq!(got, status, "{body}");
+        if status == 200 {
+            assert_eq!(body, json!("OK"));
+        }
+    }
+    stage.fake.start().await;
+    let next = stage.next();
+    let _watching = event(&stage, &watch);
+    stage.wait_for(&State::Ready).await;
+    let progress = stage.environment.invoke(invocation("1"));
+    next.await.unwrap();
+    stage.fake.write(Log::Function, "hello\n").await;
+    stage.respond("1", "1").await;
+    done(progress).await;
+    let events = listen(listener, "platform.report").await;
+    let types: Vec<&str> = events
+        .iter()
+        .map(|event| event["type"].as_str().unwrap())
+        .collect();
+    assert_eq!(
+        types,
+        [
+            "platform.initStart",
+            "platform.initRuntimeDone",
+            "platform.initReport",
+            "platform.start",
+            "function",
+            "platform.runtimeDone",
+            "platform.report",
+        ]
+    );
+    assert_eq!(events[4]["record"], "hello");
+    assert_eq!(events[6]["record"]["status"], "success");
+    assert_eq!(events[6]["record"]["metrics"]["memorySizeMB"], 128);
+}
+
+#[tokio::test]
+async fn telemetry_that_reaches_nobody_is_told_once() {
+    let listener = TcpListener::bind(("127.0.0.1", 0)).unwrap();
+    let port = listener.local_addr().unwrap().port();
+    drop(listener);
+    let mut stage = Stage::new(with_extension());
+    stage.fake.start().await;
+    let watch = register(&stage, "watch", json!([])).await.unwrap();
+    let uri = format!("http://sandbox:{port}");
+    let request = stage
+        .http
+        .put(stage.url("/2020-08-15/logs"))
+        .header("Lambda-Extension-Identifier", &watch)
+        .body(
+            json!({
+                "types": ["platform"],
+                "buffering": {"timeoutMs": 25},
+                "destination": {"protocol": "HTTP", "URI": uri},
+            })
+            .to_string(),
+        );
+    assert_eq!(send(request).await.0, 200);
+    soon(async {
+        while stage.lines.of(LogSource::Hint).is_empty() {
+            tokio::task::yield_now().await;
+        }
+    })
+    .await;
+    let hints = stage.lines.of(LogSource::Hint);
+    let words = format!("telemetry could not be delivered to `{uri}`: ");
+    assert!(hints[0].starts_with(&words), "{hints:?}");
 }
