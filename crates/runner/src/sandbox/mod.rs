@@ -28,10 +28,14 @@ use tokio::sync::mpsc;
 
 use crate::rootfs::Root;
 
+pub use doorkeeper::Doorkeeper;
+
+mod doorkeeper;
 mod inside;
 pub mod namespaces;
 mod outside;
 pub mod plain;
+mod processes;
 mod protocol;
 
 /// The first argument of [`Settings::program`] when it is to be a stage of a sandbox.
@@ -242,13 +246,4 @@ pub struct Sandbox {
     pub listener: TcpListener,
     /// Tells whether a peer of [`Sandbox::listener`] is of this box.
     pub doorkeeper: Doorkeeper,
-}
-
-/// Tells the processes of a box from others that connect to the same listener.
-#[derive(Debug, Clone)]
-pub enum Doorkeeper {
-    /// Only the box can reach the listener, or nobody can tell.
-    Anybody,
-    /// Connections must come from a descendant of this process.
-    Descendants(u32),
 }
