@@ -29,9 +29,11 @@ use tokio::sync::mpsc;
 use crate::rootfs::Root;
 
 pub use doorkeeper::Doorkeeper;
+pub use memory::MemoryKeeper;
 
 mod doorkeeper;
 mod inside;
+mod memory;
 pub mod namespaces;
 mod outside;
 pub mod plain;
