@@ -3,6 +3,7 @@
 use std::collections::BTreeMap;
 use std::fs::File;
 use std::io;
+use std::os::fd::{AsFd as _, OwnedFd};
 use std::os::unix::net::UnixStream;
 use std::os::unix::process::CommandExt as _;
 use std::path::{Path, PathBuf};
@@ -14,6 +15,8 @@ use std::time::Duration;
 use rustix::io::Errno;
 use rustix::process::{Pid, Signal, WaitId, WaitIdOptions, WaitOptions, WaitStatus};
 
+use super::namespaces::{entrance, room};
+use super::processes;
 use super::protocol::{self, Beginning, Command, PlainSetup, Report, Setup};
 use super::{Exit, Log, NotStarted, Process, ProcessNumber};
 
@@ -34,30 +37,45 @@ fn try_stage() -> io::Result<()> {
     let control = UnixStream::from(rustix::stdio::stdin().try_clone_to_owned()?);
     match protocol::receive(&control)? {
         Setup::Plain(setup) => plain(control, setup),
+        Setup::Entrance(entrance) => entrance::enter(&control, &entrance),
+        Setup::Room(room) => room::keep(control, &room),
     }
 }
 
 /// What failed on the way into the box.
 pub(super) struct Refused {
-    pub step: String,
-    pub errno: i32,
+    step: String,
+    errno: i32,
+}
+
+/// Says what was being done when something was refused.
+pub(super) trait Step<T> {
+    /// `step` as [`super::SandboxError::Step`] has it.
+    fn step(self, step: impl Into<String>) -> Result<T, Refused>;
+}
+
+impl<T, E: Into<io::Error>> Step<T> for Result<T, E> {
+    fn step(self, step: impl Into<String>) -> Result<T, Refused> {
+        self.map_err(|error| {
+            let error: io::Error = error.into();
+            Refused {
+                step: step.into(),
+                errno: error.raw_os_error().unwrap_or(Errno::IO.raw_os_error()),
+            }
+        })
+    }
 }
 
 fn plain(control: UnixStream, setup: PlainSetup) -> io::Result<()> {
     let adopted = rustix::process::set_child_subreaper(Some(rustix::process::getpid()));
-    if let Err(errno) = adopted {
-        return refuse(
-            &control,
-            &Refused {
-                step: "become the parent of orphans".to_owned(),
-                errno: errno.raw_os_error(),
-            },
-        );
+    if let Err(refused) = adopted.step("become the parent of orphans") {
+        return refuse(&control, &refused);
     }
-    serve(control, Kind::Plain(setup.directories))
+    serve(control, Kind::Plain(setup.directories), None)
 }
 
-fn refuse(control: &UnixStream, refused: &Refused) -> io::Result<()> {
+/// Says that there is no box.
+pub(super) fn refuse(control: &UnixStream, refused: &Refused) -> io::Result<()> {
     protocol::send(
         control,
         &Beginning::Failed(refused.step.clone(), refused.errno),
@@ -73,7 +91,8 @@ pub(super) enum Kind {
 }
 
 /// Takes orders until the socket ends. All that was started dies with it.
-pub(super) fn serve(control: UnixStream, kind: Kind) -> io::Result<()> {
+/// `listener` goes to tierce.
+pub(super) fn serve(control: UnixStream, kind: Kind, listener: Option<OwnedFd>) -> io::Result<()> {
     let streams = Streams {
         function: File::from(rustix::stdio::stdout().try_clone_to_owned()?),
         extension: File::from(rustix::stdio::stderr().try_clone_to_owned()?),
@@ -88,7 +107,10 @@ pub(super) fn serve(control: UnixStream, kind: Kind) -> io::Result<()> {
         .name("reaper".to_owned())
         .spawn(move || reaper.reap())?;
 
-    protocol::send(&control, &Beginning::Ready)?;
+    match listener {
+        Some(listener) => protocol::send_with(&control, &Beginning::Ready, listener.as_fd())?,
+        None => protocol::send(&control, &Beginning::Ready)?,
+    }
     while let Ok(command) = protocol::receive(&control) {
         match command {
             Command::Start(number, process) => keeper.start(number, &process, &kind, &streams)?,
@@ -203,7 +225,7 @@ impl Keeper {
                     for group in household.running.values() {
                         let _ = rustix::process::kill_process_group(*group, Signal::KILL);
                     }
-                    for descendant in descendants(rustix::process::getpid()) {
+                    for descendant in processes::descendants(rustix::process::getpid()) {
                         let _ = rustix::process::kill_process(descendant, Signal::KILL);
                     }
                     let waited = self.changed.wait_timeout(household, LOOK_AGAIN);
@@ -329,37 +351,6 @@ fn executable(place: &Path) -> Result<(), Errno> {
         return Err(Errno::ACCESS);
     }
     rustix::fs::access(place, rustix::fs::Access::EXEC_OK)
-}
-
-/// The processes below `ancestor`, as /proc tells at this moment.
-fn descendants(ancestor: Pid) -> Vec<Pid> {
-    let mut found = Vec::new();
-    let mut open = vec![ancestor];
-    while let Some(parent) = open.pop() {
-        for child in children(parent) {
-            found.push(child);
-            open.push(child);
-        }
-    }
-    found
-}
-
-/// The children of all threads of a process; none if it is gone.
-fn children(parent: Pid) -> Vec<Pid> {
-    let threads = Path::new("/proc").join(parent.to_string()).join("task");
-    let Ok(threads) = threads.read_dir() else {
-        return Vec::new();
-    };
-    threads
-        .flatten()
-        .filter_map(|thread| std::fs::read_to_string(thread.path().join("children")).ok())
-        .flat_map(|children| {
-            children
-                .split_ascii_whitespace()
-                .filter_map(|child| child.parse().ok().and_then(Pid::from_raw))
-                .collect::<Vec<_>>()
-        })
-        .collect()
 }
 
 /// An error of the system in the words that Go has for it, which is what the service logs.

@@ -3,10 +3,17 @@
 //! Settings and environments have secrets in them, so they travel here and never as arguments or
 //! variables of a stage, where other users or the box itself could read them.
 
-use std::io::{self, Read, Write};
+use std::io::{self, IoSlice, IoSliceMut, Read, Write};
+use std::mem::MaybeUninit;
+use std::os::fd::{BorrowedFd, OwnedFd};
+use std::os::unix::net::UnixStream;
 use std::path::PathBuf;
 
 use bytes::{Buf as _, BufMut as _, BytesMut};
+use rustix::net::{
+    RecvAncillaryBuffer, RecvAncillaryMessage, RecvFlags, SendAncillaryBuffer,
+    SendAncillaryMessage, SendFlags,
+};
 use serde::de::DeserializeOwned;
 use serde::{Deserialize, Serialize};
 use tokio::io::{AsyncRead, AsyncReadExt as _};
@@ -21,6 +28,53 @@ const LONGEST: usize = 64 << 20;
 pub(super) enum Setup {
     /// A keeper of plain processes.
     Plain(PlainSetup),
+    /// The first stage of a box of namespaces. It reads no more than this.
+    Entrance(Entrance),
+    /// The second stage of it.
+    Room(Room),
+}
+
+/// See [`super::namespaces::entrance`].
+#[derive(Debug, Serialize, Deserialize)]
+pub(super) struct Entrance {
+    /// As the box sees it.
+    pub user: u32,
+    /// As the box sees it.
+    pub group: u32,
+    /// Whether the box has a network of its own.
+    pub own_network: bool,
+    /// If tierce is root: what is to be gathered for the next stage, which is not.
+    pub sources: Option<Vec<PathBuf>>,
+}
+
+/// See [`super::namespaces::room`].
+#[derive(Debug, Serialize, Deserialize)]
+pub(super) struct Room {
+    /// Files and directories of this machine: first the layers of the root, the uppermost first.
+    pub sources: Vec<PathBuf>,
+    /// How many of the sources are layers.
+    pub layers: usize,
+    pub writable_root: bool,
+    pub tmp_size: u64,
+    pub shared_memory: Option<u64>,
+    pub places: Vec<Place>,
+    pub own_network: bool,
+    pub open_files: u64,
+    pub processes: u64,
+}
+
+/// What is mounted into the root.
+#[derive(Debug, Serialize, Deserialize)]
+pub(super) struct Place {
+    /// Which of the sources.
+    pub source: usize,
+    /// Absolute in the box.
+    pub target: PathBuf,
+    pub writable: bool,
+    /// Whether it is a directory.
+    pub directory: bool,
+    /// Whether the box is as good without it.
+    pub optional: bool,
 }
 
 /// See [`super::plain`].
@@ -72,6 +126,47 @@ pub(super) fn frame(message: &impl Serialize) -> io::Result<Vec<u8>> {
 /// Writes a message.
 pub(super) fn send(mut to: impl Write, message: &impl Serialize) -> io::Result<()> {
     to.write_all(&frame(message)?)
+}
+
+/// Writes a message with a descriptor.
+pub(super) fn send_with(
+    to: &UnixStream,
+    message: &impl Serialize,
+    descriptor: BorrowedFd<'_>,
+) -> io::Result<()> {
+    let frame = frame(message)?;
+    let mut space = [MaybeUninit::uninit(); rustix::cmsg_space!(ScmRights(1))];
+    let mut ancillary = SendAncillaryBuffer::new(&mut space);
+    let descriptors = [descriptor];
+    ancillary.push(SendAncillaryMessage::ScmRights(&descriptors));
+    // It goes with the first byte.
+    let (first, rest) = frame.split_at(1);
+    let first = [IoSlice::new(first)];
+    rustix::net::sendmsg(to, &first, &mut ancillary, SendFlags::NOSIGNAL)?;
+    (&*to).write_all(rest)
+}
+
+/// Reads a message and the descriptor that came with it, if one did.
+pub(super) fn receive_with<T: DeserializeOwned>(
+    from: &UnixStream,
+) -> io::Result<(T, Option<OwnedFd>)> {
+    let mut space = [MaybeUninit::uninit(); rustix::cmsg_space!(ScmRights(1))];
+    let mut ancillary = RecvAncillaryBuffer::new(&mut space);
+    let mut first = [0];
+    let received = rustix::net::recvmsg(
+        from,
+        &mut [IoSliceMut::new(&mut first)],
+        &mut ancillary,
+        RecvFlags::CMSG_CLOEXEC,
+    )?;
+    if received.bytes == 0 {
+        return Err(io::ErrorKind::UnexpectedEof.into());
+    }
+    let descriptor = ancillary.drain().find_map(|message| match message {
+        RecvAncillaryMessage::ScmRights(mut descriptors) => descriptors.next(),
+        _ => None,
+    });
+    Ok((receive(Read::chain(first.as_slice(), from))?, descriptor))
 }
 
 /// Reads a message and not a byte more. The end of the stream is `UnexpectedEof`.

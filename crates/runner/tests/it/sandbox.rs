@@ -9,7 +9,8 @@ use tokio::sync::mpsc::UnboundedReceiver;
 
 use tierce_runner::rootfs::Root;
 use tierce_runner::sandbox::{
-    Event, Exit, Log, Network, Order, Process, ProcessNumber, Sandbox, Settings, plain,
+    Event, Exit, Log, Network, Order, Process, ProcessNumber, Sandbox, Settings, Volume,
+    namespaces, plain,
 };
 
 /// Longer than anything here takes on a busy machine: only a fault waits for it.
@@ -156,5 +157,55 @@ mod plain_processes {
         assert!(matches!(next(&mut sandbox.events).await, Event::Empty));
         assert!(!orphan.exists());
         end(sandbox).await;
+    }
+}
+
+mod namespaces_of_a_user {
+    use super::*;
+
+    #[tokio::test]
+    async fn a_shell_runs_in_a_root_of_two_directories() {
+        let root = two_directories();
+        let mut sandbox = namespaces::start(&root.settings()).unwrap();
+        let script = "id -u; id -g; ls -m /; echo x > /x; echo x > /tmp/x && cat /tmp/x";
+        let (exit, said) = run(&mut sandbox, shell(script)).await;
+        assert_eq!(exit, Exit::Code(0));
+        assert_eq!(
+            said,
+            "993\n990\nbin, dev, etc, lib, lib64, proc, tmp, usr, var\n\
+             /bin/sh: 1: cannot create /x: Read-only file system\nx\n"
+        );
+        end(sandbox).await;
+    }
+}
+
+/// A root of two directories, with the programs of this machine as a volume.
+struct TwoDirectories {
+    directory: tempfile::TempDir,
+}
+
+fn two_directories() -> TwoDirectories {
+    let directory = tempfile::tempdir().unwrap();
+    let upper = directory.path().join("upper");
+    let lower = directory.path().join("lower");
+    std::fs::create_dir_all(upper.join("var/task")).unwrap();
+    std::fs::create_dir_all(lower.join("usr")).unwrap();
+    for name in ["bin", "lib", "lib64"] {
+        std::os::unix::fs::symlink(format!("usr/{name}"), lower.join(name)).unwrap();
+    }
+    TwoDirectories { directory }
+}
+
+impl TwoDirectories {
+    fn settings(&self) -> Settings {
+        let layers = ["upper", "lower"].map(|name| self.directory.path().join(name));
+        Settings {
+            volumes: vec![Volume {
+                source: PathBuf::from("/usr"),
+                target: PathBuf::from("/usr"),
+                writable: false,
+            }],
+            ..settings(layers.into())
+        }
     }
 }
