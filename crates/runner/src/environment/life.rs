@@ -232,8 +232,6 @@ impl Life {
                 // Between invocations nobody has to be told; the next one initialises again.
                 self.log_failure(None, &failure);
                 self.wind_down(Reason::of(&failure)).await;
-            } else if self.is_forgotten {
-                break;
             } else {
                 self.step(None).await;
             }
@@ -325,6 +323,8 @@ impl Life {
             }
         }
         self.extensions.close();
+        // What they wrote until now is of no invocation.
+        self.drain().await;
         for line in self.extensions.lines() {
             self.journal.platform(line);
         }
@@ -746,8 +746,11 @@ impl Life {
         }
     }
 
+    /// Whether nothing more is to be done. What nobody holds any more ends when it has nothing to
+    /// do for anybody.
     fn is_interrupted(&self) -> bool {
-        self.gone.is_some() || !self.ending.is_empty()
+        let is_of_use = || *self.state.borrow() == State::Busy || !self.queue.is_empty();
+        self.gone.is_some() || !self.ending.is_empty() || (self.is_forgotten && !is_of_use())
     }
 
     fn why_interrupted(&self) -> String {
@@ -901,6 +904,11 @@ impl Life {
         self.check_id(id)?;
         if self.runtime.phase != Phase::InvocationResponse {
             return Err(self.runtime.refuse("ResponseSent"));
+        }
+        if matches!(response, Response::Truncated) && self.trouble.is_some() {
+            // It was cut off because the runtime ended, which says more.
+            self.runtime.phase = Phase::Running;
+            return Err(Refusal::Truncated);
         }
         let failed = |error_type: &str, message: String| Outcome::FunctionError {
             payload: json!({"errorType": error_type, "errorMessage": message})
