@@ -103,6 +103,14 @@ impl Failure {
         }
     }
 
+    /// What telemetry calls it.
+    pub(super) fn status(&self) -> &'static str {
+        match self.kind {
+            Kind::Error => "error",
+            Kind::Timeout => "timeout",
+        }
+    }
+
     /// Whether the function itself said it, so that its log tells enough.
     pub(super) fn is_reported(&self) -> bool {
         self.reported.is_some()

@@ -32,11 +32,11 @@ pub(super) struct Journal {
 }
 
 impl Journal {
-    pub(super) fn new(environment: u32, sink: SharedSink, telemetry: Telemetry) -> Self {
+    pub(super) fn new(environment: u32, sink: SharedSink) -> Self {
         Self {
             environment,
+            telemetry: Telemetry::new(environment, SharedSink::clone(&sink)),
             sink,
-            telemetry,
             function: Lines::default(),
             extension: Lines::default(),
             tail: Tail::default(),
@@ -77,8 +77,10 @@ impl Journal {
     }
 
     /// An event of Lambda's own, for subscribers alone.
-    pub(super) fn event(&mut self, name: &'static str, record: Value) {
-        self.telemetry.event(Kind::Platform, name, record);
+    pub(super) fn event(&mut self, name: &str, record: impl FnOnce() -> Value) {
+        if self.telemetry.wants(Kind::Platform) {
+            self.telemetry.event(Kind::Platform, name, &record());
+        }
     }
 
     /// A word of ours. It is not in the tail, which a client may compare with Lambda's.
@@ -111,7 +113,7 @@ impl Journal {
             }
             if self.telemetry.wants(kind) {
                 let record = String::from_utf8_lossy(&text).into_owned().into();
-                self.telemetry.event(kind, name, record);
+                self.telemetry.event(kind, name, &record);
             }
         }
         self.tell(source, text);
@@ -126,33 +128,46 @@ impl Journal {
     }
 }
 
-/// Cuts a stream into lines.
+/// Cuts a stream into lines. A carriage return ends one too: Python's runtime client writes them
+/// between the lines of a traceback.
 #[derive(Debug, Default)]
 struct Lines {
     begun: BytesMut,
+    /// Whether the last byte was a carriage return, of which a line feed is a part.
+    after_return: bool,
 }
 
 impl Lines {
-    /// The lines that are complete with this piece, without their line feeds.
+    /// The lines that are complete with this piece, without their ends.
     fn push(&mut self, piece: &[u8]) -> Vec<Bytes> {
         let mut lines = Vec::new();
-        for part in piece.split_inclusive(|byte| *byte == b'\n') {
-            let (text, ended) = match part.strip_suffix(b"\n") {
-                Some(text) => (text, true),
-                None => (part, false),
-            };
-            self.begun.extend_from_slice(text);
-            while self.begun.len() > LINE_LIMIT {
-                lines.push(self.begun.split_to(LINE_LIMIT).freeze());
-            }
-            if ended {
-                lines.push(self.begun.split().freeze());
+        let mut rest = piece;
+        if self.after_return && !rest.is_empty() {
+            self.after_return = false;
+            rest = rest.strip_prefix(b"\n").unwrap_or(rest);
+        }
+        while let Some(end) = memchr::memchr2(b'\n', b'\r', rest) {
+            self.extend(&rest[..end], &mut lines);
+            lines.push(self.begun.split().freeze());
+            let is_return = rest[end] == b'\r';
+            rest = &rest[end + 1..];
+            if is_return {
+                self.after_return = rest.is_empty();
+                rest = rest.strip_prefix(b"\n").unwrap_or(rest);
             }
         }
+        self.extend(rest, &mut lines);
         lines
     }
 
-    /// What is left without a line feed.
+    fn extend(&mut self, text: &[u8], lines: &mut Vec<Bytes>) {
+        self.begun.extend_from_slice(text);
+        while self.begun.len() > LINE_LIMIT {
+            lines.push(self.begun.split_to(LINE_LIMIT).freeze());
+        }
+    }
+
+    /// What is left without an end.
     fn rest(&mut self) -> Option<Bytes> {
         (!self.begun.is_empty()).then(|| self.begun.split().freeze())
     }
@@ -192,7 +207,10 @@ mod tests {
             (vec!["a", "b\nc"], vec!["ab"], Some("c")),
             (vec!["\n\n"], vec!["", ""], None),
             (vec![""], vec![], None),
-            (vec!["a\r\n"], vec!["a\r"], None),
+            (vec!["a\r\nb\r\n"], vec!["a", "b"], None),
+            (vec!["a\r", "\nb"], vec!["a"], Some("b")),
+            (vec!["a\r", "", "\n\n"], vec!["a", ""], None),
+            (vec!["a\rb\r", "c\n"], vec!["a", "b", "c"], None),
         ] {
             let mut cut = Lines::default();
             let got: Vec<Bytes> = pieces

@@ -6,7 +6,7 @@ use std::sync::atomic::{AtomicU64, Ordering};
 use std::time::{Duration, SystemTime, UNIX_EPOCH};
 
 use bytes::Bytes;
-use serde_json::json;
+use serde_json::{Value, json};
 use tokio::sync::{mpsc, oneshot, watch};
 use tokio::task::AbortHandle;
 use tokio::time::{Instant, sleep_until};
@@ -22,8 +22,7 @@ use super::extensions::{Extensions, Registered};
 use super::failure::{Failure, Kind, RESPONSE_LIMIT};
 use super::journal::Journal;
 use super::relay::{Client, Relay};
-use super::report::{Report, init_report};
-use super::telemetry::Telemetry;
+use super::report::{Report, init_report, rounded};
 use super::variables::{of_extensions, variables};
 use super::{Done, Invocation, Outcome, Patience, Request, SharedSink, State, hints, server};
 
@@ -206,7 +205,7 @@ impl Life {
             calls,
             state,
             server: server.abort_handle(),
-            journal: Journal::new(number, sink, Telemetry::default()),
+            journal: Journal::new(number, sink),
             runtime: Runtime::ABSENT,
             extensions: Extensions::default(),
             last_process: 0,
@@ -233,8 +232,6 @@ impl Life {
                 // Between invocations nobody has to be told; the next one initialises again.
                 self.log_failure(None, &failure);
                 self.wind_down(Reason::of(&failure)).await;
-            } else if self.is_forgotten {
-                break;
             } else {
                 self.step(None).await;
             }
@@ -246,10 +243,14 @@ impl Life {
     async fn first_initialisation(&mut self) -> Option<Duration> {
         let begun = Instant::now();
         self.journal.begin();
-        let failure = match self.initialise(begun + self.function.init_limit).await {
+        let result = self
+            .initialise(begun + self.function.init_limit, "init")
+            .await;
+        let failure = match result {
             Ok(()) => {
+                let duration = begun.elapsed();
                 self.state.send_replace(State::Ready);
-                return Some(begun.elapsed());
+                return Some(duration);
             }
             Err(Stop::Failed(failure)) => failure,
             Err(Stop::Interrupted) => return None,
@@ -269,7 +270,37 @@ impl Life {
     }
 
     /// Starts all processes and waits until they wait for an invocation.
-    async fn initialise(&mut self, deadline: Instant) -> Result<(), Stop> {
+    /// `phase` is `init`, or `invoke` within an invocation.
+    async fn initialise(&mut self, deadline: Instant, phase: &str) -> Result<(), Stop> {
+        let begun = Instant::now();
+        self.journal.telemetry.open();
+        self.journal.event("platform.initStart", || {
+            json!({
+                "initializationType": "on-demand",
+                "phase": phase,
+                "functionName": self.function.name,
+                "functionVersion": self.function.version,
+            })
+        });
+        let result = self.start_and_wait(deadline).await;
+        let mut record = json!({"initializationType": "on-demand", "phase": phase});
+        match &result {
+            Ok(()) => record["status"] = "success".into(),
+            Err(Stop::Failed(failure)) => {
+                record["status"] = failure.status().into();
+                record["errorType"] = failure.error_type.as_str().into();
+            }
+            Err(Stop::Interrupted) => return result,
+        }
+        self.journal
+            .event("platform.initRuntimeDone", || record.clone());
+        record["metrics"] = json!({"durationMs": rounded(begun.elapsed())});
+        self.journal.event("platform.initReport", || record);
+        self.journal.telemetry.close();
+        result
+    }
+
+    async fn start_and_wait(&mut self, deadline: Instant) -> Result<(), Stop> {
         self.extensions = Extensions::default();
         self.runtime = Runtime::ABSENT;
         self.out_of_memory = None;
@@ -292,6 +323,8 @@ impl Life {
             }
         }
         self.extensions.close();
+        // What they wrote until now is of no invocation.
+        self.drain().await;
         for line in self.extensions.lines() {
             self.journal.platform(line);
         }
@@ -345,7 +378,7 @@ impl Life {
         self.journal.begin();
         let mut result = Ok(());
         if self.runtime.phase == Phase::Absent {
-            result = self.initialise(deadline).await;
+            result = self.initialise(deadline, "invoke").await;
             if let Err(Stop::Failed(failure)) = &result {
                 self.journal
                     .platform(init_report(begun.elapsed(), "invoke", failure));
@@ -355,6 +388,13 @@ impl Life {
             "START RequestId: {request_id} Version: {}",
             self.function.version
         ));
+        self.journal.event("platform.start", || {
+            json!({
+                "requestId": request_id,
+                "version": self.function.version,
+                "tracing": {"type": "X-Amzn-Trace-Id", "value": invocation.trace_id},
+            })
+        });
         if result.is_ok() {
             self.hand_out(invocation, &client, deadline);
             result = self.until_answered(deadline).await;
@@ -535,6 +575,13 @@ impl Life {
             .platform(format!("END RequestId: {request_id}"));
         self.journal.platform(report.line());
         let failed = failure.is_some() || matches!(outcome, Outcome::FunctionError { .. });
+        let record = || told(&report, &outcome);
+        self.journal.event("platform.runtimeDone", || {
+            let mut record = record();
+            record["metrics"] = json!({"durationMs": rounded(duration)});
+            record
+        });
+        self.journal.event("platform.report", record);
         client.finish(Done {
             outcome,
             log_tail: self.journal.tail(),
@@ -644,6 +691,8 @@ impl Life {
                     SystemTime::now() + deadline.saturating_duration_since(Instant::now())
                 ),
             });
+            // What they subscribed to comes while there is still time to pass it on.
+            self.journal.telemetry.clear();
             self.extensions.shut_down(&event.to_string().into());
             while self.gone.is_none() && self.extensions.are_ending() {
                 if self.step(Some(deadline)).await {
@@ -651,11 +700,11 @@ impl Life {
                 }
             }
         }
+        self.journal.telemetry.clear();
         self.kill_all().await;
         self.drain().await;
         self.runtime = Runtime::ABSENT;
         self.extensions = Extensions::default();
-        self.journal.telemetry.clear();
         self.trouble = None;
         // What the dead asked for is not asked by who comes next.
         while self.calls.try_recv().is_ok() {}
@@ -697,8 +746,11 @@ impl Life {
         }
     }
 
+    /// Whether nothing more is to be done. What nobody holds any more ends when it has nothing to
+    /// do for anybody.
     fn is_interrupted(&self) -> bool {
-        self.gone.is_some() || !self.ending.is_empty()
+        let is_of_use = || *self.state.borrow() == State::Busy || !self.queue.is_empty();
+        self.gone.is_some() || !self.ending.is_empty() || (self.is_forgotten && !is_of_use())
     }
 
     fn why_interrupted(&self) -> String {
@@ -853,6 +905,11 @@ impl Life {
         if self.runtime.phase != Phase::InvocationResponse {
             return Err(self.runtime.refuse("ResponseSent"));
         }
+        if matches!(response, Response::Truncated) && self.trouble.is_some() {
+            // It was cut off because the runtime ended, which says more.
+            self.runtime.phase = Phase::Running;
+            return Err(Refusal::Truncated);
+        }
         let failed = |error_type: &str, message: String| Outcome::FunctionError {
             payload: json!({"errorType": error_type, "errorMessage": message})
                 .to_string()
@@ -965,6 +1022,23 @@ impl Drop for Life {
     fn drop(&mut self) {
         self.server.abort();
     }
+}
+
+/// What telemetry is told of an invocation.
+fn told(report: &Report<'_>, outcome: &Outcome) -> Value {
+    let mut record = json!({
+        "requestId": report.request_id,
+        "status": match (report.failure, outcome) {
+            (Some(failure), _) => failure.status(),
+            (None, Outcome::FunctionError { .. }) => "error",
+            (None, _) => "success",
+        },
+        "metrics": report.metrics(),
+    });
+    if let Outcome::FunctionError { error_type, .. } = outcome {
+        record["errorType"] = error_type.as_str().into();
+    }
+    record
 }
 
 async fn until(deadline: Option<Instant>) {

@@ -2,6 +2,8 @@
 
 use std::time::Duration;
 
+use serde_json::{Value, json};
+
 use super::failure::{Failure, Kind};
 
 /// What a REPORT is made of.
@@ -39,11 +41,24 @@ impl Report<'_> {
         line
     }
 
+    /// The same for telemetry.
+    pub(super) fn metrics(&self) -> Value {
+        let mut metrics = json!({
+            "durationMs": rounded(self.duration),
+            "billedDurationMs": self.billed(),
+            "memorySizeMB": self.memory,
+            "maxMemoryUsedMB": self.memory_used(),
+        });
+        if let Some(init) = self.init {
+            metrics["initDurationMs"] = rounded(init).into();
+        }
+        metrics
+    }
+
     /// Whole milliseconds, rounded up.
-    pub(super) fn billed(&self) -> u128 {
-        (self.duration + self.init.unwrap_or_default())
-            .as_nanos()
-            .div_ceil(1_000_000)
+    pub(super) fn billed(&self) -> u64 {
+        let nanoseconds = (self.duration + self.init.unwrap_or_default()).as_nanos();
+        u64::try_from(nanoseconds.div_ceil(1_000_000)).unwrap_or(u64::MAX)
     }
 
     /// In MiB, rounded up, at most what there is.
@@ -69,6 +84,11 @@ fn status(failure: &Failure) -> String {
         Kind::Timeout => "Status: timeout".to_owned(),
         Kind::Error => format!("Status: error\tError Type: {}", failure.error_type),
     }
+}
+
+/// Milliseconds with three digits after the point, as telemetry has them.
+pub(super) fn rounded(duration: Duration) -> f64 {
+    (duration.as_secs_f64() * 1_000_000.0).round() / 1000.0
 }
 
 fn milliseconds(duration: Duration) -> String {

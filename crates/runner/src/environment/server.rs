@@ -2,6 +2,7 @@
 //! environment's life, whose answers become responses.
 
 use std::convert::Infallible;
+use std::io;
 use std::net::TcpListener;
 
 use base64::Engine as _;
@@ -62,7 +63,7 @@ pub(super) async fn serve(listener: TcpListener, doorkeeper: Doorkeeper, calls: 
         tokio::select! {
             accepted = listener.accept() => match accepted {
                 Ok((stream, _)) => {
-                    connections.spawn(connection(stream, doorkeeper.clone(), calls.clone()));
+                    connections.spawn(connection(stream, doorkeeper, calls.clone()));
                 }
                 // A connection that ended before it was accepted, or too many open files: the
                 // next may do.
@@ -77,8 +78,16 @@ pub(super) async fn serve(listener: TcpListener, doorkeeper: Doorkeeper, calls: 
 }
 
 async fn connection(stream: TcpStream, doorkeeper: Doorkeeper, calls: Calls) {
-    if !is_admitted(&doorkeeper, &stream) {
-        return;
+    match is_admitted(doorkeeper, &stream).await {
+        Ok(true) => {}
+        Ok(false) => {
+            tracing::warn!("a stranger was turned away from the Runtime API");
+            return;
+        }
+        Err(error) => {
+            tracing::warn!(%error, "who connects to the Runtime API cannot be told");
+            return;
+        }
     }
     // Small answers must not wait for acknowledgements of earlier ones.
     if let Err(error) = stream.set_nodelay(true) {
@@ -98,10 +107,15 @@ async fn connection(stream: TcpStream, doorkeeper: Doorkeeper, calls: Calls) {
     }
 }
 
-fn is_admitted(doorkeeper: &Doorkeeper, _stream: &TcpStream) -> bool {
-    match doorkeeper {
-        Doorkeeper::Anybody | Doorkeeper::Descendants(_) => true,
+/// Whether a peer is of the box.
+async fn is_admitted(doorkeeper: Doorkeeper, stream: &TcpStream) -> io::Result<bool> {
+    if doorkeeper == Doorkeeper::Anybody {
+        return Ok(true);
     }
+    let (peer, local) = (stream.peer_addr()?, stream.local_addr()?);
+    tokio::task::spawn_blocking(move || doorkeeper.admits(peer, local))
+        .await
+        .unwrap_or(Ok(false))
 }
 
 /// What can be asked for.

@@ -16,6 +16,7 @@ use rustix::io::Errno;
 use rustix::process::{Pid, Signal, WaitId, WaitIdOptions, WaitOptions, WaitStatus};
 
 use super::namespaces::{entrance, room};
+use super::processes;
 use super::protocol::{self, Beginning, Command, PlainSetup, Report, Setup};
 use super::{Exit, Log, NotStarted, Process, ProcessNumber};
 
@@ -224,7 +225,7 @@ impl Keeper {
                     for group in household.running.values() {
                         let _ = rustix::process::kill_process_group(*group, Signal::KILL);
                     }
-                    for descendant in descendants(rustix::process::getpid()) {
+                    for descendant in processes::descendants(rustix::process::getpid()) {
                         let _ = rustix::process::kill_process(descendant, Signal::KILL);
                     }
                     let waited = self.changed.wait_timeout(household, LOOK_AGAIN);
@@ -350,37 +351,6 @@ fn executable(place: &Path) -> Result<(), Errno> {
         return Err(Errno::ACCESS);
     }
     rustix::fs::access(place, rustix::fs::Access::EXEC_OK)
-}
-
-/// The processes below `ancestor`, as /proc tells at this moment.
-fn descendants(ancestor: Pid) -> Vec<Pid> {
-    let mut found = Vec::new();
-    let mut open = vec![ancestor];
-    while let Some(parent) = open.pop() {
-        for child in children(parent) {
-            found.push(child);
-            open.push(child);
-        }
-    }
-    found
-}
-
-/// The children of all threads of a process; none if it is gone.
-fn children(parent: Pid) -> Vec<Pid> {
-    let threads = Path::new("/proc").join(parent.to_string()).join("task");
-    let Ok(threads) = threads.read_dir() else {
-        return Vec::new();
-    };
-    threads
-        .flatten()
-        .filter_map(|thread| std::fs::read_to_string(thread.path().join("children")).ok())
-        .flat_map(|children| {
-            children
-                .split_ascii_whitespace()
-                .filter_map(|child| child.parse().ok().and_then(Pid::from_raw))
-                .collect::<Vec<_>>()
-        })
-        .collect()
 }
 
 /// An error of the system in the words that Go has for it, which is what the service logs.

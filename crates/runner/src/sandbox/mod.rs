@@ -28,10 +28,16 @@ use tokio::sync::{mpsc, oneshot};
 
 use crate::rootfs::Root;
 
+pub use doorkeeper::Doorkeeper;
+pub use memory::MemoryKeeper;
+
+mod doorkeeper;
 mod inside;
+mod memory;
 pub mod namespaces;
 mod outside;
 pub mod plain;
+mod processes;
 mod protocol;
 
 /// The first argument of [`Settings::program`] when it is to be a stage of a sandbox.
@@ -245,13 +251,4 @@ pub struct Sandbox {
     pub listener: TcpListener,
     /// Tells whether a peer of [`Sandbox::listener`] is of this box.
     pub doorkeeper: Doorkeeper,
-}
-
-/// Tells the processes of a box from others that connect to the same listener.
-#[derive(Debug, Clone)]
-pub enum Doorkeeper {
-    /// Only the box can reach the listener, or nobody can tell.
-    Anybody,
-    /// Connections must come from a descendant of this process.
-    Descendants(u32),
 }

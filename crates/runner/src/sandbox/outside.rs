@@ -7,18 +7,22 @@ use std::os::unix::net::UnixStream;
 use std::path::{Path, PathBuf};
 use std::process::ExitStatus;
 use std::sync::Arc;
-use std::sync::atomic::{AtomicBool, AtomicU64, Ordering};
+use std::sync::atomic::{AtomicBool, Ordering};
 
 use bytes::BytesMut;
 use rustix::pipe::PipeFlags;
+use rustix::process::{Pid, Signal};
 use tokio::io::AsyncWriteExt as _;
 use tokio::net::unix::pipe;
 use tokio::net::unix::{OwnedReadHalf, OwnedWriteHalf};
 use tokio::process::{Child, Command};
 use tokio::sync::{mpsc, oneshot};
+use tokio::task::JoinHandle;
 
+use super::memory::Memory;
+use super::processes;
 use super::protocol::{self, Beginning, Messages, Report, Setup};
-use super::{Doorkeeper, Event, Log, Order, STAGE, Sandbox, SandboxError, Written};
+use super::{Doorkeeper, Event, Exit, Log, Order, STAGE, Sandbox, SandboxError, Written};
 
 /// As much as a pipe holds by default.
 const PIECE: usize = 64 << 10;
@@ -103,6 +107,7 @@ impl Keeper {
         self,
         listener: TcpListener,
         doorkeeper: Doorkeeper,
+        memory: Memory,
     ) -> Result<Sandbox, SandboxError> {
         self.control
             .set_nonblocking(true)
@@ -111,28 +116,42 @@ impl Keeper {
             tokio::net::UnixStream::from_std(self.control).map_err(SandboxError::Channels)?;
         let (reports, commands) = control.into_split();
         let receiver = |end| pipe::Receiver::from_owned_fd(end).map_err(SandboxError::Channels);
+        let (function, extension) = (receiver(self.function)?, receiver(self.extension)?);
         let (orders, taken_orders) = mpsc::unbounded_channel();
         let (told_events, events) = mpsc::unbounded_channel();
+        let (kills, taken_kills) = mpsc::unbounded_channel();
         let (pieces, written) = mpsc::channel(PIECES);
         let (drain, drains) = mpsc::unbounded_channel();
         let ending = Arc::new(AtomicBool::new(false));
+        let memory = Arc::new(memory);
+        let memory_peak = memory.peak();
+        let first = self.child.id().and_then(|pid| i32::try_from(pid).ok());
+        let watching = first.and_then(Pid::from_raw).map(|first| {
+            // The stages count for nothing: what the last of them starts is the box's.
+            let keeper = processes::descendants(first).pop().unwrap_or(first);
+            let watch = Arc::clone(&memory).watch(keeper, kills.clone(), told_events.clone());
+            tokio::spawn(watch)
+        });
         let ear = Ear {
             child: self.child,
             reports: Messages::new(reports),
-            function: Stream::new(Log::Function, receiver(self.function)?, pieces.clone()),
-            extension: Stream::new(Log::Extension, receiver(self.extension)?, pieces),
+            function: Stream::new(Log::Function, function, pieces.clone()),
+            extension: Stream::new(Log::Extension, extension, pieces),
             drains,
             events: told_events,
+            kills,
+            memory,
+            watching,
             ending: Arc::clone(&ending),
         };
-        tokio::spawn(speak(taken_orders, commands, ending));
+        tokio::spawn(speak(taken_orders, taken_kills, commands, ending));
         tokio::spawn(ear.listen());
         Ok(Sandbox {
             orders,
             events,
             written,
             drain,
-            memory_peak: Arc::new(AtomicU64::new(0)),
+            memory_peak,
             listener,
             doorkeeper,
         })
@@ -142,15 +161,19 @@ impl Keeper {
 /// Passes orders on until there are no more, and ends the box then.
 async fn speak(
     mut orders: mpsc::UnboundedReceiver<Order>,
+    mut kills: mpsc::UnboundedReceiver<()>,
     mut commands: OwnedWriteHalf,
     ending: Arc<AtomicBool>,
 ) {
-    while let Some(order) = orders.recv().await {
-        let command = match order {
-            Order::Start(number, process) => protocol::Command::Start(number, process),
-            Order::Terminate(number) => protocol::Command::Terminate(number),
-            Order::KillAll => protocol::Command::KillAll(true),
-            Order::End => break,
+    loop {
+        let command = tokio::select! {
+            Some(()) = kills.recv() => protocol::Command::KillAll(false),
+            order = orders.recv() => match order {
+                Some(Order::Start(number, process)) => protocol::Command::Start(number, process),
+                Some(Order::Terminate(number)) => protocol::Command::Terminate(number),
+                Some(Order::KillAll) => protocol::Command::KillAll(true),
+                Some(Order::End) | None => break,
+            },
         };
         let Ok(frame) = protocol::frame(&command) else {
             break;
@@ -172,6 +195,9 @@ struct Ear {
     extension: Stream,
     drains: mpsc::UnboundedReceiver<oneshot::Sender<()>>,
     events: mpsc::UnboundedSender<Event>,
+    kills: mpsc::UnboundedSender<()>,
+    memory: Arc<Memory>,
+    watching: Option<JoinHandle<()>>,
     ending: Arc<AtomicBool>,
 }
 
@@ -201,8 +227,22 @@ impl Ear {
         let status = self.child.wait().await;
         self.function.drain().await;
         self.extension.drain().await;
-        let reason = (!self.ending.load(Ordering::Relaxed)).then(|| ending(status));
+        if let Some(watching) = self.watching {
+            watching.abort();
+            // It has a share in the memory, which is given back before the box is said to be gone.
+            let _ = watching.await;
+        }
+        drop(self.memory);
+        let reason = (!self.ending.load(Ordering::Relaxed)).then(|| ending_of(status));
         let _ = self.events.send(Event::Ended(reason));
+    }
+
+    /// Says why before it says what, if the kernel killed a process at the wall.
+    fn tell_of_wall(&self) {
+        if let Some(bytes) = self.memory.stopped_by_wall() {
+            let _ = self.kills.send(());
+            let _ = self.events.send(Event::OutOfMemory(bytes));
+        }
     }
 
     async fn tell(&mut self, report: Report) {
@@ -210,6 +250,9 @@ impl Ear {
             Report::Started(number) => Event::Started(number),
             Report::NotStarted(number, why) => Event::NotStarted(number, why),
             Report::Exited(number, exit) => {
+                if exit == Exit::Signal(Signal::KILL.as_raw()) {
+                    self.tell_of_wall();
+                }
                 self.function.drain().await;
                 self.extension.drain().await;
                 Event::Exited(number, exit)
@@ -221,7 +264,7 @@ impl Ear {
     }
 }
 
-fn ending(status: io::Result<ExitStatus>) -> String {
+fn ending_of(status: io::Result<ExitStatus>) -> String {
     match status {
         Ok(status) => format!("the keeper of the sandbox ended: {status}"),
         Err(error) => format!("the keeper of the sandbox was lost: {error}"),

@@ -7,6 +7,7 @@
 //! What the box started is killed by its process groups and as descendants of a keeper, also when
 //! tierce is killed; but nothing holds a process that has other rights, as a setuid program has.
 
+use super::memory::Memory;
 use super::protocol::{PlainSetup, Setup};
 use super::{Doorkeeper, Sandbox, SandboxError, Settings, outside};
 
@@ -18,6 +19,7 @@ pub fn start(settings: &Settings) -> Result<Sandbox, SandboxError> {
     let setup = Setup::Plain(PlainSetup {
         directories: settings.root.directories.clone(),
     });
+    let memory = Memory::enclose(settings.memory, settings.tmp_size, keeper.pid());
     let (began, _) = keeper.begin(&[setup])?;
-    began.open(listener, Doorkeeper::Anybody)
+    began.open(listener, Doorkeeper::Anybody, memory)
 }

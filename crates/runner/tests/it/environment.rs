@@ -3,7 +3,6 @@
 
 use std::collections::BTreeMap;
 use std::net::TcpListener;
-use std::path::PathBuf;
 use std::sync::atomic::{AtomicU64, Ordering};
 use std::sync::{Arc, Mutex};
 use std::time::Duration;
@@ -1020,6 +1019,40 @@ async fn one_that_nobody_holds_ends_after_its_invocation() {
 }
 
 #[tokio::test]
+async fn one_that_nobody_holds_does_not_finish_its_init() {
+    let mut stage = Stage::new(function());
+    stage.fake.start().await;
+    drop(stage.environment);
+    assert!(matches!(stage.fake.order().await, Order::KillAll));
+    assert!(matches!(stage.fake.order().await, Order::End));
+}
+
+#[tokio::test]
+async fn a_response_that_was_cut_off_by_the_runtimes_end_is_told_as_such() {
+    use tokio::io::AsyncWriteExt as _;
+    let (stage, runtime, next) = Stage::ready(function()).await;
+    let mut progress = stage.environment.invoke(invocation("1"));
+    next.await.unwrap();
+    let mut connection = tokio::net::TcpStream::connect(&stage.address)
+        .await
+        .unwrap();
+    let head = "POST /2018-06-01/runtime/invocation/1/response HTTP/1.1\r\nHost: x\r\n\
+        Lambda-Runtime-Function-Response-Mode: streaming\r\nContent-Length: 9\r\n\r\nhello";
+    connection.write_all(head.as_bytes()).await.unwrap();
+    for _ in 0..2 {
+        assert!(!matches!(
+            soon(progress.recv()).await.unwrap(),
+            Progress::Done(_)
+        ));
+    }
+    stage.fake.exit(runtime, Exit::Code(1));
+    // When this is answered the exit is known.
+    assert_eq!(stage.respond("2", "").await.0, 400);
+    drop(connection);
+    assert_eq!(failure(&done(progress).await).0, "Runtime.ExitError");
+}
+
+#[tokio::test]
 async fn a_runtime_that_ends_between_invocations_is_replaced() {
     let (mut stage, runtime, next) = Stage::ready(function()).await;
     stage.fake.exit(runtime, Exit::Code(3));
@@ -1227,5 +1260,269 @@ async fn extensions_that_ask_amiss_are_refused() {
     ] {
         let (status, body) = event(&stage, identifier).await.unwrap();
         assert_eq!((status, &body["errorType"]), (403, &json!(error_type)));
+    }
+}
+
+/// Takes the batches that are posted to it, until it has seen what it waits for.
+async fn listen(listener: tokio::net::TcpListener, last: &str) -> Vec<Value> {
+    use tokio::io::{AsyncBufReadExt as _, AsyncReadExt as _, AsyncWriteExt as _, BufReader};
+    let mut events = Vec::new();
+    loop {
+        let (stream, _) = soon(listener.accept()).await.unwrap();
+        let mut stream = BufReader::new(stream);
+        let (mut line, mut length) = (String::new(), 0);
+        loop {
+            line.clear();
+            stream.read_line(&mut line).await.unwrap();
+            if let Some(value) = line.to_ascii_lowercase().strip_prefix("content-length:") {
+                length = value.trim().parse().unwrap();
+            }
+            if line.trim().is_empty() {
+                break;
+            }
+        }
+        let mut body = vec![0; length];
+        stream.read_exact(&mut body).await.unwrap();
+        stream
+            .write_all(b"HTTP/1.1 200 OK\r\nContent-Length: 0\r\n\r\n")
+            .await
+            .unwrap();
+        let batch: Vec<Value> = serde_json::from_slice(&body).unwrap();
+        events.extend(batch);
+        if events.iter().any(|event| event["type"] == last) {
+            return events;
+        }
+    }
+}
+
+#[tokio::test]
+async fn telemetry_comes_to_those_who_subscribed() {
+    let listener = tokio::net::TcpListener::bind(("127.0.0.1", 0))
+        .await
+        .unwrap();
+    let port = listener.local_addr().unwrap().port();
+    let mut stage = Stage::new(with_extension());
+    stage.fake.start().await;
+    let watch = register(&stage, "watch", json!([])).await.unwrap();
+    let subscribe = async |path: &str, identifier: &str, types: Value| {
+        let request = stage
+            .http
+            .put(stage.url(path))
+            .header("Lambda-Extension-Identifier", identifier)
+            .body(
+                json!({
+                    "types": types,
+                    "buffering": {"timeoutMs": 25},
+                    "destination": {
+                        "protocol": "HTTP",
+                        "URI": format!("http://sandbox.localdomain:{port}/x"),
+                    },
+                })
+                .to_string(),
+            );
+        send(request).await
+    };
+    for (path, identifier, types, status) in [
+        ("/2022-07-01/telemetry", "x", json!(["platform"]), 403),
+        ("/2022-07-01/telemetry", &watch, json!(["x"]), 400),
+        (
+            "/2022-07-01/telemetry",
+            &watch,
+            json!(["platform", "function"]),
+            200,
+        ),
+    ] {
+        let (got, body) = subscribe(path, identifier, types).await;
+        assert_eq!(got, status, "{body}");
+        if status == 200 {
+            assert_eq!(body, json!("OK"));
+        }
+    }
+    stage.fake.start().await;
+    let next = stage.next();
+    let _watching = event(&stage, &watch);
+    stage.wait_for(&State::Ready).await;
+    let progress = stage.environment.invoke(invocation("1"));
+    next.await.unwrap();
+    stage.fake.write(Log::Function, "hello\n").await;
+    stage.respond("1", "1").await;
+    done(progress).await;
+    let events = listen(listener, "platform.report").await;
+    let types: Vec<&str> = events
+        .iter()
+        .map(|event| event["type"].as_str().unwrap())
+        .collect();
+    assert_eq!(
+        types,
+        [
+            "platform.initStart",
+            "platform.initRuntimeDone",
+            "platform.initReport",
+            "platform.start",
+            "function",
+            "platform.runtimeDone",
+            "platform.report",
+        ]
+    );
+    assert_eq!(events[4]["record"], "hello");
+    assert_eq!(events[6]["record"]["status"], "success");
+    assert_eq!(events[6]["record"]["metrics"]["memorySizeMB"], 128);
+}
+
+#[tokio::test]
+async fn telemetry_that_reaches_nobody_is_told_once() {
+    let listener = TcpListener::bind(("127.0.0.1", 0)).unwrap();
+    let port = listener.local_addr().unwrap().port();
+    drop(listener);
+    let mut stage = Stage::new(with_extension());
+    stage.fake.start().await;
+    let watch = register(&stage, "watch", json!([])).await.unwrap();
+    let uri = format!("http://sandbox:{port}");
+    let request = stage
+        .http
+        .put(stage.url("/2020-08-15/logs"))
+        .header("Lambda-Extension-Identifier", &watch)
+        .body(
+            json!({
+                "types": ["platform"],
+                "buffering": {"timeoutMs": 25},
+                "destination": {"protocol": "HTTP", "URI": uri},
+            })
+            .to_string(),
+        );
+    assert_eq!(send(request).await.0, 200);
+    soon(async {
+        while stage.lines.of(LogSource::Hint).is_empty() {
+            tokio::task::yield_now().await;
+        }
+    })
+    .await;
+    let hints = stage.lines.of(LogSource::Hint);
+    let words = format!("telemetry could not be delivered to `{uri}`: ");
+    assert!(hints[0].starts_with(&words), "{hints:?}");
+}
+
+/// Real processes, of this machine.
+mod plain_processes {
+    use super::*;
+    use tierce_runner::rootfs::Root;
+    use tierce_runner::sandbox::{Network, Settings, plain};
+
+    /// A runtime that answers with its event and says what it does.
+    const RUNTIME: &str = r#"
+        api=${AWS_LAMBDA_RUNTIME_API/:/\/}
+        # ask METHOD PATH BODY: sets id and body
+        ask() {
+            exec 3<>"/dev/tcp/$api"
+            printf '%s /2018-06-01/runtime/%s HTTP/1.1\r\nHost: x\r\nConnection: close\r\nContent-Length: %s\r\n\r\n%s' \
+                "$1" "$2" "${#3}" "$3" >&3
+            while IFS=$'\r' read -r line <&3 && [ -n "$line" ]; do
+                case $line in Lambda-Runtime-Aws-Request-Id:*) id=${line#*: } ;; esac
+            done
+            body=$(cat <&3)
+            exec 3>&-
+        }
+        echo "$_HANDLER starts"
+        while ask GET invocation/next ''; do
+            case $body in
+                exit) echo exits; exit 7 ;;
+                kill) kill -9 $$ ;;
+                sleep) echo sleeps; sleep 1000 ;;
+            esac
+            echo "does $body"
+            printf 'no end'
+            ask POST "invocation/$id/response" "$body"
+        done
+    "#;
+
+    fn begin(timeout: Duration) -> (Environment, Arc<Lines>) {
+        let settings = Settings {
+            root: Arc::new(Root {
+                directories: vec!["/".into()],
+            }),
+            writable_root: false,
+            tmp_size: 16 << 20,
+            shared_memory: None,
+            network: Network::Host,
+            volumes: Vec::new(),
+            open_files: 1024,
+            processes: 1024,
+            memory: None,
+            user: 993,
+            group: 990,
+            scratch: std::env::temp_dir(),
+            program: env!("CARGO_BIN_EXE_sandbox-stage").into(),
+        };
+        let function = Function {
+            command: ["/bin/bash", "-c", RUNTIME].map(str::to_owned).to_vec(),
+            handler: Some("app.handler".to_owned()),
+            timeout,
+            ..function()
+        };
+        let lines = Arc::new(Lines::default());
+        let environment = Environment::begin(
+            1,
+            Arc::new(function),
+            plain::start(&settings).unwrap(),
+            Arc::clone(&lines) as Arc<dyn LogSink>,
+            Patience {
+                shutdown: Duration::from_secs(2),
+            },
+        );
+        (environment, lines)
+    }
+
+    fn event(id: u32, payload: &'static str) -> Invocation {
+        Invocation {
+            payload: Bytes::from_static(payload.as_bytes()),
+            ..invocation(&format!("00000000-0000-0000-0000-{id:012}"))
+        }
+    }
+
+    #[tokio::test(flavor = "multi_thread", worker_threads = 2)]
+    async fn what_was_written_before_an_answer_is_logged_before_the_end() {
+        let (environment, lines) = begin(PATIENCE);
+        for id in 0..100 {
+            let done = done(environment.invoke(event(id, "this"))).await;
+            assert_eq!(success(&done), "this");
+            let tail = String::from_utf8(done.log_tail.to_vec()).unwrap();
+            let lines: Vec<&str> = tail.lines().collect();
+            assert!(lines[0].starts_with("START RequestId: "), "{tail}");
+            assert_eq!(lines[1..3], ["does this", "no end"], "{tail}");
+            assert!(lines[3].starts_with("END RequestId: "), "{tail}");
+            assert!(lines[4].starts_with("REPORT RequestId: "), "{tail}");
+            assert_eq!(lines.len(), 5, "{tail}");
+        }
+        assert_eq!(lines.of(LogSource::Function)[0], "app.handler starts");
+        soon(environment.shut_down()).await;
+    }
+
+    #[tokio::test]
+    async fn a_runtime_may_end_however_it_likes() {
+        let (environment, lines) = begin(Duration::from_secs(2));
+        for (id, (payload, message)) in [
+            ("exit", Some("Runtime exited with error: exit status 7")),
+            ("fine", None),
+            ("kill", Some("Runtime exited with error: signal: killed")),
+            ("sleep", Some("Task timed out after 2.00 seconds")),
+            ("fine", None),
+        ]
+        .into_iter()
+        .enumerate()
+        {
+            let invocation = event(u32::try_from(id).unwrap(), payload);
+            let request_id = invocation.request_id.clone();
+            let done = done(environment.invoke(invocation)).await;
+            match message {
+                None => assert_eq!(success(&done), "fine"),
+                Some(message) => assert_eq!(
+                    failure(&done).1["errorMessage"],
+                    format!("RequestId: {request_id} Error: {message}")
+                ),
+            }
+        }
+        assert!(lines.has("exits"));
+        assert!(lines.has("sleeps"));
+        soon(environment.shut_down()).await;
     }
 }

@@ -19,6 +19,7 @@ use std::path::PathBuf;
 
 use rustix::thread::CapabilitySet;
 
+use super::memory::Memory;
 use super::outside::{self, Keeper};
 use super::protocol::{Entrance, Place, Room, Setup};
 use super::{Doorkeeper, Network, Sandbox, SandboxError, Settings};
@@ -36,6 +37,10 @@ const NETWORK_FILES: [&str; 2] = ["/etc/resolv.conf", "/etc/hosts"];
 /// of a tokio runtime.
 pub fn start(settings: &Settings) -> Result<Sandbox, SandboxError> {
     let keeper = Keeper::start(&settings.program)?;
+    let files = settings
+        .tmp_size
+        .saturating_add(settings.shared_memory.unwrap_or(0));
+    let memory = Memory::enclose(settings.memory, files, keeper.pid());
     let (entrance, room) = setups(settings, privileged());
     let setups = [Setup::Entrance(entrance), Setup::Room(room)];
     match settings.network {
@@ -46,12 +51,12 @@ pub fn start(settings: &Settings) -> Result<Sandbox, SandboxError> {
                 .pid()
                 .map_or(Doorkeeper::Anybody, Doorkeeper::Descendants);
             let (began, _) = keeper.begin(&setups)?;
-            began.open(listener, doorkeeper)
+            began.open(listener, doorkeeper, memory)
         }
         Network::None => {
             let (began, listener) = keeper.begin(&setups)?;
             let listener = listener.ok_or_else(|| began.no_stage("it sent no listener"))?;
-            began.open(TcpListener::from(listener), Doorkeeper::Anybody)
+            began.open(TcpListener::from(listener), Doorkeeper::Anybody, memory)
         }
     }
 }
