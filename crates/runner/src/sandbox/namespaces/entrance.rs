@@ -22,9 +22,13 @@ use crate::sandbox::protocol::Entrance;
 const NOBODY: u32 = 65534;
 
 /// What the second stage needs to mount, to bring the loopback up, to restrain its own namespace and
-/// to give all of it up. A program that is executed by another user than root has no capabilities
-/// but the ambient ones.
-const FOR_THE_ROOM: [CapabilitySet; 4] = [
+/// to give all of it up; and what an overlay with an upper directory does in the name of who mounted
+/// it. A program that is executed by another user than root has no capabilities but the ambient ones.
+const FOR_THE_ROOM: [CapabilitySet; 8] = [
+    CapabilitySet::CHOWN,
+    CapabilitySet::DAC_OVERRIDE,
+    CapabilitySet::FOWNER,
+    CapabilitySet::FSETID,
     CapabilitySet::SYS_ADMIN,
     CapabilitySet::NET_ADMIN,
     CapabilitySet::SYS_RESOURCE,
