@@ -40,6 +40,7 @@ fn try_stage() -> io::Result<()> {
         Setup::Plain(setup) => plain(control, setup),
         Setup::Entrance(entrance) => entrance::enter(&control, &entrance),
         Setup::Room(room) => room::keep(control, &room),
+        Setup::Mapped => Err(io::ErrorKind::InvalidData.into()),
     }
 }
 
