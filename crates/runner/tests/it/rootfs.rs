@@ -5,6 +5,7 @@ use std::fs;
 use std::os::unix::ffi::OsStrExt as _;
 use std::os::unix::fs::{FileTypeExt as _, MetadataExt as _, PermissionsExt as _};
 use std::path::{Path, PathBuf};
+use std::process::Command;
 
 use tar::{EntryType, Header};
 use tierce_layer::Limits;
@@ -326,4 +327,171 @@ fn layers_lie_over_each_other() {
         assert_eq!(listing(&root.directories[0]), lines(&expected), "{what}");
         assert_eq!(bench.begun(), 0, "{what}");
     }
+}
+
+/// What `find` sees below `directory` with the capabilities of a user namespace, after `prepare`,
+/// a line of shell that may mount things.
+fn seen_by_find(prepare: &str, directory: &Path) -> Vec<String> {
+    let script = format!(
+        "{prepare} cd \"$1\" && find . -mindepth 1 -printf '%P %y %m %T@ %l\\n' && \
+         find . -type f -exec sha256sum {{}} +"
+    );
+    let output = Command::new("unshare")
+        .args(["-Urm", "sh", "-ec", &script, "sh"])
+        .arg(directory)
+        .env("LC_ALL", "C")
+        .output()
+        .unwrap();
+    let said = String::from_utf8_lossy(&output.stderr);
+    assert!(output.status.success(), "{prepare}: {said}");
+    let mut lines: Vec<_> = String::from_utf8_lossy(&output.stdout)
+        .lines()
+        .map(str::to_owned)
+        .collect();
+    lines.sort();
+    lines
+}
+
+/// The same of layers that overlayfs lays over each other.
+fn seen_in_overlay(root: &Root) -> Vec<String> {
+    let scratch = tempfile::tempdir().unwrap();
+    let mut lower = Vec::new();
+    for (index, directory) in root.directories.iter().enumerate() {
+        let name = format!("l{index}");
+        std::os::unix::fs::symlink(directory, scratch.path().join(&name)).unwrap();
+        lower.push(name);
+    }
+    fs::create_dir(scratch.path().join("merged")).unwrap();
+    let prepare = format!(
+        "cd '{}'; mount -t overlay overlay -o ro,userxattr,lowerdir={} merged;",
+        scratch.path().display(),
+        lower.join(":")
+    );
+    seen_by_find(&prepare, &scratch.path().join("merged"))
+}
+
+/// Mount points as a box has them.
+fn box_mount_points() -> Vec<MountPoint> {
+    let point = |path: &str, kind| MountPoint {
+        path: path.into(),
+        kind,
+    };
+    vec![
+        point("/proc", MountKind::Directory),
+        point("/dev", MountKind::Directory),
+        point("/tmp", MountKind::Directory),
+        point("/etc/resolv.conf", MountKind::File),
+        point("/etc/hosts", MountKind::File),
+    ]
+}
+
+#[test]
+fn overlayfs_sees_what_flattening_makes() {
+    for (what, layers) in overlay_cases() {
+        let bench = Bench::new();
+        let ids = bench.unpack_all(&layers);
+        for mount_points in [vec![], box_mount_points()] {
+            let stacked = bench.cache.stack(&ids, Form::AsPacked, &mount_points);
+            let stacked = stacked.unwrap();
+            assert_eq!(stacked.not_for_overlay, None, "{what}");
+            let flat = bench.cache.flatten(&ids, Form::AsPacked, &mount_points);
+            let flat = flat.unwrap();
+            assert_eq!(stacked.mount_points, flat.mount_points, "{what}");
+            assert_eq!(
+                seen_in_overlay(&stacked),
+                seen_by_find("", &flat.directories[0]),
+                "{what}"
+            );
+        }
+    }
+}
+
+fn overlay_cases() -> Vec<(&'static str, Vec<Vec<Member>>)> {
+    vec![
+        (
+            "one layer that deletes what nobody has",
+            vec![vec![
+                Directory("d", 0o755),
+                File("d/.wh.x", 0, ""),
+                File(".wh.y", 0, ""),
+                Directory("e", 0o755),
+                File("e/.wh..wh..opq", 0, ""),
+            ]],
+        ),
+        (
+            "closed directories, in each other, over and under others",
+            vec![
+                vec![
+                    Directory("root", 0o000),
+                    Directory("root/in", 0o000),
+                    File("root/in/file", 0o000, "secret"),
+                    Directory("etc", 0o000),
+                    File("etc/passwd", 0o600, "x"),
+                ],
+                vec![
+                    Directory("etc", 0o755),
+                    File("root/in/other", 0o644, ""),
+                    Directory("x", 0o300),
+                ],
+            ],
+        ),
+        (
+            "a file over a directory over a file",
+            vec![
+                vec![Directory("a", 0o755), File("a/low", 0o644, "low")],
+                vec![File("a", 0o644, "file")],
+                vec![Directory("a", 0o711), File("a/high", 0o644, "high")],
+            ],
+        ),
+        (
+            "a directory, a file and a directory again in one layer",
+            vec![
+                vec![Directory("a", 0o755), File("a/low", 0o644, "low")],
+                vec![
+                    Directory("a", 0o755),
+                    File("a/gone", 0o644, "gone"),
+                    File("a", 0o644, "file"),
+                    Directory("a", 0o700),
+                    File("a/there", 0o644, "there"),
+                ],
+            ],
+        ),
+        (
+            "hardlinks to lower layers, one through another",
+            vec![
+                vec![
+                    Directory("d", 0o750),
+                    File("d/file", 0o640, "content"),
+                    Symlink("d/link", "file"),
+                ],
+                vec![Link("d/second", "d/file"), Link("new/link", "d/link")],
+                vec![
+                    File(".wh.d", 0, ""),
+                    Link("third", "d/second"),
+                    Link("fourth", "third"),
+                ],
+            ],
+        ),
+        (
+            "mount points of an image that has links in their places",
+            vec![vec![
+                Symlink("tmp", "var/tmp"),
+                Directory("var", 0o711),
+                Symlink("etc", "/usr/../usr/etc"),
+                Directory("usr", 0o705),
+                Directory("usr/etc", 0o750),
+                Symlink("usr/etc/resolv.conf", "../../../../run/resolv.conf"),
+                Symlink("dev", "/"),
+            ]],
+        ),
+        (
+            "whiteouts of what is whited out, and a name that comes back",
+            vec![
+                vec![Directory("a", 0o755), File("a/b", 0o644, "1")],
+                vec![File("a/.wh.b", 0, "")],
+                vec![File("a/.wh.b", 0, ""), File(".wh.a", 0, "")],
+                vec![Directory("a", 0o755), File("a/c", 0o644, "2")],
+            ],
+        ),
+    ]
 }
