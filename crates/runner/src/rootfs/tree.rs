@@ -217,7 +217,8 @@ impl LayerTree {
                     return Ok(Linked::Already);
                 }
                 // The target would be removed with a directory that the link takes the place of.
-                if to.starts_with(&join(&already, b"/")) {
+                let inside = to.strip_prefix(&*already);
+                if inside.is_some_and(|inside| inside.first() == Some(&b'/')) {
                     return Err(refused("lies in what the link replaces"));
                 }
                 Ok(Linked::To(to, self.put(path, node)?))

@@ -495,3 +495,292 @@ fn overlay_cases() -> Vec<(&'static str, Vec<Vec<Member>>)> {
         ),
     ]
 }
+
+/// What is in `directory` apart from the cache.
+fn beside(bench: &Bench) -> Vec<String> {
+    let mut names: Vec<_> = fs::read_dir(bench.directory.path())
+        .unwrap()
+        .map(|entry| entry.unwrap().file_name().into_string().unwrap())
+        .collect();
+    names.sort();
+    names
+}
+
+#[test]
+fn nothing_is_written_outside() {
+    for (what, members, expected) in [
+        (
+            "names that lead out",
+            vec![
+                File("../evil", 0o644, ""),
+                File("a/../../evil", 0o644, ""),
+                File("../../../../../../tmp/evil", 0o644, ""),
+                File("..", 0o644, ""),
+            ],
+            vec![],
+        ),
+        (
+            "absolute names are inside",
+            vec![File("/etc/passwd", 0o644, "x")],
+            vec![("etc", "755 directory"), ("etc/passwd", "644 x")],
+        ),
+        (
+            "a symlink out, and a file through it",
+            vec![
+                Symlink("out", "../../../.."),
+                File("out/evil", 0o644, "x"),
+                Symlink("absolute", "/"),
+                File("absolute/inside", 0o644, "y"),
+                Symlink("deep", "missing/../a/b"),
+                File("deep/file", 0o644, "z"),
+            ],
+            vec![
+                ("a", "755 directory"),
+                ("a/b", "755 directory"),
+                ("a/b/file", "644 z"),
+                ("absolute", "-> /"),
+                ("deep", "-> missing/../a/b"),
+                ("evil", "644 x"),
+                ("inside", "644 y"),
+                ("missing", "755 directory"),
+                ("out", "-> ../../../.."),
+            ],
+        ),
+        (
+            "a file in the place of a symlink out",
+            vec![Symlink("link", "../evil"), File("link", 0o644, "x")],
+            vec![("link", "644 x")],
+        ),
+        (
+            "a directory in the place of a symlink out",
+            vec![
+                Symlink("link", "../.."),
+                Directory("link", 0o755),
+                File("link/x", 0o644, ""),
+            ],
+            vec![("link", "755 directory"), ("link/x", "644 ")],
+        ),
+        (
+            "deletions",
+            vec![
+                File("../.wh.rootfs-1", 0o644, ""),
+                Symlink("up", "../.."),
+                File("up/.wh.rootfs-1", 0o644, ""),
+                File("up/.wh..wh..opq", 0o644, ""),
+            ],
+            vec![("up", "-> ../..")],
+        ),
+    ] {
+        let bench = Bench::new();
+        let root = bench.flat(&[members]);
+        assert_eq!(listing(&root.directories[0]), lines(&expected), "{what}");
+        assert_eq!(beside(&bench), ["rootfs-1"], "{what}");
+    }
+}
+
+#[test]
+fn layers_without_a_place_are_refused_by_name() {
+    for (members, expected) in [
+        (
+            vec![File("a", 0o644, ""), File("a/b", 0o644, "")],
+            "`a/b`: it lies in `a`, which is no directory",
+        ),
+        (
+            vec![Symlink("a", "b"), Symlink("b", "a"), File("a/c", 0, "")],
+            "`a/c`: the symlinks on its way lead to each other",
+        ),
+        (
+            vec![Link("a", "b"), File("b", 0o644, "")],
+            "`a`: it is a hardlink to `b`, which comes after it",
+        ),
+        (
+            vec![Directory("b", 0o755), Link("a", "b")],
+            "`a`: it is a hardlink to `b`, which is a directory",
+        ),
+        (
+            vec![Link("a", "../../etc/passwd")],
+            "`a`: it is a hardlink to `../../etc/passwd`, which is no path of a file in the image",
+        ),
+        (
+            vec![File("a/b", 0o644, ""), Link("a", "a/b")],
+            "`a`: it is a hardlink to `a/b`, which lies in what the link replaces",
+        ),
+    ] {
+        let bench = Bench::new();
+        let error = bench.unpack(&archive(&members)).unwrap_err();
+        let UnpackError::Member { member, problem } = error else {
+            panic!("{error}");
+        };
+        assert_eq!(format!("`{member}`: {problem}"), expected);
+        assert_eq!(bench.begun(), 0);
+    }
+}
+
+#[test]
+fn a_hardlink_to_nothing_is_told_when_layers_are_stacked() {
+    let bench = Bench::new();
+    let ids = bench.unpack_all(&[vec![File("x", 0, "")], vec![Link("a", "b")]]);
+    let error = bench.cache.stack(&ids, Form::AsPacked, &[]).unwrap_err();
+    let StackError::Hardlink {
+        layer,
+        path,
+        target,
+    } = error
+    else {
+        panic!("{error}");
+    };
+    assert_eq!((layer, &*path, &*target), (ids[1], "a", "b"));
+}
+
+#[test]
+fn the_last_of_several_members_wins() {
+    let bench = Bench::new();
+    let root = bench.flat(&[vec![
+        File("a", 0o644, "first"),
+        Directory("a", 0o755),
+        File("a/b", 0o644, "in a"),
+        File("a", 0o600, "last"),
+        Directory("d", 0o700),
+        File("d/kept", 0o644, ""),
+        Directory("d", 0o755),
+        Symlink("s", "x"),
+        Symlink("s", "y"),
+        File("h", 0o644, "one"),
+        Link("same", "h"),
+        Link("h", "h"),
+        File("h", 0o644, "two"),
+    ]]);
+    assert_eq!(
+        listing(&root.directories[0]),
+        lines(&[
+            ("a", "600 last"),
+            ("d", "755 directory"),
+            ("d/kept", "644 "),
+            ("h", "644 two"),
+            ("s", "-> y"),
+            ("same", "644 one"),
+        ])
+    );
+}
+
+#[test]
+fn what_no_root_gets_is_counted() {
+    let mut bytes = Vec::new();
+    append(&mut bytes, b"dev/null", EntryType::Char, 0o666, b"", b"");
+    append(&mut bytes, b"dev/sda", EntryType::Block, 0o660, b"", b"");
+    append(&mut bytes, b"pipe", EntryType::Fifo, 0o644, b"", b"");
+    append(&mut bytes, b"../out", EntryType::Regular, 0o644, b"", b"x");
+    append_long(&mut bytes, &[b'n'; 300], b"x");
+    append_long(&mut bytes, &b"d/".repeat(5000), b"x");
+    append(&mut bytes, b"file", EntryType::Regular, 0o644, b"", b"x");
+    let bytes = ended(bytes);
+    let bench = Bench::new();
+    let unpacked = bench.unpack(&bytes).unwrap();
+    assert_eq!(
+        (unpacked.skipped, unpacked.entries, unpacked.bytes),
+        (6, 1, 1)
+    );
+    let root = bench.cache.flatten(&[diff_id(&bytes)], Form::AsPacked, &[]);
+    assert_eq!(
+        listing(&root.unwrap().directories[0]),
+        lines(&[("file", "644 x")])
+    );
+}
+
+#[test]
+fn as_deep_and_long_as_linux_has_it() {
+    let deep = b"d/".repeat(2000);
+    let mut bytes = Vec::new();
+    append_long(&mut bytes, &[&deep[..], b"file"].concat(), b"x");
+    append_long(&mut bytes, &[b'n'; 255], b"y");
+    // The directory goes again, with all that is in it.
+    append(&mut bytes, b"d", EntryType::Regular, 0o644, b"", b"");
+    append_long(&mut bytes, &[&b"e/"[..], &deep].concat(), b"x");
+    let bytes = ended(bytes);
+    let bench = Bench::new();
+    bench.unpack(&bytes).unwrap();
+    let flat = bench.cache.flatten(&[diff_id(&bytes)], Form::AsPacked, &[]);
+    let root = flat.unwrap();
+    let root = &root.directories[0];
+    assert_eq!(fs::read(root.join("n".repeat(255))).unwrap(), b"y");
+    assert!(root.join("d").is_file() && root.join("e/d/d/d").is_dir());
+}
+
+#[test]
+fn a_sparse_file_is_refused() {
+    let mut header = Header::new_gnu();
+    header.set_path("hole").unwrap();
+    header.set_entry_type(EntryType::GNUSparse);
+    header.set_size(0);
+    header.set_mode(0o644);
+    let gnu = header.as_gnu_mut().unwrap();
+    gnu.realsize[..11].copy_from_slice(b"00004000000");
+    header.set_cksum();
+    let bench = Bench::new();
+    let error = bench
+        .unpack(&ended(header.as_bytes().to_vec()))
+        .unwrap_err();
+    let shown = error.to_string();
+    assert!(shown.contains("`hole` is a sparse file"), "{shown}");
+}
+
+#[test]
+fn bytes_that_are_not_the_layer_leave_nothing() {
+    let whole = archive(&[File("file", 0o644, "content")]);
+    let id = diff_id(&whole);
+    let mut trailing = whole.clone();
+    trailing.extend_from_slice(&[7; 5000]);
+    let limits = |bytes, members| Limits { bytes, members };
+    let fine = Limits::default();
+    for (what, bytes, limits) in [
+        ("cut off in a file", &whole[..515], fine),
+        ("cut off in a header", &whole[..100], fine),
+        ("cut off before the end", &whole[..1024], fine),
+        ("garbage behind it", &trailing[..], fine),
+        ("no archive", &b"#!/bin/sh\necho hello"[..], fine),
+        ("more bytes than allowed", &whole, limits(1024, 10)),
+        ("more members than allowed", &whole, limits(1 << 20, 0)),
+    ] {
+        let bench = Bench::new();
+        let unpacked = bench.cache.unpack(id, Form::Lambda, bytes, limits);
+        assert!(unpacked.is_err(), "{what}");
+        assert!(!bench.cache.has(id, Form::Lambda).unwrap(), "{what}");
+        assert_eq!(bench.begun(), 0, "{what}");
+    }
+    // Garbage that the diff id covers is part of the layer.
+    let bench = Bench::new();
+    bench.unpack(&trailing).unwrap();
+    assert!(bench.cache.has(diff_id(&trailing), Form::AsPacked).unwrap());
+    assert!(!bench.cache.has(diff_id(&trailing), Form::Lambda).unwrap());
+}
+
+#[test]
+fn by_default_the_owner_sees_what_others_see() {
+    let bench = Bench::new();
+    let bytes = archive(&[
+        Directory("root", 0o700),
+        File("root/file", 0o600, "secret"),
+        File("tool", 0o754, "x"),
+    ]);
+    let id = diff_id(&bytes);
+    bench
+        .cache
+        .unpack(id, Form::Lambda, &bytes[..], Limits::default())
+        .unwrap();
+    for root in [
+        bench.cache.flatten(&[id], Form::Lambda, &[]).unwrap(),
+        bench.cache.stack(&[id], Form::Lambda, &[]).unwrap(),
+    ] {
+        let seen = if root.directories.len() == 1 {
+            seen_by_find("", &root.directories[0])
+        } else {
+            seen_in_overlay(&root)
+        };
+        let modes: Vec<_> = seen
+            .iter()
+            .filter_map(|line| line.split_once(" 1600000000"))
+            .map(|(start, _)| start)
+            .collect();
+        assert_eq!(modes, ["root d 0", "root/file f 0", "tool f 444"]);
+    }
+}
