@@ -3,6 +3,7 @@
 //! ```text
 //! layers/DIFFID-FORM/     a layer: `files`, and `note` with what the files cannot say
 //! links/ID/               what hardlinks of a layer make of files of the layers below it
+//! deletions/ID/           what a layer deletes of the layers below it, in overlayfs's form
 //! scaffolds/ID/           a directory to lie on top of layers: mount points, modes
 //! flat/ID/                layers and scaffold in one directory, where there is no overlayfs
 //! begun/                  what is being made or removed
@@ -101,6 +102,8 @@ pub(super) struct Kept {
     /// Where its files are.
     pub(super) files: PathBuf,
     pub(super) note: Note,
+    /// Whether it is there to delete what is below it.
+    pub(super) deletions: bool,
     /// Its directory, locked.
     _lock: Option<OwnedFd>,
 }
@@ -281,6 +284,7 @@ impl RootfsCache {
         let kept = Arc::new(Kept {
             files,
             note,
+            deletions: id.kind() == Kind::Deletions,
             _lock: lock,
         });
         let mut held = self.held();

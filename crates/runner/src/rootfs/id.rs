@@ -21,6 +21,8 @@ pub(super) enum Kind {
     Layer,
     /// What hardlinks of a layer make of files of the layers below.
     Links,
+    /// What a layer deletes of the layers below, in the form of overlayfs.
+    Deletions,
     /// A directory to lie on top of layers.
     Scaffold,
     /// Layers and scaffold as one directory.
@@ -28,12 +30,19 @@ pub(super) enum Kind {
 }
 
 impl Kind {
-    pub(super) const ALL: [Self; 4] = [Self::Layer, Self::Links, Self::Scaffold, Self::Flat];
+    pub(super) const ALL: [Self; 5] = [
+        Self::Layer,
+        Self::Links,
+        Self::Deletions,
+        Self::Scaffold,
+        Self::Flat,
+    ];
 
     pub(super) fn directory(self) -> &'static str {
         match self {
             Self::Layer => "layers",
             Self::Links => "links",
+            Self::Deletions => "deletions",
             Self::Scaffold => "scaffolds",
             Self::Flat => "flat",
         }
@@ -48,9 +57,14 @@ impl Id {
         }
     }
 
-    /// Of what depends on these layers, lowest first, and on nothing else.
+    /// Of what the last of these layers, lowest first, comes to above the others.
     pub(super) fn of_links(layers: &[DiffId], form: Form) -> Self {
         Self::hashed(Kind::Links, layers, form, &[])
+    }
+
+    /// As [`Id::of_links`].
+    pub(super) fn of_deletions(layers: &[DiffId], form: Form) -> Self {
+        Self::hashed(Kind::Deletions, layers, form, &[])
     }
 
     pub(super) fn of_scaffold(plan: &[u8]) -> Self {
@@ -75,6 +89,10 @@ impl Id {
             kind,
             name: hasher.finish().hex(),
         }
+    }
+
+    pub(super) fn kind(&self) -> Kind {
+        self.kind
     }
 
     /// Where it is in the cache at `root`.

@@ -53,12 +53,7 @@ impl Merged {
         let mut opened = Vec::new();
         for layer in layers {
             let root = open_root(&layer.files).map_err(FileError::of("open", &layer.files))?;
-            // overlayfs does not ask whether a layer's root is opaque.
-            let last = layer.note.opaque.contains(&b""[..]);
             opened.push((layer, Places::new(root)));
-            if last {
-                break;
-            }
         }
         Ok(Self { layers: opened })
     }
@@ -90,23 +85,24 @@ impl Merged {
         let mut seen = Vec::new();
         for &index in layers {
             match self.kind(index, path)? {
+                None if self.deletes(index, path) => break,
                 None => {}
                 Some(FileType::Directory) => {
                     seen.push(index);
-                    if self.layers[index].0.note.opaque.contains(path) {
-                        break;
-                    }
                 }
                 Some(kind) if seen.is_empty() => {
                     return Ok(Some(Seen::File(FileAt { layer: index, kind })));
                 }
                 Some(_) => break,
             }
-            if self.layers[index].0.note.whiteouts.contains(path) {
-                break;
-            }
         }
         Ok((!seen.is_empty()).then_some(Seen::Directory(seen)))
+    }
+
+    /// Whether a layer is there to delete, and deletes `path`.
+    fn deletes(&self, index: usize, path: &[u8]) -> bool {
+        let layer = &self.layers[index].0;
+        layer.deletions && layer.note.whiteouts.contains(path)
     }
 
     /// What one layer has at `path`, deletions apart.
@@ -118,7 +114,7 @@ impl Merged {
             Ok(FileType::from_raw_mode(stat.st_mode))
         };
         match { look }() {
-            // Layers have no devices: this is a deletion, and noted as one.
+            // Layers have no devices: this is a deletion, and it is noted as well.
             Ok(FileType::CharacterDevice) | Err(Errno::NOENT) => Ok(None),
             Ok(kind) => Ok(Some(kind)),
             Err(error) => Err(FileError::of("look at", beneath(&layer.files, path))(error)),

@@ -54,13 +54,13 @@ pub(super) struct Note {
     /// Directories whose owner may not do everything in them. They have another mode on disk, so
     /// that they can be linked from and removed; where they are seen they get this one.
     pub(super) closed: BTreeMap<NotePath, Attributes>,
-    /// Paths that layers below have and that are deleted.
+    /// Paths at which nothing of the layers below is seen.
     pub(super) whiteouts: BTreeSet<NotePath>,
-    /// Directories in which nothing of the layers below is seen.
-    pub(super) opaque: BTreeSet<NotePath>,
+    /// Directories of the layers below in which nothing is seen.
+    pub(super) emptied: BTreeSet<NotePath>,
     /// Hardlinks to what only layers below have.
     pub(super) links: BTreeMap<NotePath, NotePath>,
-    /// Why the files cannot say to overlayfs what is deleted, if they cannot.
+    /// Why overlayfs cannot be told what is deleted, if it cannot.
     pub(super) not_for_overlay: Option<String>,
     /// What the archive had that no root gets.
     pub(super) skipped: u64,

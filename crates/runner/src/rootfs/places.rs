@@ -1,8 +1,8 @@
 //! Directories by descriptors: how files are reached without following anything.
 //!
 //! A path here is bytes, relative to a root, `/`-separated, with no component that is empty, `.` or
-//! `..`; empty bytes are the root itself. Each component is opened for itself and must be a
-//! directory, so that not even a symlink that should not be there leads anywhere.
+//! `..`; empty bytes are the root itself. Each component must be a directory, so that not even a
+//! symlink that should not be there leads anywhere.
 
 use std::ffi::OsStr;
 use std::io;
@@ -10,12 +10,8 @@ use std::os::fd::{AsFd, BorrowedFd, OwnedFd};
 use std::os::unix::ffi::OsStrExt as _;
 use std::path::{Path, PathBuf};
 
-use rustix::fs::{CWD, Mode, OFlags, Timespec, Timestamps, UTIME_OMIT};
+use rustix::fs::{CWD, Mode, OFlags, ResolveFlags, Timespec, Timestamps, UTIME_OMIT};
 use rustix::io::Errno;
-
-/// How many directories are held open at once. What lies deeper is walked to again each time, and
-/// who has a hundred directories in each other has other worries.
-const MOST_OPEN: usize = 64;
 
 /// Opens the directory at `path`, one of our own.
 pub(super) fn open_root(path: &Path) -> io::Result<OwnedFd> {
@@ -37,88 +33,69 @@ pub(super) fn open_directory(parent: impl AsFd, name: &[u8]) -> Result<OwnedFd, 
     )
 }
 
-/// What is under a root, with the way to the last place kept open.
+/// What is under a root. The directory that was reached last stays open.
 #[derive(Debug)]
 pub(super) struct Places {
     root: OwnedFd,
-    /// The components from the root on.
-    open: Vec<(Box<[u8]>, OwnedFd)>,
-}
-
-/// A directory, held by [`Places`] or for the moment.
-#[derive(Debug)]
-pub(super) enum Directory<'a> {
-    Held(BorrowedFd<'a>),
-    Own(OwnedFd),
-}
-
-impl AsFd for Directory<'_> {
-    fn as_fd(&self) -> BorrowedFd<'_> {
-        match self {
-            Self::Held(directory) => *directory,
-            Self::Own(directory) => directory.as_fd(),
-        }
-    }
+    last: Option<(Box<[u8]>, OwnedFd)>,
 }
 
 impl Places {
     pub(super) fn new(root: OwnedFd) -> Self {
-        Self {
-            root,
-            open: Vec::new(),
-        }
+        Self { root, last: None }
     }
 
     /// The directory at `path`.
-    pub(super) fn directory(&mut self, path: &[u8]) -> Result<Directory<'_>, Errno> {
-        let mut components = components(path).peekable();
-        let mut shared = 0;
-        while let Some((name, _)) = self.open.get(shared)
-            && components.next_if(|next| **next == **name).is_some()
-        {
-            shared += 1;
+    pub(super) fn directory(&mut self, path: &[u8]) -> Result<BorrowedFd<'_>, Errno> {
+        if path.is_empty() {
+            return Ok(self.root.as_fd());
         }
-        self.open.truncate(shared);
-        while self.open.len() < MOST_OPEN
-            && let Some(name) = components.next()
-        {
-            let parent = self.open.last().map_or(&self.root, |(_, open)| open);
-            let directory = open_directory(parent, name)?;
-            self.open.push((name.into(), directory));
-        }
-        let mut deep = None;
-        for name in components {
-            let next = match &deep {
-                None => {
-                    let parent = self.open.last().map_or(&self.root, |(_, open)| open);
-                    open_directory(parent, name)?
-                }
-                Some(parent) => open_directory(parent, name)?,
-            };
-            deep = Some(next);
-        }
-        Ok(match deep {
-            Some(directory) => Directory::Own(directory),
-            None => {
-                let held = self.open.last().map_or(&self.root, |(_, open)| open);
-                Directory::Held(held.as_fd())
-            }
-        })
+        let last = match self.last.take() {
+            Some(last) if *last.0 == *path => last,
+            _ => (path.into(), walk_at_once(&self.root, path)?),
+        };
+        Ok(self.last.insert(last).1.as_fd())
     }
 
     /// The directory that holds `path`, and the name in it.
     pub(super) fn parent<'p>(
         &mut self,
         path: &'p [u8],
-    ) -> Result<(Directory<'_>, &'p [u8]), Errno> {
+    ) -> Result<(BorrowedFd<'_>, &'p [u8]), Errno> {
         let (parent, name) = split(path);
         Ok((self.directory(parent)?, name))
     }
 
     /// Closes what is open: directories are about to be removed.
     pub(super) fn forget(&mut self) {
-        self.open.clear();
+        self.last = None;
     }
+}
+
+/// Opens the directory `path` in one call, where the kernel has it (Linux 5.6) and lets us.
+fn walk_at_once(root: &OwnedFd, path: &[u8]) -> Result<OwnedFd, Errno> {
+    let opened = rustix::fs::openat2(
+        root,
+        path,
+        OFlags::DIRECTORY | OFlags::NOFOLLOW | OFlags::CLOEXEC,
+        Mode::empty(),
+        ResolveFlags::BENEATH | ResolveFlags::NO_SYMLINKS | ResolveFlags::NO_MAGICLINKS,
+    );
+    match opened {
+        // Old sandboxes refuse what they do not know with EPERM.
+        Err(Errno::NOSYS | Errno::PERM | Errno::AGAIN | Errno::NAMETOOLONG) => walk(root, path),
+        opened => opened,
+    }
+}
+
+/// Opens the directory `path`, component by component.
+fn walk(root: &OwnedFd, path: &[u8]) -> Result<OwnedFd, Errno> {
+    let mut components = components(path);
+    let mut directory = open_directory(root, components.next().unwrap_or(b"."))?;
+    for name in components {
+        directory = open_directory(&directory, name)?;
+    }
+    Ok(directory)
 }
 
 /// The parts of a path.
@@ -188,30 +165,19 @@ mod tests {
         let root = tempfile::tempdir().unwrap();
         fs::create_dir_all(root.path().join("real/below")).unwrap();
         std::os::unix::fs::symlink("real", root.path().join("link")).unwrap();
-        let mut places = Places::new(open_root(root.path()).unwrap());
-        assert!(places.directory(b"real/below").is_ok());
-        assert!(places.directory(b"").is_ok());
-        let refused = places.directory(b"link/below").unwrap_err();
-        assert!([Errno::NOTDIR, Errno::LOOP].contains(&refused), "{refused}");
-        assert!(places.parent(b"real/name").is_ok());
-    }
-
-    #[test]
-    fn any_depth_is_reached_with_few_descriptors() {
-        let root = tempfile::tempdir().unwrap();
-        let mut places = Places::new(open_root(root.path()).unwrap());
-        let mut path = Vec::new();
-        for _ in 0..600 {
-            let directory = places.directory(&path).unwrap();
-            rustix::fs::mkdirat(&directory, "d", Mode::from_raw_mode(0o700)).unwrap();
-            path = join(&path, b"d");
+        std::os::unix::fs::symlink("below", root.path().join("real/last")).unwrap();
+        let opened = open_root(root.path()).unwrap();
+        for open in [walk_at_once, walk] {
+            assert!(open(&opened, b"real/below").is_ok());
+            for path in [&b"link"[..], b"link/below", b"real/last"] {
+                let refused = open(&opened, path).unwrap_err();
+                assert!([Errno::NOTDIR, Errno::LOOP].contains(&refused), "{refused}");
+            }
+            assert_eq!(open(&opened, b"real/none").unwrap_err(), Errno::NOENT);
         }
-        assert!(matches!(
-            places.directory(&path).unwrap(),
-            Directory::Own(_)
-        ));
-        assert_eq!(places.open.len(), MOST_OPEN);
-        super::super::remove::remove_tree(root.path()).unwrap();
-        assert!(!root.path().exists());
+        let mut places = Places::new(opened);
+        assert!(places.directory(b"").is_ok());
+        assert!(places.parent(b"real/name").is_ok());
+        assert_eq!(places.parent(b"name").unwrap().1, b"name");
     }
 }

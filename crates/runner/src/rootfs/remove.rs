@@ -104,8 +104,24 @@ pub(super) fn list(directory: impl AsFd) -> io::Result<Vec<(CString, FileType)>>
 #[cfg(test)]
 mod tests {
     use super::*;
+    use rustix::fs::mkdirat;
     use std::fs;
     use std::os::unix::fs::PermissionsExt as _;
+
+    #[test]
+    fn any_depth_is_removed_with_few_descriptors() {
+        let root = tempfile::tempdir().unwrap();
+        let tree = root.path().join("tree");
+        fs::create_dir(&tree).unwrap();
+        let mut directory = open_root(&tree).unwrap();
+        for _ in 0..5000 {
+            mkdirat(&directory, "d", Mode::RWXU).unwrap();
+            directory = open_directory(&directory, b"d").unwrap();
+        }
+        drop(directory);
+        remove_tree(&tree).unwrap();
+        assert!(!tree.exists());
+    }
 
     #[test]
     fn closed_directories_and_links_are_removed_and_nothing_else() {

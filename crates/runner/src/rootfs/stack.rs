@@ -16,8 +16,8 @@ use std::path::{Path, PathBuf};
 use std::sync::Arc;
 
 use rustix::fs::{
-    AtFlags, FileType, Mode, OFlags, fchmod, fstat, futimens, linkat, mkdirat, openat, readlinkat,
-    symlinkat,
+    AtFlags, FileType, Mode, OFlags, fchmod, fstat, futimens, linkat, makedev, mkdirat, mknodat,
+    openat, readlinkat, symlinkat,
 };
 use rustix::io::Errno;
 use serde::Serialize;
@@ -124,7 +124,7 @@ impl RootfsCache {
         form: Form,
         mount_points: &[MountPoint],
     ) -> Result<Root, StackError> {
-        let kept = self.layers_with_links(layers, form)?;
+        let kept = self.layers_as_fit(layers, form)?;
         let reason = kept
             .iter()
             .find_map(|kept| kept.note.not_for_overlay.clone());
@@ -154,18 +154,14 @@ impl RootfsCache {
         form: Form,
         mount_points: &[MountPoint],
     ) -> Result<Root, StackError> {
-        let kept = self.layers_with_links(layers, form)?;
+        let kept = self.layers_as_fit(layers, form)?;
         let mut merged = Merged::new(kept)?;
         let (plan, mount_points) = Plan::new(&mut merged, form, mount_points)?;
         let id = Id::of_flat(layers, form, &plan.bytes(form)?);
-        let flat = match self.hold(&id)? {
-            Some(flat) => flat,
-            None => {
-                let begun = self.begin()?;
-                flatten_into(&begun.files(), &mut merged, &plan, form)?;
-                self.keep(begun, &id, Note::default())?
-            }
-        };
+        let flat = self.hold_or_make(&id, |files| {
+            flatten_into(files, &mut merged, &plan, form)?;
+            Ok(Note::default())
+        })?;
         Ok(Root {
             directories: vec![flat.files.clone()],
             mount_points,
@@ -183,7 +179,7 @@ impl RootfsCache {
         form: Form,
         directory: &Path,
     ) -> Result<Vec<PathBuf>, StackError> {
-        let mut merged = Merged::new(self.layers_with_links(layers, form)?)?;
+        let mut merged = Merged::new(self.layers_as_fit(layers, form)?)?;
         let resolved = merged.resolve(directory.as_os_str().as_bytes(), true)?;
         let Resolved::There(path, Seen::Directory(seen_in)) = resolved else {
             return Ok(Vec::new());
@@ -202,31 +198,33 @@ impl RootfsCache {
         Ok(files)
     }
 
-    /// Layers, each below what its hardlinks to lower layers come to; the uppermost first.
-    fn layers_with_links(
-        &self,
-        layers: &[DiffId],
-        form: Form,
-    ) -> Result<Vec<Arc<Kept>>, StackError> {
+    /// Layers, each between what its hardlinks to lower layers come to, above it, and what it
+    /// deletes of them, below it. The uppermost is the first.
+    fn layers_as_fit(&self, layers: &[DiffId], form: Form) -> Result<Vec<Arc<Kept>>, StackError> {
         let mut below: Vec<Arc<Kept>> = Vec::new();
         for (index, diff_id) in layers.iter().enumerate() {
             let layer = self.hold(&Id::of_layer(*diff_id, form))?;
             let layer = layer.ok_or(StackError::NotUnpacked(*diff_id))?;
-            let links = if layer.note.links.is_empty() {
+            let note = &layer.note;
+            let chain = &layers[..=index];
+            let merged = || Merged::new(below.iter().rev().cloned());
+            let deletes = !note.whiteouts.is_empty() || !note.emptied.is_empty();
+            let deletions = if deletes && index > 0 {
+                let id = Id::of_deletions(chain, form);
+                let make = |files: &Path| delete_into(files, &mut merged()?, &layer, form);
+                Some(self.hold_or_make(&id, make)?)
+            } else {
+                None
+            };
+            let links = if note.links.is_empty() {
                 None
             } else {
-                let id = Id::of_links(&layers[..=index], form);
-                Some(match self.hold(&id)? {
-                    Some(links) => links,
-                    None => {
-                        let begun = self.begin()?;
-                        let mut merged = Merged::new(below.iter().rev().cloned())?;
-                        let note =
-                            link_into(&begun.files(), &mut merged, &layer.note, form, *diff_id)?;
-                        self.keep(begun, &id, note)?
-                    }
-                })
+                let id = Id::of_links(chain, form);
+                let make = |files: &Path| link_into(files, &mut merged()?, note, form, *diff_id);
+                Some(self.hold_or_make(&id, make)?)
             };
+            let deletions = deletions.filter(|deletions| !deletions.note.whiteouts.is_empty());
+            below.extend(deletions);
             below.push(layer);
             below.extend(links);
         }
@@ -234,17 +232,27 @@ impl RootfsCache {
         Ok(below)
     }
 
-    fn scaffold(&self, plan: &Plan, form: Form) -> Result<Arc<Kept>, StackError> {
-        let id = Id::of_scaffold(&plan.bytes(form)?);
-        if let Some(scaffold) = self.hold(&id)? {
-            return Ok(scaffold);
+    fn hold_or_make(
+        &self,
+        id: &Id,
+        make: impl FnOnce(&Path) -> Result<Note, StackError>,
+    ) -> Result<Arc<Kept>, StackError> {
+        if let Some(kept) = self.hold(id)? {
+            return Ok(kept);
         }
         let begun = self.begin()?;
-        let files = begun.files();
-        let mut tree = NewTree::new(&files)?;
-        plan.add_to(&mut tree, form)?;
-        tree.finish(plan.root)?;
-        Ok(self.keep(begun, &id, Note::default())?)
+        let note = make(&begun.files())?;
+        Ok(self.keep(begun, id, note)?)
+    }
+
+    fn scaffold(&self, plan: &Plan, form: Form) -> Result<Arc<Kept>, StackError> {
+        let id = Id::of_scaffold(&plan.bytes(form)?);
+        self.hold_or_make(&id, |files| {
+            let mut tree = NewTree::new(files)?;
+            plan.add_to(&mut tree, form)?;
+            tree.finish(plan.root)?;
+            Ok(Note::default())
+        })
     }
 }
 
@@ -436,6 +444,89 @@ fn directory_layers(
     Ok(layers)
 }
 
+/// Puts what `layer` deletes of the layers below into `files`. Nothing else is put there, since
+/// overlayfs shows a whiteout to whoever lists a directory that no other layer has.
+fn delete_into(
+    files: &Path,
+    merged: &mut Merged,
+    layer: &Arc<Kept>,
+    form: Form,
+) -> Result<Note, StackError> {
+    let mut deleted = BTreeSet::new();
+    let mut own = Merged::new([Arc::clone(layer)])?;
+    for NotePath(path) in &layer.note.whiteouts {
+        if replaces_parent(&mut own, merged, path)? {
+            continue;
+        }
+        if let Resolved::There(path, _) = merged.resolve(path, false)?
+            && !path.is_empty()
+        {
+            deleted.insert(NotePath(path));
+        }
+    }
+    for NotePath(directory) in &layer.note.emptied {
+        if replaces_parent(&mut own, merged, &join(directory, b"-"))? {
+            continue;
+        }
+        let found = merged.resolve(directory, true)?;
+        let Resolved::There(directory, Seen::Directory(layers)) = found else {
+            continue;
+        };
+        for &index in &layers {
+            for name in merged.names(index, &directory)? {
+                let path = join(&directory, &name);
+                if merged.see(&layers, &path)?.is_some() {
+                    deleted.insert(NotePath(path));
+                }
+            }
+        }
+    }
+    let hidden = |path: &NotePath| {
+        let ancestors = std::iter::successors(Some(split(&path.0).0), |path| Some(split(path).0));
+        let mut ancestors = ancestors.take_while(|ancestor| !ancestor.is_empty());
+        ancestors.any(|ancestor| deleted.contains(ancestor))
+    };
+    let deleted: BTreeSet<_> = deleted
+        .iter()
+        .filter(|path| !hidden(path))
+        .cloned()
+        .collect();
+    let mut note = Note::default();
+    let mut tree = NewTree::new(files)?;
+    let attributes = undescribed(form);
+    for NotePath(path) in &deleted {
+        tree.undescribed(split(path).0, attributes, &mut note)?;
+        if let Some(reason) = tree.whiteout(path)? {
+            note.not_for_overlay = Some(reason);
+        }
+    }
+    tree.finish(attributes)?;
+    note.whiteouts = deleted;
+    Ok(note)
+}
+
+/// Whether `path` lies in a directory that the layer `own` puts in the place of something else, so
+/// that nothing that is below has to do with it.
+fn replaces_parent(own: &mut Merged, below: &mut Merged, path: &[u8]) -> Result<bool, FileError> {
+    let mut directory = Vec::new();
+    let mut layers: Vec<usize> = (0..below.height()).collect();
+    for name in components(split(path).0) {
+        directory = join(&directory, name);
+        match below.see(&layers, &directory)? {
+            Some(Seen::Directory(seen)) => layers = seen,
+            Some(Seen::File(_)) => {
+                let note = &own.layer(0).note;
+                let described = !note.undescribed.contains(&*directory);
+                return Ok(
+                    described && matches!(own.see(&[0], &directory)?, Some(Seen::Directory(_)))
+                );
+            }
+            None => return Ok(false),
+        }
+    }
+    Ok(false)
+}
+
 /// Puts what hardlinks of a layer name in the layers below into `files`.
 fn link_into(
     files: &Path,
@@ -455,13 +546,7 @@ fn link_into(
                 target: readable(target),
             });
         };
-        let mut directory = Vec::new();
-        for name in components(split(path).0) {
-            directory = join(&directory, name);
-            if note.undescribed.insert(NotePath(directory.clone())) {
-                tree.directory(&directory, attributes)?;
-            }
-        }
+        tree.undescribed(split(path).0, attributes, &mut note)?;
         tree.link(path, merged, file, &found)?;
         note.entries += 1;
     }
@@ -538,6 +623,50 @@ impl NewTree {
                 Ok(())
             }
             Err(Errno::EXIST) => Ok(()),
+            Err(error) => Err(failed(error)),
+        }
+    }
+
+    /// Makes directories that are only there because something is in them, and notes them.
+    fn undescribed(
+        &mut self,
+        path: &[u8],
+        attributes: Attributes,
+        note: &mut Note,
+    ) -> Result<(), FileError> {
+        let mut directory = Vec::new();
+        for name in components(path) {
+            directory = join(&directory, name);
+            if note.undescribed.insert(NotePath(directory.clone())) {
+                self.directory(&directory, attributes)?;
+            }
+        }
+        Ok(())
+    }
+
+    /// Says to overlayfs that `path` is deleted, by the one device that anybody may make, since
+    /// Linux 5.8. A file system or a container that does not let us is no reason to fail: it is
+    /// told why.
+    fn whiteout(&mut self, path: &[u8]) -> Result<Option<String>, FileError> {
+        let failed = self.failed(path);
+        let made = self.places.parent(path).and_then(|(parent, name)| {
+            let device = makedev(0, 0);
+            mknodat(
+                &parent,
+                name,
+                FileType::CharacterDevice,
+                Mode::empty(),
+                device,
+            )
+        });
+        match made {
+            Ok(()) => Ok(None),
+            Err(
+                error @ (Errno::PERM | Errno::ACCESS | Errno::NOTSUP | Errno::INVAL | Errno::NOSYS),
+            ) => {
+                let system = io::Error::from(error);
+                Ok(Some(format!("a whiteout cannot be made: {system}")))
+            }
             Err(error) => Err(failed(error)),
         }
     }

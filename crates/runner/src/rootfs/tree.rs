@@ -7,9 +7,9 @@
 //! directory that is named again keeps what is in it.
 //!
 //! Deletions concern the layers below and nothing of this one, wherever in the archive they stand
-//! (image specification, `layer.md`, "Whiteouts"), so they are put in at the end.
+//! (image specification, `layer.md`, "Whiteouts"), so they are looked at in the end.
 
-use std::collections::{BTreeMap, VecDeque};
+use std::collections::{BTreeMap, BTreeSet, VecDeque};
 
 use tierce_layer::EntryPath;
 use tierce_layer::whiteout::Marker;
@@ -79,10 +79,8 @@ struct Directory {
     names: BTreeMap<Box<[u8]>, Node>,
     /// `None` when no member describes it.
     attributes: Option<Attributes>,
-    /// Whether what lower layers have in it is hidden.
+    /// Whether nothing that lower layers have in its place is seen.
     opaque: bool,
-    /// Names that lower layers have and that are deleted.
-    whiteouts: Vec<Box<[u8]>>,
 }
 
 /// What has been in the archive so far.
@@ -91,7 +89,7 @@ pub(super) struct LayerTree {
     directories: Vec<Directory>,
     /// How many directories that no member describes may still be made.
     undescribed: u64,
-    /// Deletions, each with the directory that it stands in.
+    /// Deletions.
     markers: Vec<Marker>,
 }
 
@@ -126,23 +124,16 @@ pub(super) enum Linked {
     Already,
 }
 
-/// A directory, when the archive is at its end.
-#[derive(Debug, PartialEq, Eq)]
-pub(super) struct FinishedDirectory {
-    pub(super) path: Vec<u8>,
-    pub(super) attributes: Option<Attributes>,
-    pub(super) opaque: bool,
-    /// Whole paths.
-    pub(super) whiteouts: Vec<Vec<u8>>,
-}
-
 /// A layer's tree, when the archive is at its end.
 #[derive(Debug, Default, PartialEq, Eq)]
 pub(super) struct Finished {
-    /// Directories that deletions need; to be made in this order.
-    pub(super) made: Vec<Vec<u8>>,
-    /// All directories, each before what is in it; the root is the first.
-    pub(super) directories: Vec<FinishedDirectory>,
+    /// All directories, each before what is in it; the root is the first. Those without attributes
+    /// are described by no member.
+    pub(super) directories: Vec<(Vec<u8>, Option<Attributes>)>,
+    /// Paths that layers below may have and that are deleted there, whatever this layer has.
+    pub(super) whiteouts: BTreeSet<Vec<u8>>,
+    /// Directories of layers below that are emptied.
+    pub(super) emptied: BTreeSet<Vec<u8>>,
     /// Hardlinks to what is in layers below: their paths and what they name.
     pub(super) links: BTreeMap<Vec<u8>, Vec<u8>>,
 }
@@ -226,7 +217,8 @@ impl LayerTree {
                     return Ok(Linked::Already);
                 }
                 // The target would be removed with a directory that the link takes the place of.
-                if to.starts_with(&join(&already, b"/")) {
+                let inside = to.strip_prefix(&*already);
+                if inside.is_some_and(|inside| inside.first() == Some(&b'/')) {
                     return Err(refused("lies in what the link replaces"));
                 }
                 Ok(Linked::To(to, self.put(path, node)?))
@@ -334,8 +326,9 @@ impl LayerTree {
             return Err((path, TreeError::Hardlink { target, problem }));
         }
         let mut finished = Finished::default();
-        for marker in std::mem::take(&mut self.markers) {
-            self.delete(&marker, &mut finished.made)?;
+        for marker in &self.markers {
+            self.delete(marker, &mut finished)
+                .map_err(|(path, error)| (path.as_bytes().to_vec(), error))?;
         }
         let mut left = vec![(Vec::new(), ROOT)];
         while let Some((path, index)) = left.pop() {
@@ -352,13 +345,10 @@ impl LayerTree {
                 }
             }
             left.extend(below.into_iter().rev());
-            let whiteouts = directory.whiteouts.iter();
-            finished.directories.push(FinishedDirectory {
-                whiteouts: whiteouts.map(|name| join(&path, name)).collect(),
-                attributes: directory.attributes,
-                opaque: directory.opaque,
-                path,
-            });
+            if directory.opaque {
+                finished.whiteouts.insert(path.clone());
+            }
+            finished.directories.push((path, directory.attributes));
         }
         Ok(finished)
     }
@@ -382,66 +372,67 @@ impl LayerTree {
 
     /// Whether this layer has something of its own at `path`, on which no symlink is followed.
     fn has_own(&self, path: &[u8]) -> bool {
+        self.node(path).is_some_and(Node::is_made)
+    }
+
+    /// What is at `path`, on which no symlink is followed; not the root.
+    fn node(&self, path: &[u8]) -> Option<&Node> {
         let mut node = None;
         let mut directory = Some(ROOT);
         for name in super::places::components(path) {
-            node = directory.and_then(|index| self.directories[index].names.get(name));
+            node = self.directories.get(directory?)?.names.get(name);
             directory = match node {
                 Some(Node::Directory(index)) => Some(*index),
                 _ => None,
             };
         }
-        matches!(
-            node,
-            Some(Node::Directory(_) | Node::File | Node::Symlink(_))
-        )
+        node
     }
 
-    /// Puts a deletion in.
+    /// Finds out what a deletion deletes.
     fn delete(
-        &mut self,
+        &self,
         marker: &Marker,
-        made: &mut Vec<Vec<u8>>,
-    ) -> Result<(), (Vec<u8>, TreeError)> {
-        let inside = match marker {
-            Marker::Driver | Marker::Nothing => return Ok(()),
+        finished: &mut Finished,
+    ) -> Result<(), (EntryPath, TreeError)> {
+        let find = |path: &EntryPath| self.find(path).map_err(|error| (path.clone(), error));
+        match marker {
+            Marker::Driver | Marker::Nothing => {}
             Marker::Opaque(None) => {
-                self.directories[ROOT].opaque = true;
-                return Ok(());
+                finished.emptied.insert(Vec::new());
             }
-            // The directory is reached as the parent of something in it would be.
-            Marker::Opaque(Some(directory)) => directory.join(b"-"),
-            Marker::Whiteout(path) => Ok(path.clone()),
-        };
-        let Ok(inside) = inside else {
-            return Ok(());
-        };
-        let parent = match self.parent(&inside) {
-            Ok((parent, place)) => {
-                made.extend(place.directories);
-                parent
+            Marker::Opaque(Some(directory)) => {
+                // The directory is reached as the parent of something in it would be.
+                let Ok(inside) = directory.join(b"-") else {
+                    return Ok(());
+                };
+                let (found, inside) = find(&inside)?;
+                if !matches!(found, Found::Beyond) {
+                    let directory = super::places::split(&inside).0.to_vec();
+                    if self.describes(&directory) {
+                        finished.whiteouts.insert(directory);
+                    } else {
+                        finished.emptied.insert(directory);
+                    }
+                }
             }
-            // A file of this layer hides what the deletion is about.
-            Err(TreeError::NotADirectory(_)) => return Ok(()),
-            Err(error) => return Err((inside.as_bytes().to_vec(), error)),
-        };
-        if matches!(marker, Marker::Opaque(_)) {
-            self.directories[parent].opaque = true;
-            return Ok(());
-        }
-        match self.directories[parent].names.get(inside.name()) {
-            None => {
-                let whiteout = inside.name().into();
-                self.directories[parent].whiteouts.push(whiteout);
-            }
-            Some(Node::Directory(index)) => {
-                let index = *index;
-                self.directories[index].opaque = true;
-            }
-            // It hides what is below without that.
-            Some(Node::File | Node::Symlink(_) | Node::Below(_)) => {}
+            Marker::Whiteout(path) => match find(path)? {
+                (Found::Nothing | Found::Directory, path) => {
+                    finished.whiteouts.insert(path);
+                }
+                // What is a file here hides what is below without that.
+                (Found::File | Found::Symlink(_) | Found::Below(_) | Found::Beyond, _) => {}
+            },
         }
         Ok(())
+    }
+
+    /// Whether a member describes the directory `path`, on which no symlink is followed.
+    fn describes(&self, path: &[u8]) -> bool {
+        match self.node(path) {
+            Some(Node::Directory(index)) => self.directories[*index].attributes.is_some(),
+            _ => false,
+        }
     }
 }
 

@@ -5,8 +5,8 @@ use std::os::fd::OwnedFd;
 use std::path::Path;
 
 use rustix::fs::{
-    AtFlags, FileType, Mode, OFlags, XattrFlags, fchmod, fsetxattr, futimens, linkat, makedev,
-    mkdirat, mknodat, openat, symlinkat, unlinkat, utimensat,
+    AtFlags, Mode, OFlags, fchmod, futimens, linkat, mkdirat, openat, symlinkat, unlinkat,
+    utimensat,
 };
 use rustix::io::Errno;
 use tierce_layer::whiteout::Marker;
@@ -18,7 +18,7 @@ use tierce_oci::{DiffId, Hasher};
 use super::note::{Note, NotePath};
 use super::places::{Places, modified_at, open_root};
 use super::remove::remove_directory;
-use super::tree::{Attributes, Finished, LayerTree, Linked, Place, Replaced, TreeError, readable};
+use super::tree::{Attributes, LayerTree, Linked, Place, Replaced, TreeError, readable};
 use super::{CacheError, FileError, Form};
 
 /// What was unpacked.
@@ -291,32 +291,19 @@ impl Writer {
         Ok(())
     }
 
-    /// The archive is at its end: puts deletions in and gives directories their attributes, which
-    /// making something in them would have changed.
+    /// The archive is at its end: gives directories their attributes, which making something in them
+    /// would have changed.
     fn finish(mut self) -> Result<Note, UnpackError> {
         let tree = std::mem::replace(&mut self.tree, LayerTree::new(0));
         let finished = tree
             .finish()
             .map_err(|(path, problem)| misplaced(&path, problem))?;
-        for path in &finished.made {
-            self.make_directory(path).map_err(written(path))?;
-        }
-        let Finished {
-            directories, links, ..
-        } = finished;
         let paths = |(path, target)| (NotePath(path), NotePath(target));
-        self.note.links = links.into_iter().map(paths).collect();
-        for directory in directories.into_iter().rev() {
-            let path = directory.path;
-            for whiteout in directory.whiteouts {
-                self.whiteout(&whiteout).map_err(written(&whiteout))?;
-                self.note.whiteouts.insert(NotePath(whiteout));
-            }
-            if directory.opaque {
-                self.make_opaque(&path).map_err(written(&path))?;
-                self.note.opaque.insert(NotePath(path.clone()));
-            }
-            let attributes = directory.attributes.unwrap_or(Attributes {
+        self.note.links = finished.links.into_iter().map(paths).collect();
+        self.note.whiteouts = finished.whiteouts.into_iter().map(NotePath).collect();
+        self.note.emptied = finished.emptied.into_iter().map(NotePath).collect();
+        for (path, described) in finished.directories.into_iter().rev() {
+            let attributes = described.unwrap_or(Attributes {
                 mode: self.form.mode(0o755),
                 modified: 0,
             });
@@ -324,60 +311,11 @@ impl Writer {
             if attributes.mode & 0o500 != 0o500 {
                 self.note.closed.insert(NotePath(path.clone()), attributes);
             }
-            if directory.attributes.is_none() && !path.is_empty() {
+            if described.is_none() && !path.is_empty() {
                 self.note.undescribed.insert(NotePath(path));
             }
         }
         Ok(self.note)
-    }
-
-    fn make_directory(&mut self, path: &[u8]) -> io::Result<()> {
-        let (parent, name) = self.places.parent(path)?;
-        mkdirat(&parent, name, Mode::RWXU)?;
-        self.note.entries += 1;
-        Ok(())
-    }
-
-    /// Says to overlayfs that what lower layers have at `path` is deleted. Anybody may make this one
-    /// device, since Linux 5.8.
-    fn whiteout(&mut self, path: &[u8]) -> io::Result<()> {
-        let (parent, name) = self.places.parent(path)?;
-        let made = mknodat(
-            &parent,
-            name,
-            FileType::CharacterDevice,
-            Mode::empty(),
-            makedev(0, 0),
-        );
-        self.unless_refused(made, "make a whiteout")
-    }
-
-    /// Says to overlayfs that nothing that lower layers have in `path` is seen.
-    fn make_opaque(&mut self, path: &[u8]) -> io::Result<()> {
-        let directory = self.places.directory(path)?;
-        let set = fsetxattr(
-            &directory,
-            c"user.overlay.opaque",
-            b"y",
-            XattrFlags::empty(),
-        );
-        self.unless_refused(set, "mark a directory as opaque")
-    }
-
-    /// A file system or a container that does not know the one or the other is no reason to fail:
-    /// the note has it too.
-    fn unless_refused(&mut self, result: Result<(), Errno>, action: &str) -> io::Result<()> {
-        match result {
-            Ok(()) => Ok(()),
-            Err(
-                error @ (Errno::PERM | Errno::ACCESS | Errno::NOTSUP | Errno::INVAL | Errno::NOSYS),
-            ) => {
-                let system = io::Error::from(error);
-                self.note.not_for_overlay = Some(format!("could not {action}: {system}"));
-                Ok(())
-            }
-            Err(error) => Err(error.into()),
-        }
     }
 
     fn settle(&mut self, path: &[u8], attributes: Attributes) -> io::Result<()> {
