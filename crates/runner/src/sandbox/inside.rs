@@ -18,7 +18,7 @@ use rustix::process::{Pid, Signal, WaitId, WaitIdOptions, WaitOptions, WaitStatu
 use super::namespaces::{entrance, room};
 use super::processes;
 use super::protocol::{self, Beginning, Command, PlainSetup, Report, Setup};
-use super::{Exit, Log, NotStarted, Process, ProcessNumber};
+use super::{Exit, Feature, Log, NotStarted, Process, ProcessNumber};
 
 /// How often the descendants of a plain keeper are looked for while they are being killed: they may
 /// have had children meanwhile.
@@ -68,6 +68,7 @@ fn close_on_exec() -> io::Result<()> {
 /// What failed on the way into the box.
 pub(super) struct Refused {
     step: String,
+    feature: Option<Feature>,
     errno: i32,
 }
 
@@ -75,6 +76,9 @@ pub(super) struct Refused {
 pub(super) trait Step<T> {
     /// `step` as [`super::SandboxError::Step`] has it.
     fn step(self, step: impl Into<String>) -> Result<T, Refused>;
+
+    /// The same for what a machine may lack.
+    fn step_of(self, feature: Feature, step: impl Into<String>) -> Result<T, Refused>;
 }
 
 impl<T, E: Into<io::Error>> Step<T> for Result<T, E> {
@@ -83,8 +87,16 @@ impl<T, E: Into<io::Error>> Step<T> for Result<T, E> {
             let error: io::Error = error.into();
             Refused {
                 step: step.into(),
+                feature: None,
                 errno: error.raw_os_error().unwrap_or(Errno::IO.raw_os_error()),
             }
+        })
+    }
+
+    fn step_of(self, feature: Feature, step: impl Into<String>) -> Result<T, Refused> {
+        self.step(step).map_err(|refused| Refused {
+            feature: Some(feature),
+            ..refused
         })
     }
 }
@@ -101,7 +113,7 @@ fn plain(control: UnixStream, setup: PlainSetup) -> io::Result<()> {
 pub(super) fn refuse(control: &UnixStream, refused: &Refused) -> io::Result<()> {
     protocol::send(
         control,
-        &Beginning::Failed(refused.step.clone(), refused.errno),
+        &Beginning::Failed(refused.step.clone(), refused.feature, refused.errno),
     )
 }
 

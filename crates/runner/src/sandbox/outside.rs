@@ -86,8 +86,9 @@ impl Keeper {
     /// What a stage says, unless there is no box. A listener may come with it.
     pub(super) fn said(&self) -> Result<(Beginning, Option<OwnedFd>), SandboxError> {
         match protocol::receive_with(&self.control) {
-            Ok((Beginning::Failed(step, errno), _)) => Err(SandboxError::Step {
+            Ok((Beginning::Failed(step, feature, errno), _)) => Err(SandboxError::Step {
                 step,
+                feature,
                 source: io::Error::from_raw_os_error(errno),
             }),
             Ok(said) => Ok(said),

@@ -18,7 +18,7 @@ use serde::de::DeserializeOwned;
 use serde::{Deserialize, Serialize};
 use tokio::io::{AsyncRead, AsyncReadExt as _};
 
-use super::{Exit, NotStarted, Process, ProcessNumber};
+use super::{Exit, Feature, NotStarted, Process, ProcessNumber};
 
 /// Longer than any environment that a kernel takes, and short enough to be held.
 const LONGEST: usize = 64 << 20;
@@ -96,8 +96,8 @@ pub(super) enum Beginning {
     Entered { own_users: bool },
     /// Orders are taken.
     Ready,
-    /// There is no box: a step, and the number of the system's error.
-    Failed(String, i32),
+    /// There is no box: a step, what it is about, and the number of the system's error.
+    Failed(String, Option<Feature>, i32),
 }
 
 /// Orders as they travel. There is none to end: that is the end of the stream.

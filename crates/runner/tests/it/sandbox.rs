@@ -10,9 +10,10 @@ use std::time::{Duration, Instant};
 use tokio::sync::mpsc::UnboundedReceiver;
 
 use tierce_runner::rootfs::Root;
+use tierce_runner::sandbox::features::Machine;
 use tierce_runner::sandbox::{
-    Event, Exit, Log, Network, Order, Process, ProcessNumber, Sandbox, Settings, Volume,
-    namespaces, plain,
+    Event, Exit, Feature, Log, Network, Order, Process, ProcessNumber, Sandbox, SandboxError,
+    Settings, Volume, namespaces, plain,
 };
 
 /// Longer than anything here takes on a busy machine: only a fault waits for it.
@@ -674,6 +675,36 @@ mod in_namespaces {
     fn alive(pid: u32) -> bool {
         std::fs::read_to_string(format!("/proc/{pid}/stat"))
             .is_ok_and(|stat| !stat.contains(") Z "))
+    }
+
+    #[tokio::test]
+    async fn this_machine_can_do_all_that_a_box_needs() {
+        let scratch = tempfile::tempdir().unwrap();
+        let machine = Machine::probe(&stage(), scratch.path()).unwrap();
+        machine.namespaces.unwrap();
+        machine.overlay.unwrap();
+        assert_eq!(scratch.path().read_dir().unwrap().count(), 0);
+    }
+
+    #[tokio::test]
+    async fn a_missing_feature_is_named() {
+        let root = TwoDirectories::new();
+        // Overlayfs has no layers that are files.
+        let mut settings = root.settings();
+        let file = root.upper().join("file");
+        std::fs::write(&file, "").unwrap();
+        settings.root = Arc::new(Root {
+            directories: vec![root.upper(), file],
+        });
+        let error = namespaces::start(&settings).unwrap_err();
+        assert_eq!(error.to_string(), "could not mount the root by overlay");
+        assert_eq!(error.missing().unwrap().feature, Feature::Overlay);
+        settings.program = PathBuf::from("/bin/true");
+        let error = namespaces::start(&settings).unwrap_err();
+        assert!(matches!(error, SandboxError::NoStage { .. }), "{error}");
+        settings.program = PathBuf::from("/absent");
+        let error = namespaces::start(&settings).unwrap_err();
+        assert_eq!(error.to_string(), "could not start `/absent` as a sandbox");
     }
 
     /// All of the above once more as a user who may do nothing, if it was root until now.

@@ -8,9 +8,9 @@ use std::process::{self, Stdio};
 use rustix::process::DumpableBehavior;
 use rustix::thread::{CapabilitySet, CapabilitySets, UnshareFlags};
 
-use crate::sandbox::STAGE;
 use crate::sandbox::inside::{Refused, Step as _, refuse};
 use crate::sandbox::protocol::{self, Beginning, Entrance, Setup};
+use crate::sandbox::{Feature, STAGE};
 
 /// What the second stage needs to mount, to bring the loopback up, to restrain its own namespace and
 /// to give all of it up; and what an overlay with an upper directory does in the name of who mounted
@@ -78,12 +78,16 @@ pub(super) fn unshare(namespaces: UnshareFlags) -> rustix::io::Result<()> {
 fn enter_as_user(entrance: &Entrance) -> Result<(), Refused> {
     let user = rustix::process::geteuid().as_raw();
     let group = rustix::process::getegid().as_raw();
-    unshare(UnshareFlags::NEWUSER | namespaces(entrance)).step("make namespaces")?;
+    unshare(UnshareFlags::NEWUSER | namespaces(entrance))
+        .step_of(Feature::Namespaces, "make namespaces")?;
     // An unprivileged process may map its group only after it said so (user_namespaces(7)).
-    fs::write("/proc/self/setgroups", "deny").step("give up changing groups")?;
+    fs::write("/proc/self/setgroups", "deny")
+        .step_of(Feature::Namespaces, "give up changing groups")?;
     let line = |inner, outer| format!("{inner} {outer} 1");
-    fs::write("/proc/self/uid_map", line(entrance.user, user)).step("map the user")?;
-    fs::write("/proc/self/gid_map", line(entrance.group, group)).step("map the group")?;
+    fs::write("/proc/self/uid_map", line(entrance.user, user))
+        .step_of(Feature::Namespaces, "map the user")?;
+    fs::write("/proc/self/gid_map", line(entrance.group, group))
+        .step_of(Feature::Namespaces, "map the group")?;
     keep_capabilities()
 }
 
@@ -95,7 +99,7 @@ fn enter_as_root(control: &UnixStream, entrance: &Entrance) -> Result<(), Refuse
         Ok(()) => true,
         // User namespaces may be forbidden even to root.
         Err(_) => {
-            unshare(namespaces(entrance)).step("make namespaces")?;
+            unshare(namespaces(entrance)).step_of(Feature::Namespaces, "make namespaces")?;
             false
         }
     };
@@ -115,10 +119,11 @@ fn keep_capabilities() -> Result<(), Refused> {
         permitted: needed,
         inheritable: needed,
     };
-    rustix::thread::set_capabilities(None, sets).step("keep capabilities")?;
+    rustix::thread::set_capabilities(None, sets)
+        .step_of(Feature::Namespaces, "keep capabilities")?;
     for capability in FOR_THE_ROOM {
         rustix::thread::configure_capability_in_ambient_set(capability, true)
-            .step("keep a capability")?;
+            .step_of(Feature::Namespaces, "keep a capability")?;
     }
     Ok(())
 }

@@ -24,7 +24,7 @@ use rustix::thread::CapabilitySet;
 use super::memory::Memory;
 use super::outside::{self, Keeper};
 use super::protocol::{Beginning, Entrance, Place, Room, Setup};
-use super::{Doorkeeper, Network, Sandbox, SandboxError, Settings};
+use super::{Doorkeeper, Feature, Network, Sandbox, SandboxError, Settings};
 
 pub(super) mod entrance;
 mod loopback;
@@ -117,6 +117,7 @@ fn map_users(keeper: &Keeper) -> Result<bool, SandboxError> {
                 .and_then(|own| fs::write(format!("{process}/{map}"), identity(&own)))
                 .map_err(|source| SandboxError::Step {
                     step: "map users to themselves".to_owned(),
+                    feature: Some(Feature::Namespaces),
                     source,
                 })?;
         }
