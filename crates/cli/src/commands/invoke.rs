@@ -105,18 +105,19 @@ async fn invoke_once(
     interrupt: &Interrupt,
 ) -> Result<()> {
     let subject = Subject::of(source, output)?;
-    let boxes = Boxes::new(&arguments.function, environment, output)?;
     let prepared = async {
+        let boxes = Boxes::new(&arguments.function, environment, output).await?;
         let name = &arguments.function_name;
         let surroundings = Surroundings::settle(name, &arguments.function, environment).await?;
         let preparation = Preparation {
             arguments: &arguments.function,
             surroundings: &surroundings,
             environment,
+            wants_one_directory: boxes.runtime().wants_one_directory,
         };
-        preparation.prepare(&subject, output).await
+        Ok::<_, anyhow::Error>((preparation.prepare(&subject, output).await?, boxes))
     };
-    let prepared = tokio::select! {
+    let (prepared, boxes) = tokio::select! {
         prepared = prepared => prepared?,
         () = interrupt.comes() => return Ok(()),
     };

@@ -39,15 +39,20 @@ pub(crate) async fn run(
         (_, false) => None,
     };
     let listener = listen(arguments.listen, arguments.port)?;
-    let boxes = Boxes::new(&arguments.function, environment, output)?;
-    let settled = Surroundings::settle(&arguments.name, &arguments.function, environment);
-    let Some(surroundings) = unless_interrupted(interrupt, settled).await? else {
+    let settled = async {
+        let boxes = Boxes::new(&arguments.function, environment, output).await?;
+        let name = &arguments.name;
+        let surroundings = Surroundings::settle(name, &arguments.function, environment).await?;
+        Ok((boxes, surroundings))
+    };
+    let Some((boxes, surroundings)) = unless_interrupted(interrupt, settled).await? else {
         return Ok(());
     };
     let preparation = Preparation {
         arguments: &arguments.function,
         surroundings: &surroundings,
         environment,
+        wants_one_directory: boxes.runtime().wants_one_directory,
     };
     let mut watching = match context {
         Some(context) => Some(Watching::begin(context, &preparation)?),
@@ -123,8 +128,12 @@ async fn announce(
             "tierce: the function did not start ({words}); the next invocation tries again"
         )),
         _ => output.note(&format!(
-            "tierce: ready, with {} MiB and {} for an invocation",
+            "tierce: ready, with {} MiB{} and {} for an invocation",
             function.memory,
+            match &session.runtime().memory {
+                Some(keeper) => format!(" (kept by {keeper})"),
+                None => String::new(),
+            },
             match arguments.function.timeout.0 {
                 Some(limit) => format!("{} s", limit.as_secs_f64()),
                 None => "no limit".to_owned(),

@@ -70,6 +70,8 @@ pub(crate) struct Preparation<'a> {
     pub(crate) arguments: &'a FunctionArguments,
     pub(crate) surroundings: &'a Surroundings,
     pub(crate) environment: &'a Environment,
+    /// Whether the root must be one directory.
+    pub(crate) wants_one_directory: bool,
 }
 
 impl Preparation<'_> {
@@ -183,7 +185,7 @@ impl Preparation<'_> {
                 Form::Lambda
             },
             mount_points: mount_points.collect(),
-            is_flat: false,
+            is_flat: self.wants_one_directory,
         }
     }
 }

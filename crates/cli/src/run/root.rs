@@ -2,12 +2,13 @@
 
 use std::path::{Path, PathBuf};
 use std::sync::Arc;
+use std::time::{Duration, SystemTime};
 
 use anyhow::{Context as _, Result};
 use futures_util::{StreamExt as _, TryStreamExt as _};
 use tierce_image::{Blob, Content, Image, Layer};
 use tierce_layer::Limits;
-use tierce_runner::rootfs::{Form, MountKind, MountPoint, Root, RootfsCache};
+use tierce_runner::rootfs::{CacheError, Form, MountKind, MountPoint, Pruned, Root, RootfsCache};
 
 use crate::background::in_background;
 use crate::environment::Environment;
@@ -18,6 +19,36 @@ use crate::places::{Places, processors};
 /// Where unpacked layers are, below the cache directory. The name counts up with their format.
 pub(crate) fn rootfs_in(cache: &Path) -> PathBuf {
     cache.join("rootfs-1")
+}
+
+/// How long nobody must have used what is pruned, tried one after the other until enough is gone.
+const AGES: [Duration; 5] = [
+    Duration::from_secs(30 * 24 * 60 * 60),
+    Duration::from_secs(7 * 24 * 60 * 60),
+    Duration::from_secs(24 * 60 * 60),
+    Duration::from_secs(60 * 60),
+    Duration::ZERO,
+];
+
+/// Removes unpacked layers that were not used for longest, until what is left takes `limit` at most
+/// or is in use.
+pub(crate) fn prune(cache: &Path, limit: u64) -> Result<Pruned, CacheError> {
+    let root = rootfs_in(cache);
+    let mut pruned = Pruned {
+        left: RootfsCache::info(&root)?,
+        ..Pruned::default()
+    };
+    for age in AGES {
+        if pruned.left.bytes <= limit {
+            break;
+        }
+        let since = SystemTime::now().checked_sub(age);
+        let more = RootfsCache::prune(&root, since.unwrap_or(SystemTime::UNIX_EPOCH))?;
+        pruned.removed.trees += more.removed.trees;
+        pruned.removed.bytes += more.removed.bytes;
+        pruned.left = more.left;
+    }
+    Ok(pruned)
 }
 
 /// How a root is to be.
@@ -75,7 +106,9 @@ pub(crate) async fn unpack(
         .await?;
     let layers: Vec<_> = image.layers().iter().map(|layer| layer.diff_id).collect();
     let settings = settings.clone();
-    in_background(move |_| {
+    let (has_grown, limit) = (!missing.is_empty(), environment.cache_limit / 2);
+    let directory = environment.cache.clone();
+    let made = in_background(move |_| {
         let mut mount_points: Vec<MountPoint> = MOUNTED
             .into_iter()
             .map(|(path, kind)| MountPoint {
@@ -93,9 +126,21 @@ pub(crate) async fn unpack(
         let extensions = extensions
             .iter()
             .map(|path| path.to_string_lossy().into_owned());
+        if has_grown {
+            // Nobody waits for the disk: what is not on it after a crash is unpacked again.
+            std::thread::spawn(move || {
+                if let Err(error) = cache.settle() {
+                    tracing::debug!("could not settle what was unpacked: {error}");
+                }
+                drop(cache);
+                if let Err(error) = prune(&directory, limit) {
+                    tracing::debug!("could not make room among unpacked layers: {error}");
+                }
+            });
+        }
         Ok((root, extensions.collect()))
-    })
-    .await
+    });
+    made.await
 }
 
 /// Says what takes a while.

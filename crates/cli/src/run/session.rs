@@ -18,7 +18,7 @@ use crate::output::Output;
 use crate::run::arguments::{FunctionArguments, NetworkArgument};
 use crate::run::log::Log;
 use crate::run::prepare::Prepared;
-use crate::run::runtime::{Runtime, scratch_in};
+use crate::run::runtime::{PROGRAM, Runtime};
 
 /// How a function is kept running.
 pub(crate) struct SessionSettings {
@@ -70,6 +70,11 @@ impl Session {
     /// From now on runs what was prepared anew.
     pub(crate) fn replace(&self, prepared: &Prepared) {
         self.pool.replace(self.boxes.maker(prepared));
+    }
+
+    /// What runs the processes.
+    pub(crate) fn runtime(&self) -> &Runtime {
+        self.boxes.runtime()
     }
 
     /// Where it listens.
@@ -126,7 +131,6 @@ struct BoxSettings {
     volumes: Vec<Volume>,
     open_files: u64,
     processes: u64,
-    scratch: PathBuf,
     runtime: Runtime,
 }
 
@@ -145,9 +149,8 @@ impl BoxSettings {
             memory: Some(u64::from(prepared.function.memory) << 20),
             user: USER,
             group: GROUP,
-            scratch: self.scratch.clone(),
-            // Also when another file has got its name meanwhile.
-            program: PathBuf::from("/proc/self/exe"),
+            scratch: self.runtime.scratch.clone(),
+            program: PathBuf::from(PROGRAM),
         }
     }
 }
@@ -165,7 +168,7 @@ const GROUP: u32 = 990;
 
 impl Boxes {
     /// Works out what boxes are like, and finds out what this machine can make.
-    pub(crate) fn new(
+    pub(crate) async fn new(
         arguments: &FunctionArguments,
         environment: &Environment,
         output: Output,
@@ -192,8 +195,7 @@ impl Boxes {
             volumes: volumes.collect::<Result<_>>()?,
             open_files: arguments.open_files.into(),
             processes: arguments.processes.get().into(),
-            scratch: scratch_in(&environment.cache)?,
-            runtime: Runtime::choose(arguments, output)?,
+            runtime: Runtime::choose(arguments, environment, output).await?,
         };
         Ok(Self {
             settings,
@@ -202,13 +204,18 @@ impl Boxes {
         })
     }
 
+    /// What runs the processes.
+    pub(crate) fn runtime(&self) -> &Runtime {
+        &self.settings.runtime
+    }
+
     /// What makes the environments of what was prepared.
     fn maker(&self, prepared: &Prepared) -> MakeEnvironment {
         let (boxes, function) = (self.clone(), Arc::clone(&prepared.function));
         let settings = self.settings.of(prepared);
         Arc::new(move |number| {
             let (boxes, function) = (boxes.clone(), Arc::clone(&function));
-            let (settings, runtime) = (settings.clone(), boxes.settings.runtime);
+            let (settings, runtime) = (settings.clone(), boxes.settings.runtime.clone());
             Box::pin(async move { boxes.make(number, function, settings, runtime).await })
         })
     }
