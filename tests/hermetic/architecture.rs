@@ -23,7 +23,7 @@ const ARROWS: [(&str, &[&str]); 12] = [
     ),
     ("tierce-lambda", &["tierce-image", "tierce-oci"]),
     ("tierce-layer", &["tierce-deflate", "tierce-oci"]),
-    ("tierce-runner", &["tierce-oci"]),
+    ("tierce-runner", &["tierce-layer", "tierce-oci"]),
     ("tierce-store", &["tierce-image", "tierce-oci"]),
     (
         "tierce-aws",

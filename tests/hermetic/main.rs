@@ -30,6 +30,7 @@
 //! | `referrers` | artifacts that are attached to images |
 //! | `registries` | credentials, certificates, refusals |
 //! | `registry_settings` | endpoints, mirrors, trust and proxies, as a user settles them |
+//! | `run` | functions that run here: what they see, how they end, and what is left |
 //! | `ecr` | repositories of ECR, and logins for other tools |
 //! | `ecr_push` | pushes to ECR by its real names: tokens, repositories, immutable tags, secrets |
 //! | `resuming` | pushes that are killed, and go on |
@@ -72,6 +73,7 @@ mod referrers;
 mod registries;
 mod registry_settings;
 mod resuming;
+mod run;
 mod runtime_client;
 mod support;
 mod transports;

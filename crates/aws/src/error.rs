@@ -222,7 +222,8 @@ impl Call<'_> {
         }
     }
 
-    fn without_credentials(self, error: &CredentialsError) -> AwsError {
+    /// The error that says whether there are no credentials, or none of use.
+    pub(crate) fn without_credentials(self, error: &CredentialsError) -> AwsError {
         let identity = self.identity.clone();
         match error {
             CredentialsError::CredentialsNotLoaded(_) => AwsError::NoCredentials { identity },

@@ -5,11 +5,13 @@
 //!
 //! * [`EcrCredentials`], which gives a registry client the tokens that ECR's registries want,
 //! * [`EcrControl`], which tells it of repositories what the registry API does not,
-//! * [`Repositories`], which makes and tidies repositories for people, and
-//! * [`Functions`], which tells what functions run.
+//! * [`Repositories`], which makes and tidies repositories for people,
+//! * [`Functions`], which tells what functions run, and
+//! * [`Caller`], the credentials themselves, for a function that runs here.
 //!
 //! [`EcrHost`] says which registries are ECR's, and [`manners()`] what ways they have.
 
+mod caller;
 mod control;
 mod credentials;
 mod error;
@@ -23,6 +25,7 @@ mod session;
 mod time;
 mod wildcard;
 
+pub use caller::Caller;
 pub use control::{CreateMissing, EcrControl};
 pub use credentials::{EcrCredentials, EcrRegistry, Login};
 pub use error::{AwsError, Refused, Told};

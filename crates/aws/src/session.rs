@@ -204,7 +204,7 @@ impl Aws {
         Ok(aws_sdk_lambda::Client::new(&self.session(place).await?))
     }
 
-    async fn session(&self, place: &Place) -> Result<SdkConfig, AwsError> {
+    pub(crate) async fn session(&self, place: &Place) -> Result<SdkConfig, AwsError> {
         let key = (place.identity.clone(), place.region.clone());
         let cell = {
             let mut sessions = self

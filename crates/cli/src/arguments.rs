@@ -4,7 +4,7 @@
 //! worked out by the commands.
 
 use std::num::NonZeroUsize;
-use std::path::PathBuf;
+use std::path::{Path, PathBuf};
 
 use clap::{Args, Parser, Subcommand, ValueEnum};
 use tierce_oci::{ImageFormat, MediaType, Platform, Reference};
@@ -13,6 +13,7 @@ use crate::age::Age;
 use crate::byte_size::ByteSize;
 use crate::ecr_name::{EcrHostName, EcrRepositoryName};
 use crate::profile::Profile;
+use crate::run::arguments::{InvokeArguments, RunArguments};
 use crate::transport::{BaseName, ImagePlace, PushSource};
 
 /// Assembles container images for AWS Lambda without Docker, and moves them.
@@ -76,6 +77,8 @@ pub(crate) enum Command {
     Copy(CopyArguments),
     Inspect(InspectArguments),
     Lint(LintArguments),
+    Run(Box<RunArguments>),
+    Invoke(Box<InvokeArguments>),
     Attach(AttachArguments),
     Referrers(ReferrersArguments),
     Lock(LockArguments),
@@ -234,6 +237,31 @@ pub(crate) struct BuildArguments {
 
     #[command(flatten)]
     pub(crate) registry: RegistryArguments,
+}
+
+impl BuildArguments {
+    /// What `tierce build CONTEXT` is told.
+    pub(crate) fn of_context(context: &Path, offline: bool, registry: RegistryArguments) -> Self {
+        Self {
+            context: context.to_owned(),
+            file: None,
+            tag: Vec::new(),
+            platform: Vec::new(),
+            index: false,
+            output: Vec::new(),
+            push: false,
+            create_repository: false,
+            metadata_file: None,
+            dry_run: false,
+            allow: Vec::new(),
+            locked: false,
+            offline,
+            no_cache: false,
+            jobs: None,
+            image: ImageArguments::default(),
+            registry,
+        }
+    }
 }
 
 /// What the image is made of; all of it can stand in tierce.toml instead.

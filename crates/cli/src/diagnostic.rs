@@ -11,11 +11,14 @@ use tierce_aws::{AwsError, CreateError, EcrHost, is_public_ecr};
 use tierce_image::{AssembleError, ReadError, VerifyError, WriteError};
 use tierce_layer::{BadZipName, TarError, ZipError};
 use tierce_registry::{Answer, ReferrersError, RegistryError};
+use tierce_runner::invoke::client::PostError;
+use tierce_runner::sandbox::SandboxError;
 use tierce_store::{ArchiveError, PieceError};
 
 use crate::config_file::ConfigFileError;
 use crate::dependencies::requirements::BadRequirement;
 use crate::dependencies::tool::ToolFailed;
+use crate::run::watch::WatchError;
 use crate::source::SourceError;
 
 /// The command line asks for something that makes no sense; exit code 2.
@@ -29,6 +32,30 @@ pub(crate) struct UsageError(pub(crate) String);
 pub(crate) struct LintRefusal {
     pub(crate) image: String,
     pub(crate) errors: usize,
+}
+
+/// A function was invoked, and failed; exit code 1.
+#[derive(Debug, thiserror::Error)]
+#[error("the function failed: {words}")]
+pub(crate) struct FunctionFailed {
+    error_type: String,
+    words: String,
+}
+
+impl FunctionFailed {
+    /// What the error says that a function, or Lambda in its place, answered with.
+    pub(crate) fn of(payload: &[u8]) -> Self {
+        let error: serde_json::Value = serde_json::from_slice(payload).unwrap_or_default();
+        let text = |name: &str| error[name].as_str().unwrap_or_default().to_owned();
+        let (error_type, message) = (text("errorType"), text("errorMessage"));
+        let words = match (error_type.as_str(), message.as_str()) {
+            ("", "") => "it does not say how".to_owned(),
+            ("", message) => message.to_owned(),
+            (kind, "") => kind.to_owned(),
+            (kind, message) => format!("{kind}: {message}"),
+        };
+        Self { error_type, words }
+    }
 }
 
 /// Advice that goes with an error.
@@ -199,6 +226,15 @@ fn known(cause: &(dyn std::error::Error + 'static)) -> Option<String> {
     if let Some(error) = cause.downcast_ref::<BadRequirement>() {
         return error.needs_a_build().then(|| BUILT_BEFOREHAND.to_owned());
     }
+    if let Some(error) = cause.downcast_ref::<SandboxError>() {
+        return error.missing().map(|missing| missing.remedies.join("; "));
+    }
+    if let Some(error) = cause.downcast_ref::<FunctionFailed>() {
+        return error.known().map(str::to_owned);
+    }
+    if let Some(error) = cause.downcast_ref::<PostError>() {
+        return known_of_post(error).map(str::to_owned);
+    }
     let fixed = if cause.is::<LintRefusal>() {
         "what is meant to be so can be allowed by name: `--allow RULE`"
     } else if matches!(cause.downcast_ref(), Some(WriteError::ImmutableTag { .. })) {
@@ -250,6 +286,8 @@ fn known(cause: &(dyn std::error::Error + 'static)) -> Option<String> {
             }
             _ => return None,
         }
+    } else if let Some(WatchError::TooMany(_)) = cause.downcast_ref() {
+        "`sudo sysctl -w fs.inotify.max_user_watches=524288` raises it"
     } else if let Some(error) = cause.downcast_ref::<io::Error>() {
         match error.kind() {
             io::ErrorKind::StorageFull | io::ErrorKind::QuotaExceeded => FREE_SPACE,
@@ -262,6 +300,35 @@ fn known(cause: &(dyn std::error::Error + 'static)) -> Option<String> {
         return None;
     };
     Some(fixed.to_owned())
+}
+
+impl FunctionFailed {
+    /// What is known to help against an error that Lambda answers with in the function's place.
+    fn known(&self) -> Option<&'static str> {
+        Some(match self.error_type.as_str() {
+            "Sandbox.Timedout" => {
+                "`--timeout` of `tierce run` gives it more time, and `--timeout none` all that a \
+                 debugger needs; Lambda's own default is 3 s, and the most 15 minutes"
+            }
+            "Runtime.OutOfMemory" => {
+                "`--memory` of `tierce run` gives it more; Lambda's own default is 128 MiB"
+            }
+            _ => return None,
+        })
+    }
+}
+
+/// What to do when nobody answers for a function.
+fn known_of_post(error: &PostError) -> Option<&'static str> {
+    match error {
+        PostError::NobodyListens { .. } => Some(
+            "start the function with `tierce run`, or for this one event: `tierce invoke --image IMAGE`",
+        ),
+        PostError::Refused { name, .. } if name == "ResourceNotFoundException" => {
+            Some("`--function-name` says which function is meant")
+        }
+        _ => None,
+    }
 }
 
 /// What to do about a full disk.

@@ -22,6 +22,7 @@ mod gate;
 mod handler;
 mod head_start;
 mod init;
+mod interrupt;
 mod layer_facts;
 mod layers;
 mod lock;
@@ -38,6 +39,7 @@ mod quantity;
 mod records;
 mod registries;
 mod registries_file;
+mod run;
 mod sarif;
 mod sealed;
 mod source;
@@ -50,22 +52,30 @@ mod written;
 
 use std::process::ExitCode;
 use std::sync::{Arc, mpsc};
+use std::thread::JoinHandle;
 use std::time::Duration;
 
 use clap::Parser as _;
 use tokio::runtime::Runtime;
+use tokio::signal::unix::{Signal, SignalKind, signal};
 use tokio::sync::Notify;
 
 use crate::arguments::{Arguments, Command};
 use crate::diagnostic::Diagnostic;
 use crate::environment::Environment;
+use crate::interrupt::Interrupt;
 use crate::output::Output;
 
 /// Runs the program: reads arguments and environment, runs the command, reports.
 pub fn main() -> ExitCode {
+    // First of all, while there is one thread: a box is begun by this program too.
+    if let Some(ended) = tierce_runner::sandbox::stage_main(std::env::args_os().skip(1)) {
+        return ended;
+    }
     let arguments = Arguments::parse();
-    let output = Output::new(&arguments.global);
-    start_log(arguments.global.verbose, environment::colours_are_welcome());
+    let coloured = environment::colours_are_welcome();
+    let output = Output::new(&arguments.global, coloured);
+    start_log(arguments.global.verbose, coloured);
     let runtime = match tokio::runtime::Builder::new_multi_thread()
         .enable_all()
         .build()
@@ -97,24 +107,34 @@ pub fn main() -> ExitCode {
 /// leaves is swept by the next run.
 const PATIENCE: Duration = Duration::from_secs(2);
 
+/// How long a command that ends by itself may take over that. Extensions of a function have two
+/// seconds for their last words, after an environment that may still be starting.
+const LAST_WORDS: Duration = Duration::from_secs(6);
+
 /// Runs the command on a thread of its own, so that a signal is heeded even while the command waits
 /// for a disk or a lock.
 fn run_until_told_to_end(runtime: &Runtime, command: Command, output: Output) -> Ended {
     let (sender, receiver) = mpsc::channel();
     let told = Arc::new(Notify::new());
+    let (interrupt, interrupted) = Interrupt::new();
+    let ends_by_itself = ends_by_itself(&command);
     let (handle, own_sender, own_told) =
         (runtime.handle().clone(), sender.clone(), Arc::clone(&told));
+    let signalled = interrupted.clone();
     let begun = std::thread::Builder::new().spawn(move || {
         let result = handle.block_on(async {
             let _handler = survive_file_size_limit();
             tokio::select! {
-                result = run(command, output) => Some(result),
+                result = run(command, output, interrupted) => Some(result),
                 // Dropping the command removes what it has half made.
                 () = own_told.notified() => None,
             }
         });
-        if let Some(result) = result {
-            let _ = own_sender.send(Ended::Itself(result));
+        match result {
+            // It has ended because it was told to: how is for the one who told it to say.
+            Some(Ok(())) if signalled.has_come() => {}
+            Some(result) => drop(own_sender.send(Ended::Itself(result))),
+            None => {}
         }
     });
     let thread = match begun {
@@ -122,19 +142,39 @@ fn run_until_told_to_end(runtime: &Runtime, command: Command, output: Output) ->
         Err(error) => return Ended::Itself(Err(error.into())),
     };
     runtime.spawn(async move {
-        let signal = asked_to_end().await;
-        told.notify_one();
-        let gone = async {
-            while !thread.is_finished() {
-                tokio::time::sleep(Duration::from_millis(5)).await;
+        let mut signals = Signals::listen();
+        let signal = signals.next().await;
+        if ends_by_itself {
+            interrupt.send_replace(true);
+            tokio::select! {
+                () = end_of(&thread) => {}
+                () = tokio::time::sleep(LAST_WORDS) => {}
+                _ = signals.next() => {}
             }
-        };
-        let _ = tokio::time::timeout(PATIENCE, gone).await;
+        }
+        told.notify_one();
+        let _ = tokio::time::timeout(PATIENCE, end_of(&thread)).await;
         let _ = sender.send(Ended::By(signal));
     });
     receiver.recv().unwrap_or(Ended::Itself(Err(anyhow::anyhow!(
         "the command ended without a result: this is a bug in tierce"
     ))))
+}
+
+/// Waits until a thread has ended.
+async fn end_of(thread: &JoinHandle<()>) {
+    while !thread.is_finished() {
+        tokio::time::sleep(Duration::from_millis(5)).await;
+    }
+}
+
+/// Whether a command has more to do at its end than what dropping it does.
+fn ends_by_itself(command: &Command) -> bool {
+    match command {
+        Command::Run(_) => true,
+        Command::Invoke(arguments) => arguments.image.is_some(),
+        _ => false,
+    }
 }
 
 /// How a run came to its end.
@@ -145,28 +185,41 @@ enum Ended {
 
 /// Makes a write over the limit on the size of files an error like that of a full disk. Without a
 /// handler the signal would end the process where it stands, with its temporary files.
-fn survive_file_size_limit() -> Option<tokio::signal::unix::Signal> {
-    use tokio::signal::unix::{SignalKind, signal};
+fn survive_file_size_limit() -> Option<Signal> {
     /// The same number on every Unix but those for MIPS.
     const SIGXFSZ: i32 = 25;
     signal(SignalKind::from_raw(SIGXFSZ)).ok()
 }
 
-/// Waits for Ctrl-C, or for the polite signal of whoever supervises us; gives its number.
-async fn asked_to_end() -> u8 {
-    const SIGINT: u8 = 2;
-    const SIGTERM: u8 = 15;
-    use tokio::signal::unix::{SignalKind, signal};
-    let Ok(mut terminate) = signal(SignalKind::terminate()) else {
-        return std::future::pending().await;
-    };
-    tokio::select! {
-        _ = tokio::signal::ctrl_c() => SIGINT,
-        _ = terminate.recv() => SIGTERM,
+/// Ctrl-C, and the polite signal of whoever supervises us.
+struct Signals {
+    interrupt: Option<Signal>,
+    terminate: Option<Signal>,
+}
+
+impl Signals {
+    fn listen() -> Self {
+        Self {
+            interrupt: signal(SignalKind::interrupt()).ok(),
+            terminate: signal(SignalKind::terminate()).ok(),
+        }
+    }
+
+    /// Waits for the next one; gives its number.
+    async fn next(&mut self) -> u8 {
+        const SIGINT: u8 = 2;
+        const SIGTERM: u8 = 15;
+        let (Some(interrupt), Some(terminate)) = (&mut self.interrupt, &mut self.terminate) else {
+            return std::future::pending().await;
+        };
+        tokio::select! {
+            _ = interrupt.recv() => SIGINT,
+            _ = terminate.recv() => SIGTERM,
+        }
     }
 }
 
-async fn run(command: Command, output: Output) -> anyhow::Result<()> {
+async fn run(command: Command, output: Output, interrupt: Interrupt) -> anyhow::Result<()> {
     let environment = Environment::read()?;
     match command {
         Command::Init(arguments) => commands::init::init(&arguments, output),
@@ -178,6 +231,12 @@ async fn run(command: Command, output: Output) -> anyhow::Result<()> {
             commands::inspect::inspect(arguments, &environment, output).await
         }
         Command::Lint(arguments) => commands::lint::lint(arguments, &environment, output).await,
+        Command::Run(arguments) => {
+            commands::run::run(*arguments, &environment, output, &interrupt).await
+        }
+        Command::Invoke(arguments) => {
+            commands::invoke::invoke(*arguments, &environment, output, &interrupt).await
+        }
         Command::Attach(arguments) => {
             commands::referrers::attach(arguments, &environment, output).await
         }
@@ -199,11 +258,12 @@ fn start_log(verbose: u8, coloured: bool) {
         0 => "warn,aws_config=off,aws_runtime=off,aws_smithy_runtime=off",
         1 => {
             "warn,aws_config=off,aws_runtime=off,aws_smithy_runtime=off,tierce_cli=info,\
-             tierce_registry=info,tierce_aws=info,tierce_store=info,tierce_layer=info"
+             tierce_registry=info,tierce_aws=info,tierce_store=info,tierce_layer=info,\
+             tierce_runner=info"
         }
         _ => {
             "warn,tierce_cli=debug,tierce_registry=debug,tierce_aws=debug,tierce_store=debug,\
-             tierce_layer=debug"
+             tierce_layer=debug,tierce_runner=debug"
         }
     };
     // Only a second initialisation fails, and there is none.

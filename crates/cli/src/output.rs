@@ -20,18 +20,43 @@ pub(crate) struct Output {
     pub(crate) json: bool,
     pub(crate) bars: bool,
     plain: bool,
+    /// Whether stderr is one.
+    terminal: bool,
+    coloured: bool,
+}
+
+/// How a line of a log looks.
+#[derive(Debug, Clone, Copy, PartialEq, Eq)]
+pub(crate) enum LogStyle {
+    /// As it is.
+    Plain,
+    /// Less than the others.
+    Dim,
 }
 
 impl Output {
     /// Works out the form from the flags and from what stderr is.
-    pub(crate) fn new(arguments: &GlobalArguments) -> Self {
+    pub(crate) fn new(arguments: &GlobalArguments, coloured: bool) -> Self {
         let quiet = arguments.quiet;
         let style = arguments.progress;
+        let terminal = io::stderr().is_terminal();
         Self {
             quiet,
             json: arguments.json,
-            bars: !quiet && style == ProgressStyle::Auto && io::stderr().is_terminal(),
+            bars: !quiet && style == ProgressStyle::Auto && terminal,
+            terminal,
+            coloured,
             plain: !quiet && (style == ProgressStyle::Plain || arguments.verbose > 0),
+        }
+    }
+
+    /// One that says what went wrong and nothing else.
+    pub(crate) fn hushed(self) -> Self {
+        Self {
+            quiet: true,
+            bars: false,
+            plain: false,
+            ..self
         }
     }
 
@@ -82,6 +107,50 @@ impl Output {
         }
     }
 
+    /// Shows a line of a function's log, which is not always UTF-8.
+    ///
+    /// On a terminal it is made harmless, but for its colours; elsewhere it is what was written.
+    pub(crate) fn log_line(self, prefix: &str, line: &[u8], style: LogStyle) {
+        if self.quiet {
+            return;
+        }
+        let mut shown = prefix.as_bytes().to_vec();
+        match (self.terminal, self.coloured && style == LogStyle::Dim) {
+            (false, _) => shown.extend_from_slice(line),
+            (true, dim) => {
+                let text = coloured(&String::from_utf8_lossy(line), self.coloured);
+                let (before, after) = if dim {
+                    ("\x1b[2m", "\x1b[0m")
+                } else {
+                    ("", "")
+                };
+                shown.extend_from_slice(format!("{before}{text}{after}").as_bytes());
+            }
+        }
+        shown.push(b'\n');
+        let _ = io::stderr().lock().write_all(&shown);
+    }
+
+    /// Writes bytes of the result as they are.
+    #[expect(
+        clippy::unused_self,
+        reason = "asked of whoever prints, like all other words"
+    )]
+    pub(crate) fn result_bytes(self, bytes: &[u8]) -> Result<()> {
+        let mut out = io::stdout().lock();
+        out.write_all(bytes)?;
+        out.flush()?;
+        Ok(())
+    }
+
+    /// Ends the last line of a result that was written as bytes, where a person reads it.
+    pub(crate) fn end_line(self, last: Option<u8>) -> Result<()> {
+        if io::stdout().is_terminal() && last.is_some_and(|last| last != b'\n') {
+            self.result_bytes(b"\n")?;
+        }
+        Ok(())
+    }
+
     /// Says why it did not work.
     pub(crate) fn error(text: &str) {
         say(&printable(text));
@@ -105,6 +174,31 @@ pub(crate) fn printable(text: &str) -> String {
             }
         })
         .collect()
+}
+
+/// Text with the colours that it has, if they are `welcome`, and otherwise as [`printable`] makes it.
+/// A colour is `ESC [ digits and semicolons m` (ECMA-48, "SGR"), which moves nothing.
+fn coloured(text: &str, welcome: bool) -> String {
+    let mut shown = String::with_capacity(text.len());
+    let mut rest = text;
+    while let Some(start) = rest.find(['\u{1b}', '\t']) {
+        shown.push_str(&printable(&rest[..start]));
+        rest = &rest[start..];
+        let colour = rest.strip_prefix("\u{1b}[").and_then(|after| {
+            let end = after.find(|letter: char| !letter.is_ascii_digit() && letter != ';')?;
+            after[end..].starts_with('m').then_some(end + 3)
+        });
+        let (kept, length) = match colour {
+            Some(length) if welcome => (&rest[..length], length),
+            Some(length) => ("", length),
+            None if rest.starts_with('\t') => ("\t", 1),
+            None => ("\u{fffd}", 1),
+        };
+        shown.push_str(kept);
+        rest = &rest[length..];
+    }
+    shown.push_str(&printable(rest));
+    shown
 }
 
 /// Whether a letter changes the direction of those around it, or ends a line where not every program
@@ -203,6 +297,30 @@ mod tests {
             serde_json::from_str::<serde_json::Value>(&text).unwrap(),
             json
         );
+    }
+
+    #[test]
+    fn a_log_keeps_its_colours_and_nothing_else_that_a_terminal_obeys() {
+        for (text, with, without) in [
+            ("a\tb", "a\tb", "a\tb"),
+            (
+                "\u{1b}[31;1mred\u{1b}[0m",
+                "\u{1b}[31;1mred\u{1b}[0m",
+                "red",
+            ),
+            ("\u{1b}[mx", "\u{1b}[mx", "x"),
+            ("\u{1b}[2Jx", "\u{fffd}[2Jx", "\u{fffd}[2Jx"),
+            ("\u{1b}[31", "\u{fffd}[31", "\u{fffd}[31"),
+            (
+                "\u{1b}]0;title\u{7}",
+                "\u{fffd}]0;title\u{fffd}",
+                "\u{fffd}]0;title\u{fffd}",
+            ),
+            ("é\u{1b}", "é\u{fffd}", "é\u{fffd}"),
+        ] {
+            assert_eq!(coloured(text, true), with);
+            assert_eq!(coloured(text, false), without);
+        }
     }
 
     #[test]

@@ -331,6 +331,30 @@ impl BuildPlan {
         Ok(())
     }
 
+    /// The files and folders that the image is made of, as they are named.
+    pub(crate) fn inputs(&self) -> Vec<PathBuf> {
+        let mut inputs: Vec<PathBuf> = self.lock.iter().cloned().collect();
+        for layer in &self.layers {
+            inputs.extend(layer.parts.iter().map(|part| match part {
+                LayerPart::Files { from, .. } | LayerPart::Exact { from, .. } => from.clone(),
+                LayerPart::Tar { file, .. }
+                | LayerPart::Zip { file, .. }
+                | LayerPart::VerbatimTar { file } => file.clone(),
+                LayerPart::Resolved { tree, .. } => tree.clone(),
+            }));
+            if let Some(dependencies) = &layer.dependencies {
+                inputs.push(dependencies.file.clone());
+            }
+            if let Some(handler) = &layer.handler {
+                inputs.extend(handler.inputs(&self.context, &self.platforms));
+            }
+        }
+        if self.whole_context_to.is_some() {
+            inputs.push(self.context.clone());
+        }
+        inputs
+    }
+
     /// What the image is for: lambda when the base is AWS's or a handler is named, by its name or as
     /// a program.
     pub(crate) fn target(&self) -> Target {

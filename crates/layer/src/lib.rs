@@ -70,7 +70,7 @@ mod tree;
 mod unit;
 mod verbatim;
 mod walk;
-mod whiteout;
+pub mod whiteout;
 pub mod zip;
 
 pub use archive::{

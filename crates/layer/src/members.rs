@@ -4,7 +4,7 @@ use std::io::{self, Read};
 
 use crate::compression::Compression;
 use crate::member::{Limits, MemberKind, Strictness, TarError, Walker};
-use crate::path::EntryPath;
+use crate::path::{BadPath, EntryPath};
 
 /// What a member of a layer is.
 #[derive(Debug, Clone, PartialEq, Eq)]
@@ -47,6 +47,9 @@ pub struct ReadLayer {
     pub uncompressed_size: u64,
     /// How the blob really is compressed, whatever its media type says.
     pub compression: Compression,
+    /// How many members were skipped because of their names: they lead out of the image, or are
+    /// such that no file has them.
+    pub misnamed: u64,
 }
 
 /// Why the members of a layer could not be read.
@@ -78,11 +81,19 @@ pub fn read_members<R: Read + Send>(
         count: 0,
     };
     let mut walker = Walker::new(counted, Strictness::AsRuntimes, limits);
+    let mut misnamed = 0;
     while let Some(member) = walker.next_member()? {
         let name = &member.name;
         let relative = &name[name.iter().take_while(|&&byte| byte == b'/').count()..];
-        let Ok(Some(path)) = EntryPath::clean(relative) else {
-            continue;
+        let path = match EntryPath::clean(relative) {
+            Ok(Some(path)) => path,
+            // `/` alone is the root, as `./` is.
+            Ok(None) => continue,
+            Err(BadPath::Empty) if !name.is_empty() => continue,
+            Err(_) => {
+                misnamed += 1;
+                continue;
+            }
         };
         let kind = match &member.kind {
             MemberKind::Directory => LayerMemberKind::Directory,
@@ -108,6 +119,7 @@ pub fn read_members<R: Read + Send>(
     Ok(ReadLayer {
         uncompressed_size: walker.finish()?.count,
         compression,
+        misnamed,
     })
 }
 

@@ -9,7 +9,7 @@ pub(crate) const OPAQUE_NAME: &[u8] = b".wh..wh..opq";
 
 /// What a name with the prefix means.
 #[derive(Debug, Clone, PartialEq, Eq)]
-pub(crate) enum Marker {
+pub enum Marker {
     /// Removes the path from lower layers.
     Whiteout(EntryPath),
     /// Hides what lower layers have in the directory, where `None` is the root.
@@ -22,7 +22,7 @@ pub(crate) enum Marker {
 
 impl Marker {
     /// What `path` means, `None` when it is an ordinary name in ordinary directories.
-    pub(crate) fn of(path: &EntryPath) -> Option<Self> {
+    pub fn of(path: &EntryPath) -> Option<Self> {
         let in_marker = path
             .components()
             .rev()

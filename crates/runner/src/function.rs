@@ -25,6 +25,8 @@ pub struct Function {
     pub command: Vec<String>,
     /// What `_HANDLER` says: the last argument of [`Function::command`] if there are two or more.
     pub handler: Option<String>,
+    /// External extensions: the executable files of `/opt/extensions` of the image, absolute in it.
+    pub extensions: Vec<String>,
     /// Where it starts: WORKDIR, `/` if there is none.
     pub directory: String,
     /// ENV of the image, by name.

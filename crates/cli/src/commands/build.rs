@@ -96,6 +96,45 @@ pub(crate) async fn build(
     Ok(())
 }
 
+/// Makes the one image of `plan`, judged like any, and gives it no name: `take` gets it.
+///
+/// What `take` reads of it may turn out to be gone from the cache: then it is made, and taken, again.
+pub(crate) async fn build_and_take<T>(
+    plan: &BuildPlan,
+    places: &Places,
+    environment: &Environment,
+    output: Output,
+    take: impl AsyncFn(&Image) -> Result<T>,
+) -> Result<T> {
+    let mut lock = Lock::open(plan.lock.clone(), LockPolicy::Honour)?;
+    let bases = resolve_bases(plan, &mut lock, places, output).await?;
+    let format = image_format(plan, &bases);
+    plan.check_compression(Some(format))?;
+    let mut making = Making {
+        plan,
+        bases: &bases,
+        format,
+        sealer: Sealer::new(plan, places, &environment.variables, output)?,
+    };
+    let (mut images, _) = making.make_and_send_ahead(&[], places).await?;
+    // It has no name under which more could be said of it.
+    let is_dry = true;
+    making.judge(&mut images, places, is_dry, output).await?;
+    lock.save(&plan.base, output)?;
+    let mut tries = 1..TRIES;
+    loop {
+        let [image] = &images[..] else {
+            anyhow::bail!("one image was asked for, and {} were made", images.len());
+        };
+        match take(image).await {
+            Err(error) if tries.next().is_some() && places.forget_pack_of(&error) => {
+                images = making.make_bytes().await?;
+            }
+            taken => return taken,
+        }
+    }
+}
+
 /// A platform to build for, and what it is built on.
 pub(crate) struct Resolved {
     pub(crate) platform: Platform,

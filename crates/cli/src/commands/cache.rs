@@ -4,6 +4,7 @@ use anyhow::Result;
 use serde_json::json;
 use tierce_layer::LayerCache;
 use tierce_layer::cache::{CacheInfo, CacheUse, Verified};
+use tierce_runner::rootfs::RootfsCache;
 
 use crate::arguments::{CacheArguments, CacheCommand};
 use crate::dependencies::kept::{Kept, resolved_in};
@@ -11,6 +12,7 @@ use crate::environment::Environment;
 use crate::output::{Output, describe_size};
 use crate::places::layer_cache_in;
 use crate::records;
+use crate::run::root::{self, rootfs_in};
 
 /// Runs `tierce cache`.
 pub(crate) fn cache(
@@ -38,7 +40,8 @@ fn info(environment: &Environment, output: Output) -> Result<()> {
     } = info;
     let resolved = Kept::info(&resolved_in(&environment.cache))?;
     let [facts, links] = records::info(&environment.cache)?;
-    let bytes = info.bytes() + resolved.bytes + facts.bytes + links.bytes;
+    let unpacked = RootfsCache::info(&rootfs_in(&environment.cache))?;
+    let bytes = info.bytes() + resolved.bytes + facts.bytes + links.bytes + unpacked.bytes;
     let limit = environment.cache_limit;
     if output.json {
         let of = |kind: CacheUse| json!({"files": kind.files, "bytes": kind.bytes});
@@ -56,6 +59,7 @@ fn info(environment: &Environment, output: Output) -> Result<()> {
                 "files": resolved.files,
                 "bytes": resolved.bytes,
             },
+            "unpacked": {"trees": unpacked.trees, "bytes": unpacked.bytes},
         }));
     }
     output.result_line(&format!("path     {}", root.display()))?;
@@ -84,10 +88,20 @@ fn info(environment: &Environment, output: Output) -> Result<()> {
             describe_size(resolved.bytes)
         ))?;
     }
+    if unpacked.trees > 0 {
+        output.result_line(&format!(
+            "unpacked {} ({})",
+            counted(unpacked.trees, "tree"),
+            describe_size(unpacked.bytes)
+        ))?;
+    }
     Ok(())
 }
 
 fn prune(limit: u64, environment: &Environment, output: Output) -> Result<()> {
+    // Unpacked layers are soonest made again: half of it may be theirs.
+    let unpacked = root::prune(&environment.cache, limit / 2)?;
+    let limit = limit.saturating_sub(unpacked.left.bytes);
     // As after a build: half of it may be resolved dependencies.
     let trees = Kept::prune(&resolved_in(&environment.cache), limit / 2)?;
     let limit = limit.saturating_sub(trees.left.bytes);
@@ -95,12 +109,12 @@ fn prune(limit: u64, environment: &Environment, output: Output) -> Result<()> {
     let limit = limit.saturating_sub(records.left.bytes);
     let layers = LayerCache::prune(&layer_cache_in(&environment.cache), limit)?;
     let removed = (
-        layers.removed.files + trees.removed.files + records.removed.files,
-        layers.removed.bytes + trees.removed.bytes + records.removed.bytes,
+        layers.removed.files + trees.removed.files + records.removed.files + unpacked.removed.trees,
+        layers.removed.bytes + trees.removed.bytes + records.removed.bytes + unpacked.removed.bytes,
     );
     let left = (
-        layers.left.files + trees.left.files + records.left.files,
-        layers.left.bytes + trees.left.bytes + records.left.bytes,
+        layers.left.files + trees.left.files + records.left.files + unpacked.left.trees,
+        layers.left.bytes + trees.left.bytes + records.left.bytes + unpacked.left.bytes,
     );
     if output.json {
         return output.result_json(&json!({

@@ -99,6 +99,17 @@ pub(crate) struct CompiledHandler {
     pub(crate) glibc: Option<GlibcVersion>,
 }
 
+impl CompiledHandler {
+    /// The program and the folders with libraries, for these platforms.
+    pub(crate) fn inputs(&self, context: &Path, platforms: &[Platform]) -> Vec<PathBuf> {
+        let programs = platforms.iter().filter_map(|it| self.file.on(it).ok());
+        programs
+            .chain(self.libraries.iter().map(PathBuf::from))
+            .map(|path| context.join(path))
+            .collect()
+    }
+}
+
 /// What is needed to look at handlers.
 pub(crate) struct Handlers<'a> {
     pub(crate) context: &'a Path,

@@ -1,4 +1,25 @@
 //! One execution environment: a sandbox with the function in it, one invocation after the other.
+//!
+//! ```text
+//! Environment ─ requests ─┐              ┌─ orders ──→ sandbox
+//! server ────── calls ────┼→ life (actor)┼─ answers ─→ server → runtime, extensions
+//! sandbox ───── events ───┘              └─ journal ─→ log, tail, telemetry
+//! ```
+//!
+//! `life` alone owns the state and goes through the phases; `server` turns HTTP into calls
+//! and answers back; the others are what their names say and decide nothing.
+
+mod call;
+mod extensions;
+mod failure;
+mod hints;
+mod journal;
+mod life;
+mod relay;
+mod report;
+mod server;
+mod telemetry;
+mod variables;
 
 use std::sync::Arc;
 use std::time::Duration;
@@ -8,6 +29,11 @@ use tokio::sync::{mpsc, oneshot, watch};
 
 use crate::function::Function;
 use crate::sandbox::Sandbox;
+
+use life::Life;
+use relay::Client;
+
+pub use variables::is_reserved;
 
 /// What is invoked, and with what.
 #[derive(Debug, Clone)]
@@ -103,14 +129,14 @@ pub enum State {
 
 #[derive(Debug)]
 enum Request {
-    Invoke(Invocation, mpsc::UnboundedSender<Progress>),
-    /// Shut down within this; answered when nothing is left.
+    Invoke(Invocation, Client),
+    /// Shut down; answered when nothing is left.
     ShutDown(oneshot::Sender<()>),
 }
 
 impl Environment {
     /// Starts the function in `sandbox`, at once and beside the caller. `number` names the
-    /// environment in its log lines.
+    /// environment in its log lines. Must be called within a tokio runtime.
     pub fn begin(
         number: u32,
         function: Arc<Function>,
@@ -118,8 +144,11 @@ impl Environment {
         sink: SharedSink,
         patience: Patience,
     ) -> Self {
-        let _ = (number, function, sandbox, sink, patience);
-        unimplemented!("written with the Runtime API")
+        let (requests, received) = mpsc::unbounded_channel();
+        let (told, state) = watch::channel(State::Initialising);
+        let life = Life::new(number, function, sandbox, sink, patience, received, told);
+        tokio::spawn(life.live());
+        Self { requests, state }
     }
 
     /// What it is about, now and later.
@@ -127,10 +156,19 @@ impl Environment {
         self.state.clone()
     }
 
-    /// Takes an invocation. One at a time: the next is taken after `Done`.
-    pub fn invoke(&self, invocation: Invocation) -> mpsc::UnboundedReceiver<Progress> {
-        let (sender, receiver) = mpsc::unbounded_channel();
-        let _ = self.requests.send(Request::Invoke(invocation, sender));
+    /// Takes an invocation. One at a time: the next is taken after `Done`. Who does not take what
+    /// comes holds up a streaming function, as a slow client does on Lambda, and nothing else. Who
+    /// drops the receiver does not end the invocation.
+    pub fn invoke(&self, invocation: Invocation) -> mpsc::Receiver<Progress> {
+        let (client, receiver) = Client::new();
+        if let Err(mpsc::error::SendError(Request::Invoke(_, client))) =
+            self.requests.send(Request::Invoke(invocation, client))
+        {
+            client.finish(Done {
+                outcome: Outcome::Failed("the environment has ended".to_owned()),
+                log_tail: Bytes::new(),
+            });
+        }
         receiver
     }
 
@@ -170,6 +208,8 @@ pub enum LogSource {
     Function,
     /// An extension's.
     Extension,
+    /// Ours: why something fails here as it does on Lambda.
+    Hint,
 }
 
 /// Durations of an environment's life that are Lambda's, in one place for tests to shorten.

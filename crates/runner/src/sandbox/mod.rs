@@ -2,17 +2,98 @@
 //!
 //! A [`Sandbox`] is a pair of channels to whatever keeps the box: [`Order`]s go in, [`Event`]s come
 //! out. So the same environment drives namespaces, an OCI runtime, or plain processes.
+//!
+//! ```text
+//! tierce                                         │ a program of its own, tierce's stages
+//! plain ──────┐                                  │
+//! namespaces ─┴→ outside ── protocol, a socket ──┼→ inside: starts, reaps, kills
+//!                        ←─ two pipes of output ─┼─ the processes
+//! ```
+//!
+//! The death of either end is the end of the box: inside reads the end of the socket, outside waits
+//! for the program.
 
 use std::collections::BTreeMap;
+use std::ffi::OsString;
+use std::io;
 use std::net::TcpListener;
 use std::path::PathBuf;
+use std::process::ExitCode;
 use std::sync::Arc;
 use std::sync::atomic::AtomicU64;
 
 use bytes::Bytes;
-use tokio::sync::mpsc;
+use serde::{Deserialize, Serialize};
+use tokio::sync::{mpsc, oneshot};
 
 use crate::rootfs::Root;
+
+pub use doorkeeper::Doorkeeper;
+pub use features::Feature;
+pub use memory::MemoryKeeper;
+
+mod doorkeeper;
+pub mod features;
+mod inside;
+mod memory;
+pub mod namespaces;
+mod outside;
+pub mod plain;
+mod processes;
+mod protocol;
+
+/// The first argument of [`Settings::program`] when it is to be a stage of a sandbox.
+const STAGE: &str = "__sandbox";
+
+/// Becomes a stage of a sandbox, if that is what the program was started for: `arguments` are those
+/// of the program without its name. To be called first of all in `main`, because what follows may
+/// be done only by a process of one thread.
+pub fn stage_main(arguments: impl IntoIterator<Item = OsString>) -> Option<ExitCode> {
+    let mut arguments = arguments.into_iter();
+    if arguments.next()? != STAGE || arguments.next().is_some() {
+        return None;
+    }
+    Some(inside::stage())
+}
+
+/// Why there is no box.
+#[derive(Debug, thiserror::Error)]
+pub enum SandboxError {
+    /// No listener for the Runtime API.
+    #[error("could not listen on 127.0.0.1")]
+    Listen(#[source] io::Error),
+    /// No pipes or sockets between here and the box.
+    #[error("could not make the channels of a sandbox")]
+    Channels(#[source] io::Error),
+    /// The program with the stages was not started.
+    #[error("could not start `{}` as a sandbox", program.display())]
+    Program {
+        /// [`Settings::program`].
+        program: PathBuf,
+        /// What the operating system said.
+        #[source]
+        source: io::Error,
+    },
+    /// A step on the way into the box was refused.
+    #[error("could not {step}")]
+    Step {
+        /// What was being done, as `mount the root`.
+        step: String,
+        /// What the machine lacks, if that is why.
+        feature: Option<Feature>,
+        /// What the operating system said.
+        #[source]
+        source: io::Error,
+    },
+    /// The program ended before the box was ready, or spoke something else.
+    #[error("`{}` did not become a sandbox ({how})", program.display())]
+    NoStage {
+        /// [`Settings::program`].
+        program: PathBuf,
+        /// How it went instead.
+        how: String,
+    },
+}
 
 /// What a box is like. The defaults of the command line are Lambda's.
 #[derive(Debug, Clone)]
@@ -66,7 +147,7 @@ pub struct Volume {
 }
 
 /// A process to start. Its standard input is empty.
-#[derive(Debug, Clone)]
+#[derive(Debug, Clone, Serialize, Deserialize)]
 pub struct Process {
     /// Absolute in the box, or a name to be looked for in the `PATH` of its own environment.
     pub program: String,
@@ -81,7 +162,7 @@ pub struct Process {
 }
 
 /// Whose words these are.
-#[derive(Debug, Clone, Copy, PartialEq, Eq)]
+#[derive(Debug, Clone, Copy, PartialEq, Eq, Serialize, Deserialize)]
 pub enum Log {
     /// The runtime's and what it started.
     Function,
@@ -90,7 +171,7 @@ pub enum Log {
 }
 
 /// Names a process of a box, chosen by who starts it.
-#[derive(Debug, Clone, Copy, PartialEq, Eq, PartialOrd, Ord, Hash)]
+#[derive(Debug, Clone, Copy, PartialEq, Eq, PartialOrd, Ord, Hash, Serialize, Deserialize)]
 pub struct ProcessNumber(pub u32);
 
 /// What a box is told.
@@ -126,7 +207,7 @@ pub enum Event {
 }
 
 /// Why a program was not started.
-#[derive(Debug, Clone, thiserror::Error)]
+#[derive(Debug, Clone, PartialEq, Eq, thiserror::Error, Serialize, Deserialize)]
 pub enum NotStarted {
     /// The directory to start in cannot be entered.
     #[error("chdir {0}: {1}")]
@@ -137,7 +218,7 @@ pub enum NotStarted {
 }
 
 /// How a process ended.
-#[derive(Debug, Clone, Copy, PartialEq, Eq)]
+#[derive(Debug, Clone, Copy, PartialEq, Eq, Serialize, Deserialize)]
 pub enum Exit {
     /// By itself.
     Code(i32),
@@ -161,8 +242,12 @@ pub struct Sandbox {
     pub orders: mpsc::UnboundedSender<Order>,
     /// What it tells.
     pub events: mpsc::UnboundedReceiver<Event>,
-    /// What its processes write.
+    /// What its processes write. It holds little, and a full one delays the events, because what a
+    /// process wrote before its end is here before its `Exited` is there: read both.
     pub written: mpsc::Receiver<Written>,
+    /// Asks that all that lies in the pipes of its processes now be read; answered when it is in
+    /// [`Sandbox::written`]. So a line that was written before an answer is told before it too.
+    pub drain: mpsc::UnboundedSender<oneshot::Sender<()>>,
     /// The most bytes of memory that its processes were seen to use together, so far.
     pub memory_peak: Arc<AtomicU64>,
     /// A listener on loopback that the processes of the box reach at its own address, and nobody
@@ -170,13 +255,4 @@ pub struct Sandbox {
     pub listener: TcpListener,
     /// Tells whether a peer of [`Sandbox::listener`] is of this box.
     pub doorkeeper: Doorkeeper,
-}
-
-/// Tells the processes of a box from others that connect to the same listener.
-#[derive(Debug, Clone)]
-pub enum Doorkeeper {
-    /// Only the box can reach the listener, or nobody can tell.
-    Anybody,
-    /// Connections must come from a descendant of this process.
-    Descendants(u32),
 }

@@ -1,0 +1,467 @@
+//! The file system of a box: root, `/tmp`, `/proc`, `/dev`, volumes.
+//!
+//! Everything is mounted onto descriptors that were opened inside the new root with
+//! `RESOLVE_IN_ROOT`, so a symlink of the image leads nowhere else, and nothing depends on what a
+//! path means to this process.
+
+use std::fs;
+use std::io;
+use std::os::fd::{AsFd, AsRawFd as _, OwnedFd};
+use std::path::{Component, Path, PathBuf};
+
+use rustix::fs::{CWD, FileType, Mode, OFlags, ResolveFlags, StatVfsMountFlags};
+use rustix::io::Errno;
+use rustix::mount::{
+    FsMountFlags, FsOpenFlags, MountAttrFlags, MountFlags, MountPropagationFlags, MoveMountFlags,
+    OpenTreeFlags, UnmountFlags,
+};
+
+use crate::sandbox::Feature;
+use crate::sandbox::inside::{Refused, Step as _};
+use crate::sandbox::protocol::{Place, Room};
+
+/// Devices that every program may expect; there is no terminal.
+const DEVICES: [&str; 5] = ["null", "zero", "full", "random", "urandom"];
+
+/// Links in `/dev` that programs open their own streams by.
+const STREAMS: [(&str, &str); 4] = [
+    ("fd", "/proc/self/fd"),
+    ("stdin", "/proc/self/fd/0"),
+    ("stdout", "/proc/self/fd/1"),
+    ("stderr", "/proc/self/fd/2"),
+];
+
+/// What of `/proc` is about the machine: visible and not to be written.
+const READ_ONLY: [&str; 5] = ["bus", "fs", "irq", "sys", "sysrq-trigger"];
+
+/// What of `/proc` is about the machine and nobody's business in a box.
+const HIDDEN: [&str; 8] = [
+    "acpi",
+    "kcore",
+    "keys",
+    "latency_stats",
+    "sched_debug",
+    "scsi",
+    "timer_list",
+    "timer_stats",
+];
+
+/// Keeps what is mounted here from all other namespaces.
+pub(super) fn make_private() -> Result<(), Refused> {
+    rustix::mount::mount_change(
+        "/",
+        MountPropagationFlags::PRIVATE | MountPropagationFlags::REC,
+    )
+    .step_of(Feature::Namespaces, "make mounts private")
+}
+
+/// Makes the file system in a mount namespace of its own and enters it. There is no way back.
+pub(super) fn make(room: &Room) -> Result<(), Refused> {
+    super::entrance::unshare(rustix::thread::UnshareFlags::NEWNS)
+        .step_of(Feature::Namespaces, "make a mount namespace")?;
+    make_private()?;
+    rustix::process::umask(Mode::from_raw_mode(0o022));
+    // Before anything is mounted, because paths lead to this machine's files until then.
+    let sources = open_sources(room)?;
+    let root = make_root(room, &sources)?;
+    mount_proc(&root)?;
+    mount_tmp(&root, room.tmp_size)?;
+    mount_dev(&root, room.shared_memory)?;
+    let mut read_only = Vec::new();
+    for place in &room.places {
+        let tree = mount_place(&root, place, &sources)?;
+        read_only.extend(tree.map(|tree| (tree, place.writable)));
+    }
+    drop(sources);
+    change_root(&root)?;
+    for (tree, writable) in read_only {
+        restrict(&tree, writable)?;
+    }
+    Ok(())
+}
+
+fn open_sources(room: &Room) -> Result<Vec<OwnedFd>, Refused> {
+    let open = |source: &PathBuf| {
+        rustix::fs::open(source, OFlags::PATH | OFlags::CLOEXEC, Mode::empty())
+            .step(format!("open `{}`", source.display()))
+    };
+    room.sources.iter().map(open).collect()
+}
+
+/// A tmpfs that is mounted nowhere yet.
+pub(super) fn tmpfs(options: &[(&str, &str)]) -> Result<OwnedFd, Refused> {
+    mount_of("tmpfs", options, MountAttrFlags::empty()).step("make a file system in memory")
+}
+
+fn mount_of(
+    kind: &str,
+    options: &[(&str, &str)],
+    attributes: MountAttrFlags,
+) -> rustix::io::Result<OwnedFd> {
+    let system = rustix::mount::fsopen(kind, FsOpenFlags::FSOPEN_CLOEXEC)?;
+    for (name, value) in options {
+        rustix::mount::fsconfig_set_string(&system, *name, *value)?;
+    }
+    rustix::mount::fsconfig_create(&system)?;
+    rustix::mount::fsmount(
+        &system,
+        FsMountFlags::FSMOUNT_CLOEXEC,
+        attributes | MountAttrFlags::MOUNT_ATTR_NOSUID | MountAttrFlags::MOUNT_ATTR_NODEV,
+    )
+}
+
+/// Mounts what has no place yet onto what `point` is.
+pub(super) fn attach(mount: &OwnedFd, point: impl AsFd) -> rustix::io::Result<()> {
+    rustix::mount::move_mount(
+        mount,
+        "",
+        point,
+        "",
+        MoveMountFlags::MOVE_MOUNT_F_EMPTY_PATH | MoveMountFlags::MOVE_MOUNT_T_EMPTY_PATH,
+    )
+}
+
+/// Makes something to mount on in a directory of ours.
+pub(super) fn make_point(
+    directory: impl AsFd,
+    name: &str,
+    is_directory: bool,
+) -> Result<(), Refused> {
+    let made = if is_directory {
+        rustix::fs::mkdirat(directory, name, Mode::from_raw_mode(0o755))
+    } else {
+        let flags = OFlags::CREATE | OFlags::WRONLY | OFlags::CLOEXEC;
+        rustix::fs::openat(directory, name, flags, Mode::from_raw_mode(0o644)).map(drop)
+    };
+    made.step("make a mount point")
+}
+
+/// A path to what a descriptor is.
+fn path_of(descriptor: &OwnedFd) -> PathBuf {
+    PathBuf::from(format!("/proc/self/fd/{}", descriptor.as_raw_fd()))
+}
+
+/// Opens `path` of the box, wherever symlinks lead inside it.
+fn resolve(root: &OwnedFd, path: &Path) -> rustix::io::Result<OwnedFd> {
+    rustix::fs::openat2(
+        root,
+        path,
+        OFlags::PATH | OFlags::CLOEXEC,
+        Mode::empty(),
+        ResolveFlags::IN_ROOT | ResolveFlags::NO_MAGICLINKS,
+    )
+}
+
+/// Mounts the root somewhere.
+fn make_root(room: &Room, sources: &[OwnedFd]) -> Result<OwnedFd, Refused> {
+    let layers = sources.get(..room.layers).unwrap_or_default();
+    let first = layers.first().ok_or(Errno::NOENT).step("find the root")?;
+    // The uppermost directory of the root is a place to mount on that is there for sure.
+    let workshop = tmpfs(&[("mode", "0755")])?;
+    attach(&workshop, first).step_of(Feature::Namespaces, "mount a directory to work in")?;
+    for name in ["root", "scaffold", "upper", "work"] {
+        make_point(&workshop, name, true)?;
+    }
+    let targets = targets(room)?;
+    let complete = targets.iter().all(|(path, _)| resolve(first, path).is_ok());
+    if let ([only], true, false) = (layers, complete, room.writable_root) {
+        return bind_root(only, &workshop);
+    }
+    for (path, is_directory) in &targets {
+        make_scaffold(
+            &path_of(&workshop).join("scaffold").join(path),
+            *is_directory,
+        )
+        .step("make mount points")?;
+    }
+    overlay_root(room, layers, &workshop)
+}
+
+/// What has to be in the root to be mounted on, relative to it, and whether it is a directory.
+fn targets(room: &Room) -> Result<Vec<(PathBuf, bool)>, Refused> {
+    let mut targets: Vec<_> = ["dev", "proc", "tmp"]
+        .map(|name| (PathBuf::from(name), true))
+        .into();
+    for place in &room.places {
+        targets.push((inner(&place.target)?, place.directory));
+    }
+    Ok(targets)
+}
+
+/// `target` without its leading slash, if it names something below the root.
+fn inner(target: &Path) -> Result<PathBuf, Refused> {
+    let mut components = target.components();
+    let inner = components.as_path().strip_prefix("/").ok();
+    components.next();
+    inner
+        .filter(|_| components.all(|component| matches!(component, Component::Normal(_))))
+        .filter(|inner| !inner.as_os_str().is_empty())
+        .map(Path::to_owned)
+        .ok_or(Errno::INVAL)
+        .step(format!("mount at `{}`", target.display()))
+}
+
+fn make_scaffold(path: &Path, is_directory: bool) -> io::Result<()> {
+    if is_directory {
+        return fs::create_dir_all(path);
+    }
+    path.parent().map_or(Ok(()), fs::create_dir_all)?;
+    fs::OpenOptions::new()
+        .create(true)
+        .append(true)
+        .open(path)
+        .map(drop)
+}
+
+/// One directory alone needs no overlay.
+fn bind_root(only: &OwnedFd, workshop: &OwnedFd) -> Result<OwnedFd, Refused> {
+    let root = clone_tree(only, OpenTreeFlags::empty()).step("mount the root")?;
+    rustix::mount::move_mount(
+        &root,
+        "",
+        workshop,
+        "root",
+        MoveMountFlags::MOVE_MOUNT_F_EMPTY_PATH,
+    )
+    .step("mount the root")?;
+    remount(&path_of(&root), MountFlags::RDONLY).step("make the root read-only")?;
+    Ok(root)
+}
+
+/// The layers over a scaffold of mount points, which shows where no layer has something.
+fn overlay_root(room: &Room, layers: &[OwnedFd], workshop: &OwnedFd) -> Result<OwnedFd, Refused> {
+    // Names in /proc/self/fd are short and need no escaping: the options of a mount have to fit into
+    // one page of memory, and paths of a hundred layers would not.
+    rustix::process::chdir("/proc/self/fd").step("name the layers")?;
+    let workshop_name = workshop.as_raw_fd();
+    let mut options = String::from("userxattr,lowerdir=");
+    for layer in layers {
+        options.push_str(&format!("{}:", layer.as_raw_fd()));
+    }
+    options.push_str(&format!("{workshop_name}/scaffold"));
+    let mut flags = MountFlags::NOSUID | MountFlags::NODEV;
+    if room.writable_root {
+        options.push_str(&format!(
+            ",upperdir={workshop_name}/upper,workdir={workshop_name}/work"
+        ));
+    } else {
+        flags |= MountFlags::RDONLY;
+    }
+    let options = std::ffi::CString::new(options)
+        .map_err(io::Error::from)
+        .step("name the layers")?;
+    rustix::mount::mount(
+        "overlay",
+        path_of(workshop).join("root"),
+        "overlay",
+        flags,
+        options.as_c_str(),
+    )
+    .step_of(Feature::Overlay, "mount the root by overlay")?;
+    rustix::fs::openat(
+        workshop,
+        "root",
+        OFlags::PATH | OFlags::DIRECTORY | OFlags::CLOEXEC,
+        Mode::empty(),
+    )
+    .step("open the root")
+}
+
+fn clone_tree(of: &OwnedFd, flags: OpenTreeFlags) -> rustix::io::Result<OwnedFd> {
+    rustix::mount::open_tree(
+        of,
+        "",
+        OpenTreeFlags::OPEN_TREE_CLONE
+            | OpenTreeFlags::OPEN_TREE_CLOEXEC
+            | OpenTreeFlags::AT_EMPTY_PATH
+            | flags,
+    )
+}
+
+/// Adds flags to a mount. Those that it has may be locked, so they are given again
+/// (mount_namespaces(7)).
+fn remount(path: &Path, flags: MountFlags) -> rustix::io::Result<()> {
+    let has = rustix::fs::statvfs(path)?.f_flag;
+    let kept = [
+        (StatVfsMountFlags::RDONLY, MountFlags::RDONLY),
+        (StatVfsMountFlags::NOSUID, MountFlags::NOSUID),
+        (StatVfsMountFlags::NODEV, MountFlags::NODEV),
+        (StatVfsMountFlags::NOEXEC, MountFlags::NOEXEC),
+        (StatVfsMountFlags::NOATIME, MountFlags::NOATIME),
+        (StatVfsMountFlags::NODIRATIME, MountFlags::NODIRATIME),
+        (StatVfsMountFlags::RELATIME, MountFlags::RELATIME),
+    ]
+    .into_iter()
+    .filter(|(flag, _)| has.contains(*flag))
+    .fold(MountFlags::empty(), |all, (_, flag)| all | flag);
+    let base = MountFlags::BIND | MountFlags::NOSUID;
+    rustix::mount::mount_remount(path, base | kept | flags, "")
+}
+
+fn mount_proc(root: &OwnedFd) -> Result<(), Refused> {
+    let step = "mount /proc";
+    let point = resolve(root, Path::new("proc")).step(step)?;
+    let proc =
+        mount_of("proc", &[], MountAttrFlags::MOUNT_ATTR_NOEXEC).step_of(Feature::Proc, step)?;
+    attach(&proc, point).step(step)
+}
+
+fn mount_tmp(root: &OwnedFd, size: u64) -> Result<(), Refused> {
+    let point = resolve(root, Path::new("tmp")).step("mount /tmp")?;
+    let tmp = tmpfs(&[("mode", "1777"), ("size", &size.to_string())])?;
+    attach(&tmp, point).step("mount /tmp")
+}
+
+fn mount_dev(root: &OwnedFd, shared_memory: Option<u64>) -> Result<(), Refused> {
+    let step = "mount /dev";
+    let point = resolve(root, Path::new("dev")).step(step)?;
+    let dev = tmpfs(&[("mode", "0755")])?;
+    attach(&dev, point).step(step)?;
+    for name in DEVICES {
+        make_point(&dev, name, false)?;
+        let device = Path::new("/dev").join(name);
+        let device = rustix::fs::open(&device, OFlags::PATH | OFlags::CLOEXEC, Mode::empty())
+            .and_then(|device| clone_tree(&device, OpenTreeFlags::empty()))
+            .step(step)?;
+        rustix::mount::move_mount(
+            &device,
+            "",
+            &dev,
+            name,
+            MoveMountFlags::MOVE_MOUNT_F_EMPTY_PATH,
+        )
+        .step(step)?;
+    }
+    for (name, leads_to) in STREAMS {
+        rustix::fs::symlinkat(leads_to, &dev, name).step(step)?;
+    }
+    if let Some(size) = shared_memory {
+        make_point(&dev, "shm", true)?;
+        let shm = tmpfs(&[("mode", "1777"), ("size", &size.to_string())])?;
+        rustix::mount::move_mount(
+            &shm,
+            "",
+            &dev,
+            "shm",
+            MoveMountFlags::MOVE_MOUNT_F_EMPTY_PATH,
+        )
+        .step("mount /dev/shm")?;
+    }
+    remount(&path_of(&dev), MountFlags::RDONLY | MountFlags::NOEXEC).step("make /dev read-only")
+}
+
+/// Mounts a volume, and says what was mounted; nothing if it has no place and needs none.
+fn mount_place(
+    root: &OwnedFd,
+    place: &Place,
+    sources: &[OwnedFd],
+) -> Result<Option<OwnedFd>, Refused> {
+    let step = format!("mount at `{}`", place.target.display());
+    let source = sources.get(place.source).ok_or(Errno::NOENT).step(&step)?;
+    let point = match resolve(root, &inner(&place.target)?) {
+        Err(_) if place.optional => return Ok(None),
+        point => point.step(&step)?,
+    };
+    let kind = rustix::fs::fstat(&point).step(&step)?.st_mode;
+    if place.optional && FileType::from_raw_mode(kind) != FileType::RegularFile {
+        return Ok(None);
+    }
+    let tree = clone_tree(source, OpenTreeFlags::AT_RECURSIVE).step(&step)?;
+    attach(&tree, point).step(&step)?;
+    Ok(Some(tree))
+}
+
+/// Makes `root` the root, and nothing else reachable.
+fn change_root(root: &OwnedFd) -> Result<(), Refused> {
+    let step = "enter the root";
+    rustix::process::fchdir(root).step(step)?;
+    // Both in one place, as pivot_root(2) describes: the old root lies upon the new one.
+    rustix::process::pivot_root(".", ".").step(step)?;
+    rustix::mount::unmount(".", UnmountFlags::DETACH).step("leave the files of this machine")?;
+    rustix::process::chdir("/").step(step)
+}
+
+/// Restricts a volume and all that is mounted below it.
+fn restrict(tree: &OwnedFd, writable: bool) -> Result<(), Refused> {
+    let step = "restrict a volume";
+    let mut flags = MountFlags::NOSUID | MountFlags::NODEV;
+    if !writable {
+        flags |= MountFlags::RDONLY;
+    }
+    remount(&path_of(tree), flags).step(step)?;
+    let own = fs::canonicalize(path_of(tree)).step(step)?;
+    let table = fs::read_to_string("/proc/self/mountinfo").step(step)?;
+    for mount in mounts_below(&table, &own) {
+        remount(&mount, flags).step(step)?;
+    }
+    Ok(())
+}
+
+/// The mount points of a `mountinfo` that are truly below `path`: proc_pid_mountinfo(5).
+fn mounts_below(table: &str, path: &Path) -> Vec<PathBuf> {
+    table
+        .lines()
+        .filter_map(|line| line.split(' ').nth(4))
+        .map(unescape)
+        .filter(|point| point.starts_with(path) && point != path)
+        .collect()
+}
+
+/// A path with its spaces, tabs, line feeds and backslashes, which are octal in tables.
+fn unescape(path: &str) -> PathBuf {
+    let mut parts = path.split('\\');
+    let mut plain = parts.next().unwrap_or_default().to_owned();
+    for part in parts {
+        match part.get(..3).map(|octal| u8::from_str_radix(octal, 8)) {
+            Some(Ok(byte)) if byte.is_ascii() => {
+                plain.push(char::from(byte));
+                plain.push_str(&part[3..]);
+            }
+            _ => {
+                plain.push('\\');
+                plain.push_str(part);
+            }
+        }
+    }
+    PathBuf::from(plain)
+}
+
+/// Takes away what `/proc` tells of the machine, and every way to change it.
+pub(super) fn close_proc() -> Result<(), Refused> {
+    let step = "close /proc";
+    let nothing = mount_of(
+        "tmpfs",
+        &[("mode", "0555")],
+        MountAttrFlags::MOUNT_ATTR_RDONLY,
+    )
+    .step(step)?;
+    let null = open(Path::new("/dev/null")).step(step)?;
+    for name in HIDDEN {
+        let hidden = match open(&Path::new("/proc").join(name)) {
+            Ok(hidden) => hidden,
+            // Not every kernel has all of them.
+            Err(_) => continue,
+        };
+        let kind = rustix::fs::fstat(&hidden).step(step)?.st_mode;
+        let cover = if FileType::from_raw_mode(kind).is_dir() {
+            &nothing
+        } else {
+            &null
+        };
+        let cover = clone_tree(cover, OpenTreeFlags::empty()).step(step)?;
+        attach(&cover, hidden).step(step)?;
+    }
+    for name in READ_ONLY {
+        let Ok(part) = open(&Path::new("/proc").join(name)) else {
+            continue;
+        };
+        let same = clone_tree(&part, OpenTreeFlags::empty()).step(step)?;
+        attach(&same, part).step(step)?;
+        remount(&path_of(&same), MountFlags::RDONLY).step(step)?;
+    }
+    Ok(())
+}
+
+fn open(path: &Path) -> rustix::io::Result<OwnedFd> {
+    rustix::fs::openat(CWD, path, OFlags::PATH | OFlags::CLOEXEC, Mode::empty())
+}

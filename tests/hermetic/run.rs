@@ -1,0 +1,513 @@
+//! `tierce run` and `tierce invoke`, with a function that is one static program.
+
+use std::fs;
+use std::io::{BufRead as _, BufReader, Read as _};
+use std::path::Path;
+use std::process::{Child, ChildStderr, ChildStdout, Command, Stdio};
+use std::sync::OnceLock;
+use std::sync::mpsc::{Receiver, channel};
+use std::time::{Duration, Instant};
+
+use serde_json::{Value, json};
+use tierce_testkit::sandbox::Output;
+
+use crate::support::World;
+
+/// Nothing here takes that long; a test that would wait for ever fails instead.
+const DEADLINE: Duration = Duration::from_secs(60);
+
+/// The function of `run/bootstrap.rs`, compiled once for all tests, in the edition that is named.
+fn bootstrap(edition: &str) -> Vec<u8> {
+    static FIRST: OnceLock<Vec<u8>> = OnceLock::new();
+    let first = FIRST.get_or_init(|| {
+        let directory = tempfile::tempdir().unwrap();
+        let program = directory.path().join("bootstrap");
+        let source = Path::new(env!("CARGO_MANIFEST_DIR")).join("tests/hermetic/run/bootstrap.rs");
+        let status = Command::new(std::env::var_os("RUSTC").unwrap_or_else(|| "rustc".into()))
+            .args(["--edition=2024", "-O", "-Ctarget-feature=+crt-static"])
+            .args(["-Cstrip=symbols", "-o"])
+            .args([&program, &source])
+            .status()
+            .unwrap();
+        assert!(status.success());
+        fs::read(program).unwrap()
+    });
+    // Where the text is in the program does not matter, for it stays as long.
+    let mut bytes = first.clone();
+    let marker = b"edition-0";
+    let start = bytes.windows(marker.len()).position(|it| it == marker);
+    let start = start.expect("the program says which edition it is");
+    bytes[start..start + marker.len()].copy_from_slice(edition.as_bytes());
+    bytes
+}
+
+const FIRST: &str = "edition-1";
+const SECOND: &str = "edition-2";
+
+/// A world with a project of that function, `app`.
+fn world() -> World {
+    let world = World::new();
+    world.sandbox.write(
+        "app/tierce.toml",
+        "[image]\nbase = \"scratch\"\ntarget = \"lambda\"\n\n[[layer]]\nname = \"code\"\n\
+         add = [{ from = \"src/\", to = \"/var/task/\" }]\n\n[config]\n\
+         entrypoint = [\"/var/task/bootstrap\"]\ncmd = [\"app.handler\"]\nworkdir = \"/var/task\"\n\
+         env = { GREETING = \"from the image\", TABLE = \"orders\" }\n",
+    );
+    put_program(&world, FIRST);
+    world
+}
+
+/// Saves the program as editors do: whole, under another name first.
+fn put_program(world: &World, edition: &str) {
+    use std::os::unix::fs::PermissionsExt as _;
+    let new = world.sandbox.write("app/src/.new", bootstrap(edition));
+    fs::set_permissions(&new, fs::Permissions::from_mode(0o755)).unwrap();
+    fs::rename(new, world.path("app/src/bootstrap")).unwrap();
+}
+
+/// A `tierce run` that says where it is.
+struct Running {
+    child: Child,
+    url: String,
+    stdout: BufReader<ChildStdout>,
+    log: Receiver<String>,
+    heard: Vec<String>,
+}
+
+impl Running {
+    #[track_caller]
+    fn start(world: &World, arguments: &[&str]) -> Self {
+        Self::start_as(world.tierce(&["run", "--port=0"]).args(arguments))
+    }
+
+    /// [`Self::start`] for a run that was prepared elsewhere.
+    #[track_caller]
+    fn start_as(command: tierce_testkit::sandbox::Command) -> Self {
+        let mut command = command.into_inner();
+        command
+            .stdin(Stdio::null())
+            .stdout(Stdio::piped())
+            .stderr(Stdio::piped());
+        let mut child = command.spawn().unwrap();
+        let log = lines(child.stderr.take().unwrap());
+        let mut stdout = BufReader::new(child.stdout.take().unwrap());
+        let mut url = String::new();
+        stdout.read_line(&mut url).unwrap();
+        let mut running = Self {
+            child,
+            url: url.trim_end().to_owned(),
+            stdout,
+            log,
+            heard: Vec::new(),
+        };
+        if running.url.is_empty() {
+            let _ = running.child.wait();
+            running.heard.extend(running.log.iter());
+            panic!("it did not start: {:#?}", running.heard);
+        }
+        running
+    }
+
+    fn endpoint(&self) -> &str {
+        self.url.split_once("/2015-03-31/").unwrap().0
+    }
+
+    /// Invokes it.
+    fn invoke(&self, world: &World, arguments: &[&str]) -> Output {
+        let all = ["invoke", "--url", self.endpoint()];
+        world.tierce(&all).args(arguments).run()
+    }
+
+    /// Invokes it with an event, and gives the answer as JSON.
+    #[track_caller]
+    fn answer(&self, world: &World, event: &Value) -> Value {
+        let output = self.invoke(world, &[&event.to_string()]).assert_success();
+        serde_json::from_str(&output.stdout()).unwrap()
+    }
+
+    /// Waits until a line of the log has this in it.
+    #[track_caller]
+    fn hears(&mut self, text: &str) -> String {
+        let end = Instant::now() + DEADLINE;
+        if let Some(line) = self.heard.iter().find(|line| line.contains(text)) {
+            return line.clone();
+        }
+        loop {
+            let left = end.saturating_duration_since(Instant::now());
+            let Ok(line) = self.log.recv_timeout(left) else {
+                panic!("`{text}` was not said: {:#?}", self.heard);
+            };
+            self.heard.push(line.clone());
+            if line.contains(text) {
+                return line;
+            }
+        }
+    }
+
+    /// Sends a signal, and waits for the end: the exit code, and what more was on stdout.
+    fn ends_by(mut self, world: &World, signal: &str) -> (Option<i32>, String, Vec<String>) {
+        let id = self.child.id().to_string();
+        let sent = world.sandbox.command("kill").args([signal, &id]).run();
+        drop(sent.assert_success());
+        let status = self.child.wait().unwrap();
+        let mut rest = String::new();
+        self.stdout.read_to_string(&mut rest).unwrap();
+        self.heard.extend(self.log.iter());
+        (status.code(), rest, self.heard)
+    }
+}
+
+/// The lines of a pipe as they come.
+fn lines(pipe: ChildStderr) -> Receiver<String> {
+    let (sender, receiver) = channel();
+    std::thread::spawn(move || {
+        for line in BufReader::new(pipe).split(b'\n').map_while(Result::ok) {
+            let _ = sender.send(String::from_utf8_lossy(&line).into_owned());
+        }
+    });
+    receiver
+}
+
+/// Processes that were started in the sandbox of a world, by its own name in their environment.
+fn processes_of(world: &World) -> Vec<String> {
+    let name = world.sandbox.root().to_string_lossy().into_owned();
+    let all = fs::read_dir("/proc").unwrap().flatten();
+    all.filter(|entry| entry.file_name().to_string_lossy().parse::<u32>().is_ok())
+        .filter_map(|entry| {
+            let of = |file: &str| fs::read(entry.path().join(file)).unwrap_or_default();
+            let said = [of("environ"), of("cmdline")].concat();
+            let said = String::from_utf8_lossy(&said).into_owned();
+            said.contains(&name).then_some(said)
+        })
+        .collect()
+}
+
+#[test]
+fn a_project_is_built_and_answers() {
+    let world = world();
+    let mut running = Running::start(&world, &["app"]);
+    let expected = format!(
+        "{}/2015-03-31/functions/function/invocations",
+        running.endpoint()
+    );
+    assert_eq!(running.url, expected);
+    let event = json!({"do": "echo", "text": "zażółć 🦀"});
+    assert_eq!(running.answer(&world, &event), event);
+    let about = running.answer(&world, &json!({"do": "about"}));
+    assert_eq!(about["edition"], FIRST);
+    assert_eq!(about["number"], 2, "it is the same process");
+    assert_eq!(about["directory"], "/var/task");
+    assert_eq!(
+        about["arguments"],
+        json!(["/var/task/bootstrap", "app.handler"])
+    );
+    assert_eq!(
+        about["arn"],
+        "arn:aws:lambda:us-east-1:012345678912:function:function"
+    );
+    let variables = &about["variables"];
+    for (name, value) in [
+        ("_HANDLER", "app.handler"),
+        ("AWS_LAMBDA_FUNCTION_NAME", "function"),
+        ("AWS_LAMBDA_FUNCTION_VERSION", "$LATEST"),
+        ("AWS_LAMBDA_FUNCTION_MEMORY_SIZE", "128"),
+        ("AWS_REGION", "us-east-1"),
+        ("GREETING", "from the image"),
+    ] {
+        assert_eq!(variables[name], value, "{name}");
+    }
+    assert_eq!(variables["AWS_ACCESS_KEY_ID"], Value::Null);
+    assert_eq!(variables["XDG_CACHE_HOME"], Value::Null, "of this machine");
+    running.hears("START RequestId: ");
+    running.hears("REPORT RequestId: ");
+    let (code, rest, heard) = running.ends_by(&world, "-INT");
+    assert_eq!((code, rest.as_str()), (Some(130), ""), "{heard:#?}");
+}
+
+#[test]
+fn what_lambda_forbids_is_forbidden() {
+    let world = world();
+    let running = Running::start(&world, &["app"]);
+    let write = |path: &str| running.answer(&world, &json!({"do": "write", "path": path}));
+    assert_eq!(write("/tmp/x"), "written");
+    assert_eq!(
+        write("/var/task/x"),
+        "read-only filesystem or storage medium"
+    );
+    assert_ne!(write("/dev/shm/x"), "written");
+    drop(running.ends_by(&world, "-TERM"));
+}
+
+#[test]
+fn flags_change_what_the_function_is() {
+    let world = world();
+    world.sandbox.write("data/file.txt", "of this machine");
+    world
+        .sandbox
+        .write("local.env", "# mine\nGREETING=from a file\nFROM_HERE\n");
+    let arguments = [
+        "app",
+        "--name=orders",
+        "--memory=256",
+        "--region=eu-west-1",
+        "--env-file=local.env",
+        "-e",
+        "TABLE=flag",
+        "-e",
+        "NOWHERE",
+        "--cmd=other.handler",
+        "--workdir=/",
+        "--writable",
+        "--shm-size=1MiB",
+        "-v",
+        "data:/mnt/data",
+    ];
+    let command = world.tierce(&["run", "--port=0"]).args(arguments);
+    let running = Running::start_as(command.env("FROM_HERE", "here"));
+    let all = [
+        "invoke",
+        "--url",
+        running.endpoint(),
+        "--function-name=orders",
+    ];
+    let ask = |event: Value| -> Value {
+        let output = world
+            .tierce(&all)
+            .arg(event.to_string())
+            .run()
+            .assert_success();
+        serde_json::from_str(&output.stdout()).unwrap()
+    };
+    let about = ask(json!({"do": "about"}));
+    assert_eq!(about["directory"], "/");
+    assert_eq!(about["arguments"][1], "other.handler");
+    assert_eq!(
+        about["arn"],
+        "arn:aws:lambda:eu-west-1:012345678912:function:orders"
+    );
+    for (name, value) in [
+        ("AWS_LAMBDA_FUNCTION_NAME", json!("orders")),
+        ("AWS_LAMBDA_FUNCTION_MEMORY_SIZE", json!("256")),
+        ("AWS_REGION", json!("eu-west-1")),
+        ("GREETING", json!("from a file")),
+        ("TABLE", json!("flag")),
+        ("FROM_HERE", json!("here")),
+        ("NOWHERE", Value::Null),
+    ] {
+        assert_eq!(about["variables"][name], value, "{name}");
+    }
+    let read = ask(json!({"do": "read", "path": "/mnt/data/file.txt"}));
+    assert_eq!(read, "of this machine");
+    let write = |path: &str| ask(json!({"do": "write", "path": path}));
+    assert_eq!(
+        write("/mnt/data/new"),
+        "read-only filesystem or storage medium"
+    );
+    assert_eq!(write("/var/task/new"), "written");
+    assert_eq!(write("/dev/shm/new"), "written");
+    assert!(!world.path("data/new").exists());
+    drop(running.ends_by(&world, "-INT"));
+}
+
+#[test]
+fn failures_are_told_apart() {
+    let world = world();
+    let mut running = Running::start(&world, &["app", "--timeout=2s"]);
+    let fails = |event: Value, words: &str| {
+        let output = running.invoke(&world, &[&event.to_string()]).assert_code(1);
+        let stderr = output.stderr();
+        assert!(
+            stderr.contains(&format!("error: the function failed: {words}")),
+            "{stderr}"
+        );
+        serde_json::from_str::<Value>(&output.stdout()).unwrap()
+    };
+    let payload = fails(json!({"do": "error"}), "Function.Refused: it says no");
+    assert_eq!(payload["errorType"], "Function.Refused");
+    fails(json!({"do": "exit"}), "Runtime.ExitError: ");
+    fails(json!({"do": "hang"}), "Sandbox.Timedout: ");
+    let about = running.answer(&world, &json!({"do": "about"}));
+    assert_eq!(about["number"], 1, "another process");
+    let output = running.invoke(&world, &["--json", "--log", "{\"do\": \"error\"}"]);
+    let document = output.assert_code(1).json();
+    assert_eq!(document["status"], 200);
+    assert_eq!(document["functionError"], "Unhandled");
+    assert_eq!(document["executedVersion"], "$LATEST");
+    assert_eq!(document["payload"]["errorMessage"], "it says no");
+    let log = document["log"].as_str().unwrap();
+    assert!(log.starts_with("START RequestId: "), "{log}");
+    running.hears("Task timed out after 2.00 seconds");
+    drop(running.ends_by(&world, "-INT"));
+}
+
+#[test]
+fn events_come_from_anywhere() {
+    let world = world();
+    let running = Running::start(&world, &["app"]);
+    let file = world.sandbox.write("event.json", "{\"from\": \"file\"}");
+    let file = file.to_string_lossy().into_owned();
+    let said = |arguments: &[&str]| running.invoke(&world, arguments).assert_success().stdout();
+    assert_eq!(said(&[]), "{}");
+    assert_eq!(said(&[&file]), "{\"from\": \"file\"}");
+    assert_eq!(said(&["[1, 2]"]), "[1, 2]");
+    let piped = ["invoke", "--url", running.endpoint(), "-"];
+    let output = world.tierce(&piped).stdin("{\"from\": \"stdin\"}").run();
+    assert_eq!(output.assert_success().stdout(), "{\"from\": \"stdin\"}");
+    let sample = world.ok(&["invoke", "--sample=sqs", "--show"]).stdout();
+    assert_eq!(said(&["--sample=sqs"]), sample);
+    assert_eq!(said(&["--dry-run"]), "");
+    assert_eq!(said(&["--async"]), "");
+    assert_eq!(said(&["-o", "answer.json", "[3]"]), "");
+    assert_eq!(
+        fs::read_to_string(world.path("answer.json")).unwrap(),
+        "[3]"
+    );
+    let context = "{\"client\": {\"app\": \"test\"}}";
+    let about = said(&["--client-context", context, "{\"do\": \"about\"}"]);
+    let about: Value = serde_json::from_str(&about).unwrap();
+    assert_eq!(about["context"], context);
+    drop(running.ends_by(&world, "-INT"));
+}
+
+#[test]
+fn answers_can_be_streams() {
+    let world = world();
+    let running = Running::start(&world, &["app"]);
+    let stream = |what: &str| {
+        let event = json!({ "do": what }).to_string();
+        running.invoke(&world, &["--stream", &event])
+    };
+    assert_eq!(stream("stream").assert_success().stdout(), "one two three");
+    let broken = stream("break").assert_code(1);
+    assert_eq!(broken.stdout(), "one two ");
+    assert!(broken.stderr().contains("Function.Broke"), "{broken:?}");
+    drop(running.ends_by(&world, "-INT"));
+}
+
+#[test]
+fn several_invocations_have_several_environments() {
+    let world = world();
+    let mut running = Running::start(&world, &["app", "--concurrency=3"]);
+    let answers: Vec<Value> = std::thread::scope(|scope| {
+        let ask = || running.answer(&world, &json!({"do": "wait"}));
+        let asked: Vec<_> = (0..3).map(|_| scope.spawn(ask)).collect();
+        asked.into_iter().map(|one| one.join().unwrap()).collect()
+    });
+    assert!(answers.iter().all(|answer| answer["edition"] == FIRST));
+    let end = Instant::now() + DEADLINE;
+    // Whoever came late may have met one that was free again: not for ever.
+    while !running.heard.iter().any(|line| line.starts_with("[2] ")) {
+        assert!(Instant::now() < end);
+        std::thread::scope(|scope| {
+            for _ in 0..3 {
+                scope.spawn(|| running.answer(&world, &json!({"do": "wait"})));
+            }
+        });
+        running.heard.extend(running.log.try_iter());
+    }
+    drop(running.ends_by(&world, "-INT"));
+}
+
+#[test]
+fn an_image_can_be_invoked_once() {
+    let world = world();
+    world.runs(&["build", "app"]);
+    let once = |arguments: &[&str]| {
+        let all = ["invoke", "--image=store:app"];
+        world.tierce(&all).args(arguments).run()
+    };
+    let output = once(&["{\"do\": \"say\"}"]).assert_success();
+    assert_eq!(output.stdout(), "null");
+    for line in ["said aloud", "said aside", "REPORT RequestId: "] {
+        assert!(output.stderr().contains(line), "{output:?}");
+    }
+    let failed = once(&["{\"do\": \"error\"}"]).assert_code(1);
+    assert!(
+        failed.stderr().contains("Function.Refused: it says no"),
+        "{failed:?}"
+    );
+    let failed = once(&["-e", "FAIL_INIT=yes"]).assert_code(1);
+    assert!(
+        failed.stderr().contains("Runtime.NoLuck: asked to fail"),
+        "{failed:?}"
+    );
+    world.assert_no_litter();
+}
+
+#[test]
+fn a_folder_is_followed() {
+    let world = world();
+    let mut running = Running::start(&world, &["--watch", "app"]);
+    running.hears("watching app");
+    let edition = || running.answer(&world, &json!({"do": "about"}))["edition"].clone();
+    let becomes = |wanted: &str| {
+        let end = Instant::now() + DEADLINE;
+        while edition() != wanted {
+            assert!(Instant::now() < end, "{wanted} did not come");
+        }
+    };
+    assert_eq!(edition(), FIRST);
+    put_program(&world, SECOND);
+    becomes(SECOND);
+    let settings = fs::read_to_string(world.path("app/tierce.toml")).unwrap();
+    world.sandbox.write("app/tierce.toml", "[image\n");
+    running.hears("the function goes on as it was");
+    let answer = running.answer(&world, &json!({"do": "about"}));
+    assert_eq!(answer["edition"], SECOND);
+    put_program(&world, FIRST);
+    world.sandbox.write("app/tierce.toml", settings);
+    let end = Instant::now() + DEADLINE;
+    while running.answer(&world, &json!({"do": "about"}))["edition"] != FIRST {
+        assert!(Instant::now() < end);
+    }
+    drop(running.ends_by(&world, "-INT"));
+}
+
+#[test]
+fn the_end_leaves_nothing() {
+    for (signal, code) in [("-INT", Some(130)), ("-TERM", Some(143)), ("-KILL", None)] {
+        let world = world();
+        let running = Running::start(&world, &["app"]);
+        let mut busy = world
+            .tierce(&["invoke", "--url", running.endpoint(), "{\"do\": \"hang\"}"])
+            .spawn();
+        let (ended, _, heard) = running.ends_by(&world, signal);
+        assert_eq!(ended, code, "{heard:#?}");
+        busy.wait().unwrap();
+        let end = Instant::now() + DEADLINE;
+        loop {
+            let left = processes_of(&world);
+            if left.is_empty() {
+                break;
+            }
+            assert!(Instant::now() < end, "{left:#?}");
+        }
+        let mounts = fs::read_to_string("/proc/self/mountinfo").unwrap();
+        assert!(
+            !mounts.contains(&*world.sandbox.root().to_string_lossy()),
+            "{mounts}"
+        );
+        if code.is_some() {
+            world.assert_no_litter();
+        }
+    }
+}
+
+#[test]
+fn what_cannot_run_is_told_before_it_starts() {
+    let mut world = world();
+    world.sandbox.write("empty/file", "");
+    insta::assert_snapshot!(world.fails(2, &["run", "./empty"]), @"");
+    insta::assert_snapshot!(world.fails(2, &["run", "app", "-e", "AWS_REGION=x"]), @"");
+    insta::assert_snapshot!(world.fails(1, &["run", "app", "-v", "nowhere:/x"]), @"");
+    insta::assert_snapshot!(world.fails(2, &["run", "--watch", "store:app"]), @"");
+    let taken = std::net::TcpListener::bind("127.0.0.1:0").unwrap();
+    let port = taken.local_addr().unwrap().port().to_string();
+    world.call(&port, "PORT");
+    insta::assert_snapshot!(world.fails(1, &["run", "app", "-p", &port]), @"");
+    drop(taken);
+    insta::assert_snapshot!(world.fails(1, &["invoke", "-p", &port]), @"");
+    insta::assert_snapshot!(world.fails(2, &["invoke", "{no JSON"]), @"");
+    insta::assert_snapshot!(world.fails(1, &["invoke", "no-file.json"]), @"");
+}
