@@ -114,7 +114,7 @@ mod tests {
         let tree = root.path().join("tree");
         fs::create_dir(&tree).unwrap();
         let mut directory = open_root(&tree).unwrap();
-        for _ in 0..5000 {
+        for _ in 0..1100 {
             mkdirat(&directory, "d", Mode::RWXU).unwrap();
             directory = open_directory(&directory, b"d").unwrap();
         }

@@ -11,10 +11,11 @@ use rustix::fs::{
 use rustix::io::Errno;
 use tierce_layer::whiteout::Marker;
 use tierce_layer::{
-    Compression, EntryPath, LayerMember, LayerMemberKind, Limits, ReadMembersError, read_members,
+    EntryPath, LayerMember, LayerMemberKind, Limits, ReadMembersError, read_members,
 };
-use tierce_oci::{DiffId, Hasher};
+use tierce_oci::DiffId;
 
+use super::ahead::Ahead;
 use super::note::{Note, NotePath};
 use super::places::{Places, modified_at, open_root};
 use super::remove::remove_directory;
@@ -103,31 +104,33 @@ pub(super) fn unpack(
         note: Note::default(),
         buffer: vec![0; BUFFER],
     };
-    let (_, archive) = Compression::detect_and_decode(layer).map_err(UnpackError::Decompress)?;
-    let mut hashed = Hashed {
-        inner: archive,
-        hasher: Hasher::new(),
-    };
     let mut refused = None;
-    let read = read_members(&mut hashed, limits, |member, content| {
-        match writer.member(&member, content) {
-            Ok(()) => Ok(()),
-            Err(Stop::Content(error)) => Err(error),
-            Err(Stop::Refused(error)) => {
-                refused = Some(error);
-                Err(io::Error::other("the member is refused"))
+    let (read, finished) = std::thread::scope(|scope| {
+        let mut ahead = Ahead::begin(scope, layer);
+        let read = read_members(&mut ahead, limits, |member, content| {
+            match writer.member(&member, content) {
+                Ok(()) => Ok(()),
+                Err(Stop::Content(error)) => Err(error),
+                Err(Stop::Refused(error)) => {
+                    refused = Some(error);
+                    Err(io::Error::other("the member is refused"))
+                }
             }
-        }
+        });
+        // Of what is refused the rest is of no interest.
+        let finished = read.is_ok().then(|| ahead.finish());
+        (read, finished)
     });
     if let Some(refused) = refused {
         return Err(refused);
     }
     let read = read.map_err(UnpackError::Read)?;
-    io::copy(&mut hashed, &mut io::sink()).map_err(UnpackError::Decompress)?;
-    let actual = DiffId(hashed.hasher.finish());
-    if actual != diff_id {
-        let expected = diff_id;
-        return Err(UnpackError::DiffId { expected, actual });
+    if let Some(finished) = finished {
+        let actual = DiffId(finished.map_err(UnpackError::Decompress)?);
+        if actual != diff_id {
+            let expected = diff_id;
+            return Err(UnpackError::DiffId { expected, actual });
+        }
     }
     writer.note.skipped += read.misnamed;
     writer.finish()
@@ -135,20 +138,6 @@ pub(super) fn unpack(
 
 /// As much as is written at once.
 const BUFFER: usize = 256 << 10;
-
-/// Hashes what is read through it.
-struct Hashed<R> {
-    inner: R,
-    hasher: Hasher,
-}
-
-impl<R: Read> Read for Hashed<R> {
-    fn read(&mut self, buffer: &mut [u8]) -> io::Result<usize> {
-        let read = self.inner.read(buffer)?;
-        self.hasher.update(&buffer[..read]);
-        Ok(read)
-    }
-}
 
 /// Why a member ends it.
 enum Stop {

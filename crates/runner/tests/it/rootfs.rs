@@ -6,6 +6,7 @@ use std::os::unix::ffi::OsStrExt as _;
 use std::os::unix::fs::{FileTypeExt as _, MetadataExt as _, PermissionsExt as _};
 use std::path::{Path, PathBuf};
 use std::process::Command;
+use std::time::{Duration, SystemTime};
 
 use tar::{EntryType, Header};
 use tierce_layer::Limits;
@@ -689,7 +690,7 @@ fn what_no_root_gets_is_counted() {
 
 #[test]
 fn as_deep_and_long_as_linux_has_it() {
-    let deep = b"d/".repeat(2000);
+    let deep = b"d/".repeat(300);
     let mut bytes = Vec::new();
     append_long(&mut bytes, &[&deep[..], b"file"].concat(), b"x");
     append_long(&mut bytes, &[b'n'; 255], b"y");
@@ -783,4 +784,229 @@ fn by_default_the_owner_sees_what_others_see() {
             .collect();
         assert_eq!(modes, ["root d 0", "root/file f 0", "tool f 444"]);
     }
+}
+
+#[test]
+fn mount_points_are_found_inside_the_root() {
+    let image = || {
+        vec![
+            Directory("etc", 0o750),
+            File("etc/hosts", 0o644, "mine"),
+            Symlink("etc/resolv.conf", "../../../run/resolved/stub.conf"),
+            Symlink("tmp", "/var/tmp"),
+            Symlink("loop", "loop"),
+            File("file", 0o644, ""),
+        ]
+    };
+    let point = |path: &str, kind| MountPoint {
+        path: path.into(),
+        kind,
+    };
+    let (directory, file) = (MountKind::Directory, MountKind::File);
+    let bench = Bench::new();
+    let root = bench.flat_with(
+        &[image()],
+        &[
+            point("/etc/hosts", file),
+            point("/etc/resolv.conf", file),
+            point("/tmp", directory),
+            point("/tmp/data/deep", directory),
+            point("/proc", directory),
+        ],
+    );
+    let found: Vec<_> = root
+        .mount_points
+        .iter()
+        .map(|path| path.to_str().unwrap())
+        .collect();
+    assert_eq!(
+        found,
+        [
+            "/etc/hosts",
+            "/run/resolved/stub.conf",
+            "/var/tmp",
+            "/var/tmp/data/deep",
+            "/proc"
+        ]
+    );
+    assert_eq!(
+        listing(&root.directories[0]),
+        lines(&[
+            ("etc", "750 directory"),
+            ("etc/hosts", "644 mine"),
+            ("etc/resolv.conf", "-> ../../../run/resolved/stub.conf"),
+            ("file", "644 "),
+            ("loop", "-> loop"),
+            ("proc", "755 directory"),
+            ("run", "755 directory"),
+            ("run/resolved", "755 directory"),
+            ("run/resolved/stub.conf", "644 "),
+            ("tmp", "-> /var/tmp"),
+            ("var", "755 directory"),
+            ("var/tmp", "755 directory"),
+            ("var/tmp/data", "755 directory"),
+            ("var/tmp/data/deep", "755 directory"),
+        ])
+    );
+    let ids = bench.unpack_all(&[image()]);
+    for (points, expected) in [
+        (
+            vec![point("/loop", directory)],
+            "symlinks lead to each other",
+        ),
+        (
+            vec![point("/file/x", directory)],
+            "it lies in something that is no directory",
+        ),
+        (
+            vec![point("/file", directory)],
+            "it is a file, and a directory is wanted",
+        ),
+        (
+            vec![point("/etc", file)],
+            "it is a directory, and a file is wanted",
+        ),
+        (
+            vec![point("/a", file), point("/a/b", directory)],
+            "another mount point is a file that it would lie in",
+        ),
+    ] {
+        let error = bench
+            .cache
+            .stack(&ids, Form::AsPacked, &points)
+            .unwrap_err();
+        let StackError::MountPoint { problem, .. } = error else {
+            panic!("{error}");
+        };
+        assert_eq!(problem, expected);
+    }
+}
+
+#[test]
+fn what_is_used_is_not_pruned() {
+    let bench = Bench::new();
+    let layers = [vec![Directory("a", 0o000)], vec![File("b", 0o644, "b")]];
+    let ids = bench.unpack_all(&layers);
+    let root = bench.cache.stack(&ids[..1], Form::AsPacked, &[]).unwrap();
+    let path = bench.root();
+    let later = SystemTime::now() + Duration::from_secs(60);
+    // Both are held by who unpacked them.
+    assert_eq!(RootfsCache::prune(&path, later).unwrap().removed.trees, 0);
+    let Bench { directory, cache } = bench;
+    drop(cache);
+    // Only what the root is made of.
+    assert_eq!(RootfsCache::prune(&path, later).unwrap().removed.trees, 1);
+    assert!(root.directories.iter().all(|directory| directory.is_dir()));
+    drop(root);
+    let before = SystemTime::now() - Duration::from_secs(60);
+    let pruned = RootfsCache::prune(&path, before).unwrap();
+    assert_eq!((pruned.removed.trees, pruned.left.trees), (0, 2));
+    assert_eq!(RootfsCache::prune(&path, later).unwrap().left.trees, 0);
+    assert_eq!(RootfsCache::info(&path).unwrap().trees, 0);
+    let cache = RootfsCache::open(&path).unwrap();
+    assert!(!cache.has(ids[0], Form::AsPacked).unwrap());
+    drop(directory);
+}
+
+#[test]
+fn what_is_not_certain_is_unpacked_again() {
+    let bench = Bench::new();
+    let bytes = archive(&[File("a", 0o644, "content")]);
+    let id = diff_id(&bytes);
+    bench.unpack(&bytes).unwrap();
+    let path = bench.root();
+    let layer = fs::read_dir(path.join("layers")).unwrap().next().unwrap();
+    let layer = layer.unwrap().path();
+    let note = layer.join("note");
+    let written = fs::read_to_string(&note).unwrap();
+    let boot = fs::read_to_string("/proc/sys/kernel/random/boot_id").unwrap();
+    assert!(written.contains(boot.trim()), "{written}");
+    let Bench { directory, cache } = bench;
+    drop(cache);
+    let has = || {
+        let cache = RootfsCache::open(&path).unwrap();
+        cache.has(id, Form::AsPacked).unwrap()
+    };
+    assert!(has());
+    // As after a crash of the system.
+    let other_boot = written.replace(boot.trim(), "another");
+    fs::write(&note, &other_boot).unwrap();
+    assert!(!has() && !layer.exists());
+    let unpack = || {
+        let cache = RootfsCache::open(&path).unwrap();
+        cache
+            .unpack(id, Form::AsPacked, &bytes[..], Limits::default())
+            .unwrap();
+        cache
+    };
+    unpack().settle().unwrap();
+    assert!(!fs::read_to_string(&note).unwrap().contains(boot.trim()));
+    assert!(has());
+    // A copy of the files may lack what is no content.
+    let copied = layer.join("copied");
+    fs::create_dir(&copied).unwrap();
+    fs::remove_dir_all(layer.join("files")).unwrap();
+    fs::rename(&copied, layer.join("files")).unwrap();
+    assert!(!has());
+    unpack();
+    fs::write(&note, "{").unwrap();
+    assert!(!has());
+    drop(directory);
+}
+
+#[test]
+fn many_unpack_one_layer_at_once() {
+    let directory = tempfile::tempdir().unwrap();
+    let path = directory.path().join("rootfs-1");
+    let members: Vec<_> = (0..200)
+        .map(|index| format!("d{}/f{index}", index % 7))
+        .collect();
+    let mut bytes = Vec::new();
+    for name in &members {
+        append(
+            &mut bytes,
+            name.as_bytes(),
+            EntryType::Regular,
+            0o644,
+            b"",
+            name.as_bytes(),
+        );
+    }
+    let bytes = ended(bytes);
+    let id = diff_id(&bytes);
+    std::thread::scope(|scope| {
+        for _ in 0..6 {
+            scope.spawn(|| {
+                let cache = RootfsCache::open(&path).unwrap();
+                cache
+                    .unpack(id, Form::AsPacked, &bytes[..], Limits::default())
+                    .unwrap();
+                let root = cache.flatten(&[id], Form::AsPacked, &[]).unwrap();
+                for name in &members {
+                    let content = fs::read_to_string(root.directories[0].join(name)).unwrap();
+                    assert_eq!(content, *name);
+                }
+            });
+        }
+    });
+    assert_eq!(fs::read_dir(path.join("begun")).unwrap().count(), 0);
+    assert_eq!(fs::read_dir(path.join("layers")).unwrap().count(), 1);
+}
+
+#[test]
+fn what_a_killed_process_began_is_swept_away() {
+    let bench = Bench::new();
+    let abandoned = bench.root().join("begun/abandoned");
+    fs::create_dir_all(abandoned.join("files/closed")).unwrap();
+    fs::set_permissions(
+        abandoned.join("files/closed"),
+        fs::Permissions::from_mode(0),
+    )
+    .unwrap();
+    let held = bench.root().join("begun/held");
+    fs::create_dir(&held).unwrap();
+    let lock = fs::File::open(&held).unwrap();
+    lock.lock().unwrap();
+    RootfsCache::open(bench.root()).unwrap();
+    assert!(!abandoned.exists() && held.exists());
 }
