@@ -12,8 +12,8 @@ use super::hints;
 use super::telemetry::{Kind, Telemetry};
 use super::{LogLine, LogSource, SharedSink};
 
-/// A longer line is cut: CloudWatch Logs takes events of up to 256 KiB
-/// (CloudWatch Logs quotas, "Event size").
+/// A longer line is cut: `CloudWatch` Logs takes events of up to 256 KiB
+/// (`CloudWatch` Logs quotas, "Event size").
 const LINE_LIMIT: usize = 256 * 1024;
 /// What `LogType=Tail` gives (Lambda API, Invoke, "X-Amz-Log-Result").
 const TAIL: usize = 4096;

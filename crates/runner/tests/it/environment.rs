@@ -809,7 +809,11 @@ async fn streamed_answers_come_piece_by_piece_to_whatever_end() {
         let (stage, _, next) = Stage::ready(function()).await;
         let progress = stage.environment.invoke(invocation("1"));
         next.await.unwrap();
-        let (said, (before, ended)) = tokio::join!(stream(&stage, "1", chunks), collect(progress));
+        let answered = async {
+            let said = stream(&stage, "1", chunks).await;
+            (said, stage.next())
+        };
+        let ((said, _next), (before, ended)) = tokio::join!(answered, collect(progress));
         if !answer.is_empty() {
             assert_eq!(said, answer);
         }
@@ -1030,26 +1034,38 @@ async fn one_that_nobody_holds_does_not_finish_its_init() {
 #[tokio::test]
 async fn a_response_that_was_cut_off_by_the_runtimes_end_is_told_as_such() {
     use tokio::io::AsyncWriteExt as _;
-    let (stage, runtime, next) = Stage::ready(function()).await;
-    let mut progress = stage.environment.invoke(invocation("1"));
-    next.await.unwrap();
-    let mut connection = tokio::net::TcpStream::connect(&stage.address)
-        .await
-        .unwrap();
-    let head = "POST /2018-06-01/runtime/invocation/1/response HTTP/1.1\r\nHost: x\r\n\
+    for exit_first in [true, false] {
+        let (stage, runtime, next) = Stage::ready(function()).await;
+        let mut progress = stage.environment.invoke(invocation("1"));
+        next.await.unwrap();
+        let mut connection = tokio::net::TcpStream::connect(&stage.address)
+            .await
+            .unwrap();
+        let head = "POST /2018-06-01/runtime/invocation/1/response HTTP/1.1\r\nHost: x\r\n\
         Lambda-Runtime-Function-Response-Mode: streaming\r\nContent-Length: 9\r\n\r\nhello";
-    connection.write_all(head.as_bytes()).await.unwrap();
-    for _ in 0..2 {
-        assert!(!matches!(
-            soon(progress.recv()).await.unwrap(),
-            Progress::Done(_)
-        ));
+        connection.write_all(head.as_bytes()).await.unwrap();
+        for _ in 0..2 {
+            assert!(!matches!(
+                soon(progress.recv()).await.unwrap(),
+                Progress::Done(_)
+            ));
+        }
+        if exit_first {
+            stage.fake.exit(runtime, Exit::Code(1));
+            // When this is answered the exit is known.
+            assert_eq!(stage.respond("2", "").await.0, 400);
+            drop(connection);
+        } else {
+            drop(connection);
+            // The connection's end is known when its response is no longer on its way.
+            while stage.respond("1", "").await.1["errorMessage"]
+                .as_str()
+                .is_none_or(|words| !words.contains("from ResponseSent"))
+            {}
+            stage.fake.exit(runtime, Exit::Code(1));
+        }
+        assert_eq!(failure(&done(progress).await).0, "Runtime.ExitError");
     }
-    stage.fake.exit(runtime, Exit::Code(1));
-    // When this is answered the exit is known.
-    assert_eq!(stage.respond("2", "").await.0, 400);
-    drop(connection);
-    assert_eq!(failure(&done(progress).await).0, "Runtime.ExitError");
 }
 
 #[tokio::test]
