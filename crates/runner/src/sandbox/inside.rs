@@ -1,9 +1,9 @@
 //! The keeper of a box, on its inside: takes orders, starts processes, reaps them, kills them.
 
 use std::collections::BTreeMap;
-use std::fs::File;
+use std::fs::{self, File};
 use std::io;
-use std::os::fd::{AsFd as _, OwnedFd};
+use std::os::fd::{AsFd as _, BorrowedFd, OwnedFd, RawFd};
 use std::os::unix::net::UnixStream;
 use std::os::unix::process::CommandExt as _;
 use std::path::{Path, PathBuf};
@@ -12,13 +12,13 @@ use std::sync::{Arc, Condvar, Mutex, MutexGuard, PoisonError};
 use std::thread;
 use std::time::Duration;
 
-use rustix::io::Errno;
+use rustix::io::{Errno, FdFlags};
 use rustix::process::{Pid, Signal, WaitId, WaitIdOptions, WaitOptions, WaitStatus};
 
 use super::namespaces::{entrance, room};
 use super::processes;
 use super::protocol::{self, Beginning, Command, PlainSetup, Report, Setup};
-use super::{Exit, Log, NotStarted, Process, ProcessNumber};
+use super::{Exit, Feature, Log, NotStarted, Process, ProcessNumber};
 
 /// How often the descendants of a plain keeper are looked for while they are being killed: they may
 /// have had children meanwhile.
@@ -34,17 +34,41 @@ pub(super) fn stage() -> ExitCode {
 }
 
 fn try_stage() -> io::Result<()> {
+    close_on_exec()?;
     let control = UnixStream::from(rustix::stdio::stdin().try_clone_to_owned()?);
     match protocol::receive(&control)? {
         Setup::Plain(setup) => plain(control, setup),
         Setup::Entrance(entrance) => entrance::enter(&control, &entrance),
         Setup::Room(room) => room::keep(control, &room),
+        Setup::Mapped => Err(io::ErrorKind::InvalidData.into()),
     }
+}
+
+/// Keeps descriptors that whoever started tierce left open from everything that is started here.
+#[expect(
+    unsafe_code,
+    reason = "a descriptor that nobody in this program opened has only its number"
+)]
+fn close_on_exec() -> io::Result<()> {
+    let numbers: Vec<RawFd> = fs::read_dir("/proc/self/fd")?
+        .flatten()
+        .filter_map(|entry| entry.file_name().to_str()?.parse().ok())
+        .filter(|number| *number > 2)
+        .collect();
+    for number in numbers {
+        // SAFETY: the stage has one thread, which opened nothing that it could close meanwhile, and
+        // the number is out of its own table. That of the listing itself is free again: then the
+        // call says so.
+        let stray = unsafe { BorrowedFd::borrow_raw(number) };
+        let _ = rustix::io::fcntl_setfd(stray, FdFlags::CLOEXEC);
+    }
+    Ok(())
 }
 
 /// What failed on the way into the box.
 pub(super) struct Refused {
     step: String,
+    feature: Option<Feature>,
     errno: i32,
 }
 
@@ -52,6 +76,9 @@ pub(super) struct Refused {
 pub(super) trait Step<T> {
     /// `step` as [`super::SandboxError::Step`] has it.
     fn step(self, step: impl Into<String>) -> Result<T, Refused>;
+
+    /// The same for what a machine may lack.
+    fn step_of(self, feature: Feature, step: impl Into<String>) -> Result<T, Refused>;
 }
 
 impl<T, E: Into<io::Error>> Step<T> for Result<T, E> {
@@ -60,8 +87,16 @@ impl<T, E: Into<io::Error>> Step<T> for Result<T, E> {
             let error: io::Error = error.into();
             Refused {
                 step: step.into(),
+                feature: None,
                 errno: error.raw_os_error().unwrap_or(Errno::IO.raw_os_error()),
             }
+        })
+    }
+
+    fn step_of(self, feature: Feature, step: impl Into<String>) -> Result<T, Refused> {
+        self.step(step).map_err(|refused| Refused {
+            feature: Some(feature),
+            ..refused
         })
     }
 }
@@ -78,7 +113,7 @@ fn plain(control: UnixStream, setup: PlainSetup) -> io::Result<()> {
 pub(super) fn refuse(control: &UnixStream, refused: &Refused) -> io::Result<()> {
     protocol::send(
         control,
-        &Beginning::Failed(refused.step.clone(), refused.errno),
+        &Beginning::Failed(refused.step.clone(), refused.feature, refused.errno),
     )
 }
 

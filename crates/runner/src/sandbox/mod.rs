@@ -29,9 +29,11 @@ use tokio::sync::{mpsc, oneshot};
 use crate::rootfs::Root;
 
 pub use doorkeeper::Doorkeeper;
+pub use features::Feature;
 pub use memory::MemoryKeeper;
 
 mod doorkeeper;
+pub mod features;
 mod inside;
 mod memory;
 pub mod namespaces;
@@ -77,6 +79,8 @@ pub enum SandboxError {
     Step {
         /// What was being done, as `mount the root`.
         step: String,
+        /// What the machine lacks, if that is why.
+        feature: Option<Feature>,
         /// What the operating system said.
         #[source]
         source: io::Error,

@@ -78,19 +78,29 @@ impl Keeper {
         self.child.id()
     }
 
-    /// Makes the box of one setup for each stage, and waits for it. A listener may come with it.
-    pub(super) fn begin(self, setups: &[Setup]) -> Result<(Self, Option<OwnedFd>), SandboxError> {
-        let sent = setups
-            .iter()
-            .try_for_each(|setup| protocol::send(&self.control, setup));
-        // What a stage has against it is said, also when it does not read on.
+    /// Tells a stage what to become. One that does not listen says why, or nothing any more.
+    pub(super) fn tell(&self, setup: &Setup) {
+        let _ = protocol::send(&self.control, setup);
+    }
+
+    /// What a stage says, unless there is no box. A listener may come with it.
+    pub(super) fn said(&self) -> Result<(Beginning, Option<OwnedFd>), SandboxError> {
         match protocol::receive_with(&self.control) {
-            Ok((Beginning::Ready, listener)) => Ok((self, listener)),
-            Ok((Beginning::Failed(step, errno), _)) => Err(SandboxError::Step {
+            Ok((Beginning::Failed(step, feature, errno), _)) => Err(SandboxError::Step {
                 step,
+                feature,
                 source: io::Error::from_raw_os_error(errno),
             }),
-            Err(error) => Err(self.no_stage(&sent.err().unwrap_or(error).to_string())),
+            Ok(said) => Ok(said),
+            Err(error) => Err(self.no_stage(&error.to_string())),
+        }
+    }
+
+    /// Waits for the box, and takes the listener that may come with it.
+    pub(super) fn begun(&self) -> Result<Option<OwnedFd>, SandboxError> {
+        match self.said()? {
+            (Beginning::Ready, listener) => Ok(listener),
+            _ => Err(self.no_stage("it is not ready")),
         }
     }
 

@@ -20,6 +20,7 @@ pub fn start(settings: &Settings) -> Result<Sandbox, SandboxError> {
         directories: settings.root.directories.clone(),
     });
     let memory = Memory::enclose(settings.memory, settings.tmp_size, keeper.pid());
-    let (began, _) = keeper.begin(&[setup])?;
-    began.open(listener, Doorkeeper::Anybody, memory)
+    keeper.tell(&setup);
+    keeper.begun()?;
+    keeper.open(listener, Doorkeeper::Anybody, memory)
 }

@@ -18,7 +18,7 @@ use serde::de::DeserializeOwned;
 use serde::{Deserialize, Serialize};
 use tokio::io::{AsyncRead, AsyncReadExt as _};
 
-use super::{Exit, NotStarted, Process, ProcessNumber};
+use super::{Exit, Feature, NotStarted, Process, ProcessNumber};
 
 /// Longer than any environment that a kernel takes, and short enough to be held.
 const LONGEST: usize = 64 << 20;
@@ -28,8 +28,10 @@ const LONGEST: usize = 64 << 20;
 pub(super) enum Setup {
     /// A keeper of plain processes.
     Plain(PlainSetup),
-    /// The first stage of a box of namespaces. It reads no more than this.
+    /// The first stage of a box of namespaces.
     Entrance(Entrance),
+    /// To the first stage: users are mapped, if there was need.
+    Mapped,
     /// The second stage of it.
     Room(Room),
 }
@@ -43,8 +45,8 @@ pub(super) struct Entrance {
     pub group: u32,
     /// Whether the box has a network of its own.
     pub own_network: bool,
-    /// If tierce is root: what is to be gathered for the next stage, which is not.
-    pub sources: Option<Vec<PathBuf>>,
+    /// Whether it is root that may do all this.
+    pub privileged: bool,
 }
 
 /// See [`super::namespaces::room`].
@@ -59,6 +61,9 @@ pub(super) struct Room {
     pub shared_memory: Option<u64>,
     pub places: Vec<Place>,
     pub own_network: bool,
+    pub own_users: bool,
+    /// If the stage is root: whom it is to become.
+    pub user: Option<(u32, u32)>,
     pub open_files: u64,
     pub processes: u64,
 }
@@ -84,13 +89,15 @@ pub(super) struct PlainSetup {
     pub directories: Vec<PathBuf>,
 }
 
-/// The first message of a stage.
+/// What a stage says before there is a box.
 #[derive(Debug, Serialize, Deserialize)]
 pub(super) enum Beginning {
+    /// Root entered namespaces, and waits for users to be mapped if there is one of users.
+    Entered { own_users: bool },
     /// Orders are taken.
     Ready,
-    /// There is no box: a step, and the number of the system's error.
-    Failed(String, i32),
+    /// There is no box: a step, what it is about, and the number of the system's error.
+    Failed(String, Option<Feature>, i32),
 }
 
 /// Orders as they travel. There is none to end: that is the end of the stream.

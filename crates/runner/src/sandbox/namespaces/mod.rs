@@ -2,18 +2,20 @@
 //!
 //! ```text
 //! tierce ─ spawns → entrance ─ spawns → room, process 1 of the box ─ spawns → runtime, extensions
-//!                   gives root up,      mounts, restrains itself,
-//!                   enters namespaces   keeps the box (`inside`)
+//!                   enters namespaces   mounts, restrains itself,
+//!                                       keeps the box (`inside`)
 //! ```
 //!
-//! A namespace of processes begins with the next child, so there are two stages. The user namespace
-//! maps one user and one group, those of Lambda, to the user who started tierce; root maps them to
-//! the unprivileged ids of the same numbers, and gives up the rest before anything else is done.
+//! A namespace of processes begins with the next child, so there are two stages. A user maps one user
+//! and one group, those of Lambda, to his own: everything that he owns is seen as the box's. Root maps
+//! all users to themselves, and the second stage becomes Lambda's user when it has mounted. Where even
+//! root may make no namespace of users there is none, and the limit of processes is one for all boxes.
 //!
-//! What is not kept away from a process in the box: the clock and load of the machine, the network
-//! when it is the host's (abstract sockets included), and the supplementary groups of a user who is
-//! not root, which nobody but root can give up.
+//! What is not kept away from a process in the box: the clock and load of the machine; the network when
+//! it is the host's, abstract sockets included; the session keyring; and the supplementary groups of a
+//! user who is not root, which nobody but root can give up.
 
+use std::fs;
 use std::net::TcpListener;
 use std::path::PathBuf;
 
@@ -21,8 +23,8 @@ use rustix::thread::CapabilitySet;
 
 use super::memory::Memory;
 use super::outside::{self, Keeper};
-use super::protocol::{Entrance, Place, Room, Setup};
-use super::{Doorkeeper, Network, Sandbox, SandboxError, Settings};
+use super::protocol::{Beginning, Entrance, Place, Room, Setup};
+use super::{Doorkeeper, Feature, Network, Sandbox, SandboxError, Settings};
 
 pub(super) mod entrance;
 mod loopback;
@@ -41,8 +43,19 @@ pub fn start(settings: &Settings) -> Result<Sandbox, SandboxError> {
         .tmp_size
         .saturating_add(settings.shared_memory.unwrap_or(0));
     let memory = Memory::enclose(settings.memory, files, keeper.pid());
-    let (entrance, room) = setups(settings, privileged());
-    let setups = [Setup::Entrance(entrance), Setup::Room(room)];
+    let privileged = privileged(settings);
+    keeper.tell(&Setup::Entrance(Entrance {
+        user: settings.user,
+        group: settings.group,
+        own_network: settings.network == Network::None,
+        privileged,
+    }));
+    let own_users = if privileged {
+        map_users(&keeper)?
+    } else {
+        true
+    };
+    keeper.tell(&Setup::Room(room(settings, privileged, own_users)));
     match settings.network {
         Network::Host => {
             let listener = outside::listen()?;
@@ -50,27 +63,70 @@ pub fn start(settings: &Settings) -> Result<Sandbox, SandboxError> {
             let doorkeeper = keeper
                 .pid()
                 .map_or(Doorkeeper::Anybody, Doorkeeper::Descendants);
-            let (began, _) = keeper.begin(&setups)?;
-            began.open(listener, doorkeeper, memory)
+            keeper.begun()?;
+            keeper.open(listener, doorkeeper, memory)
         }
         Network::None => {
-            let (began, listener) = keeper.begin(&setups)?;
-            let listener = listener.ok_or_else(|| began.no_stage("it sent no listener"))?;
-            began.open(TcpListener::from(listener), Doorkeeper::Anybody, memory)
+            let listener = keeper
+                .begun()?
+                .ok_or_else(|| keeper.no_stage("it sent no listener"))?;
+            keeper.open(TcpListener::from(listener), Doorkeeper::Anybody, memory)
         }
     }
 }
 
-/// Whether this process can mount what it likes and become whom it likes: it is root, and in no
+/// Whether this process can mount what it likes and become the user of the box: it is root, and in no
 /// container that took this from it.
-fn privileged() -> bool {
-    rustix::thread::capabilities(None).is_ok_and(|sets| {
-        sets.effective
-            .contains(CapabilitySet::SYS_ADMIN | CapabilitySet::SETUID | CapabilitySet::SETGID)
+fn privileged(settings: &Settings) -> bool {
+    let needed = CapabilitySet::SYS_ADMIN | CapabilitySet::SETUID | CapabilitySet::SETGID;
+    let able = rustix::thread::capabilities(None).is_ok_and(|sets| sets.effective.contains(needed));
+    let has = |map, id| {
+        let map = fs::read_to_string(map).unwrap_or_default();
+        ranges(&map).any(|(first, count)| id >= first && id - first < count)
+    };
+    // Also without capabilities root owns files of this machine, so it is never the user of a box.
+    able && settings.user != 0
+        && has("/proc/self/uid_map", settings.user)
+        && has("/proc/self/gid_map", settings.group)
+}
+
+/// The ids that are mapped at all, as the first of some and their number: user_namespaces(7).
+fn ranges(map: &str) -> impl Iterator<Item = (u32, u32)> {
+    map.lines().filter_map(|line| {
+        let mut fields = line.split_ascii_whitespace();
+        Some((fields.next()?.parse().ok()?, fields.nth(1)?.parse().ok()?))
     })
 }
 
-fn setups(settings: &Settings, privileged: bool) -> (Entrance, Room) {
+/// Maps all ids that there are to themselves.
+fn identity(map: &str) -> String {
+    let lines = ranges(map).map(|(first, count)| format!("{first} {first} {count}\n"));
+    lines.collect()
+}
+
+/// Maps the users of the first stage, and says whether they are in a namespace of their own.
+fn map_users(keeper: &Keeper) -> Result<bool, SandboxError> {
+    let own_users = match keeper.said()?.0 {
+        Beginning::Entered { own_users } => own_users,
+        _ => return Err(keeper.no_stage("it did not enter")),
+    };
+    let process = keeper.pid().map(|pid| format!("/proc/{pid}"));
+    if let (true, Some(process)) = (own_users, process) {
+        for map in ["uid_map", "gid_map"] {
+            fs::read_to_string(format!("/proc/self/{map}"))
+                .and_then(|own| fs::write(format!("{process}/{map}"), identity(&own)))
+                .map_err(|source| SandboxError::Step {
+                    step: "map users to themselves".to_owned(),
+                    feature: Some(Feature::Namespaces),
+                    source,
+                })?;
+        }
+    }
+    keeper.tell(&Setup::Mapped);
+    Ok(own_users)
+}
+
+fn room(settings: &Settings, privileged: bool, own_users: bool) -> Room {
     let mut sources = settings.root.directories.clone();
     let layers = sources.len();
     let mut places = Vec::new();
@@ -99,29 +155,34 @@ fn setups(settings: &Settings, privileged: bool) -> (Entrance, Room) {
             }
         }
     }
-    // What root opened may be below a directory that only root can enter, so it is gathered where
-    // the next stage stands.
-    let gathered = (0..sources.len()).map(|number| PathBuf::from(number.to_string()));
-    let room = Room {
-        sources: if privileged {
-            gathered.collect()
-        } else {
-            sources.clone()
-        },
+    Room {
+        sources,
         layers,
         writable_root: settings.writable_root,
         tmp_size: settings.tmp_size,
         shared_memory: settings.shared_memory,
         places,
         own_network: settings.network == Network::None,
+        own_users,
+        user: privileged.then_some((settings.user, settings.group)),
         open_files: settings.open_files,
         processes: settings.processes,
-    };
-    let entrance = Entrance {
-        user: settings.user,
-        group: settings.group,
-        own_network: settings.network == Network::None,
-        sources: privileged.then_some(sources),
-    };
-    (entrance, room)
+    }
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+
+    #[test]
+    fn all_ids_are_mapped_to_themselves() {
+        for (map, expected) in [
+            ("         0          0 4294967295\n", "0 0 4294967295\n"),
+            ("0 1000 1\n1 100000 65536\n", "0 0 1\n1 1 65536\n"),
+            ("", ""),
+            ("0 x\n", ""),
+        ] {
+            assert_eq!(identity(map), expected);
+        }
+    }
 }

@@ -16,6 +16,7 @@ use rustix::mount::{
     OpenTreeFlags, UnmountFlags,
 };
 
+use crate::sandbox::Feature;
 use crate::sandbox::inside::{Refused, Step as _};
 use crate::sandbox::protocol::{Place, Room};
 
@@ -51,12 +52,13 @@ pub(super) fn make_private() -> Result<(), Refused> {
         "/",
         MountPropagationFlags::PRIVATE | MountPropagationFlags::REC,
     )
-    .step("make mounts private")
+    .step_of(Feature::Namespaces, "make mounts private")
 }
 
 /// Makes the file system in a mount namespace of its own and enters it. There is no way back.
 pub(super) fn make(room: &Room) -> Result<(), Refused> {
-    super::entrance::unshare(rustix::thread::UnshareFlags::NEWNS).step("make a mount namespace")?;
+    super::entrance::unshare(rustix::thread::UnshareFlags::NEWNS)
+        .step_of(Feature::Namespaces, "make a mount namespace")?;
     make_private()?;
     rustix::process::umask(Mode::from_raw_mode(0o022));
     // Before anything is mounted, because paths lead to this machine's files until then.
@@ -156,7 +158,7 @@ fn make_root(room: &Room, sources: &[OwnedFd]) -> Result<OwnedFd, Refused> {
     let first = layers.first().ok_or(Errno::NOENT).step("find the root")?;
     // The uppermost directory of the root is a place to mount on that is there for sure.
     let workshop = tmpfs(&[("mode", "0755")])?;
-    attach(&workshop, first).step("mount a directory to work in")?;
+    attach(&workshop, first).step_of(Feature::Namespaces, "mount a directory to work in")?;
     for name in ["root", "scaffold", "upper", "work"] {
         make_point(&workshop, name, true)?;
     }
@@ -255,7 +257,7 @@ fn overlay_root(room: &Room, layers: &[OwnedFd], workshop: &OwnedFd) -> Result<O
         flags,
         options.as_c_str(),
     )
-    .step("mount the root by overlay")?;
+    .step_of(Feature::Overlay, "mount the root by overlay")?;
     rustix::fs::openat(
         workshop,
         "root",
@@ -299,7 +301,8 @@ fn remount(path: &Path, flags: MountFlags) -> rustix::io::Result<()> {
 fn mount_proc(root: &OwnedFd) -> Result<(), Refused> {
     let step = "mount /proc";
     let point = resolve(root, Path::new("proc")).step(step)?;
-    let proc = mount_of("proc", &[], MountAttrFlags::MOUNT_ATTR_NOEXEC).step(step)?;
+    let proc =
+        mount_of("proc", &[], MountAttrFlags::MOUNT_ATTR_NOEXEC).step_of(Feature::Proc, step)?;
     attach(&proc, point).step(step)
 }
 

@@ -3,15 +3,17 @@
 use std::fs;
 
 use rustix::io::Errno;
-use rustix::process::{DumpableBehavior, Resource, Rlimit};
+use rustix::process::{DumpableBehavior, Gid, Resource, Rlimit, Signal, Uid};
 use rustix::thread::{CapabilitySet, CapabilitySets};
 
 use super::mounts;
 use crate::sandbox::inside::{Refused, Step as _};
 use crate::sandbox::protocol::Room;
 
-/// The keeper's own threads, which count against the limit of processes: they are of the same user.
-const OWN_THREADS: u64 = 2;
+/// Threads of the keeper, which count against the limit of processes: they are of the same user.
+const KEEPER: u64 = 2;
+/// The first stage is of that user too, if it is not root.
+const ENTRANCE: u64 = 1;
 
 /// A name that every machine can resolve: programs look their own name up.
 const HOST_NAME: &[u8] = b"localhost";
@@ -20,22 +22,50 @@ const HOST_NAME: &[u8] = b"localhost";
 /// takes away.
 pub(super) fn apply(room: &Room) -> Result<(), Refused> {
     rustix::system::sethostname(HOST_NAME).step("set the name of the host")?;
-    // A namespace inside this one would give capabilities again, over kernel code that few have
-    // looked at. Not every kernel has the file, and the box is closed without it.
-    let _ = fs::write("/proc/sys/user/max_user_namespaces", "0");
+    if room.own_users {
+        // A namespace inside this one would give capabilities again, over kernel code that few have
+        // looked at. Not every kernel has the file, and the box is closed without it. Elsewhere the
+        // limit is the machine's.
+        let _ = fs::write("/proc/sys/user/max_user_namespaces", "0");
+    }
     mounts::close_proc()?;
+    let own = if room.user.is_some() {
+        KEEPER
+    } else {
+        KEEPER + ENTRANCE
+    };
     limit(Resource::Nofile, room.open_files, "limit open files")?;
     limit(
         Resource::Nproc,
-        room.processes.saturating_add(OWN_THREADS),
+        room.processes.saturating_add(own),
         "limit processes",
     )?;
     limit(Resource::Core, 0, "forbid core dumps")?;
+    give_up_for_ever()?;
+    if let Some((user, group)) = room.user {
+        stop_being_root(Uid::from_raw(user), Gid::from_raw(group))?;
+    }
     give_up_capabilities()?;
     rustix::thread::set_no_new_privs(true).step("give up new privileges")?;
+    // If the first stage is killed, so is this one, and with it the namespace. A change of the user
+    // would have undone it.
+    rustix::process::set_parent_process_death_signal(Some(Signal::KILL))
+        .step("follow the first stage")?;
     // The processes of the box are of the same user. They could trace this one and read its memory.
     rustix::process::set_dumpable_behavior(DumpableBehavior::NotDumpable)
         .step("forbid to be traced")
+}
+
+/// Becomes the user of the box, and has no capabilities from then on.
+fn stop_being_root(user: Uid, group: Gid) -> Result<(), Refused> {
+    // The box opens its output again by name (`/dev/stderr`), as its own.
+    for pipe in [rustix::stdio::stdout(), rustix::stdio::stderr()] {
+        rustix::fs::fchown(pipe, Some(user), Some(group))
+            .step("give the output to the user of the box")?;
+    }
+    rustix::thread::set_thread_groups(&[]).step("leave the groups of root")?;
+    rustix::thread::set_thread_res_gid(group, group, group).step("leave the group of root")?;
+    rustix::thread::set_thread_res_uid(user, user, user).step("stop being root")
 }
 
 /// Sets a limit, or the highest one that is allowed below it.
@@ -49,7 +79,8 @@ fn limit(resource: Resource, wanted: u64, what: &str) -> Result<(), Refused> {
     rustix::process::setrlimit(resource, limit).step(what)
 }
 
-fn give_up_capabilities() -> Result<(), Refused> {
+/// Also of programs that are marked to give them.
+fn give_up_for_ever() -> Result<(), Refused> {
     for number in 0..u64::BITS {
         let capability = CapabilitySet::from_bits_retain(1 << number);
         match rustix::thread::remove_capability_from_bounding_set(capability) {
@@ -59,6 +90,10 @@ fn give_up_capabilities() -> Result<(), Refused> {
             Err(errno) => return Err(errno).step("give up a capability for ever"),
         }
     }
+    Ok(())
+}
+
+fn give_up_capabilities() -> Result<(), Refused> {
     rustix::thread::clear_ambient_capability_set().step("give up ambient capabilities")?;
     let none = CapabilitySets {
         effective: CapabilitySet::empty(),

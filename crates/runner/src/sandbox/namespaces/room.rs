@@ -5,8 +5,6 @@ use std::io;
 use std::net::{Ipv4Addr, TcpListener};
 use std::os::unix::net::UnixStream;
 
-use rustix::process::Signal;
-
 use super::{loopback, mounts, restraint};
 use crate::sandbox::inside::{Kind, Refused, Step as _, refuse, serve};
 use crate::sandbox::protocol::Room;
@@ -20,9 +18,6 @@ pub(in crate::sandbox) fn keep(control: UnixStream, room: &Room) -> io::Result<(
 }
 
 fn furnish(room: &Room) -> Result<Option<TcpListener>, Refused> {
-    // If the first stage is killed, so is this one, and with it the namespace.
-    rustix::process::set_parent_process_death_signal(Some(Signal::KILL))
-        .step("follow the first stage")?;
     mounts::make(room)?;
     let listener = if room.own_network {
         loopback::bring_up()?;

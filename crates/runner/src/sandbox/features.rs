@@ -1,0 +1,221 @@
+//! What this machine can do for a box, and what to do where it cannot.
+//!
+//! Nothing is concluded from a version or a setting: a box is made, of nothing, and the step that is
+//! refused says which feature is missing. Settings are read only to say how to get it.
+
+use std::fmt;
+use std::fs;
+use std::io;
+use std::path::{Path, PathBuf};
+use std::sync::Arc;
+
+use serde::{Deserialize, Serialize};
+
+use super::{MemoryKeeper, Network, SandboxError, Settings, namespaces};
+use crate::rootfs::Root;
+
+/// What a box needs of a machine.
+#[derive(Debug, Clone, Copy, PartialEq, Eq, Serialize, Deserialize)]
+pub enum Feature {
+    /// Namespaces of users and the others, made by this user, with capabilities inside.
+    Namespaces,
+    /// Overlayfs in such a namespace.
+    Overlay,
+    /// A new `/proc` in such a namespace.
+    Proc,
+}
+
+/// A feature that this machine lacks.
+#[derive(Debug, Clone, PartialEq, Eq)]
+pub struct Missing {
+    /// Which.
+    pub feature: Feature,
+    /// How it may be got, the likeliest first; each is a sentence without its period.
+    pub remedies: Vec<String>,
+}
+
+impl fmt::Display for Missing {
+    fn fmt(&self, formatter: &mut fmt::Formatter<'_>) -> fmt::Result {
+        formatter.write_str(match self.feature {
+            Feature::Namespaces => "this machine lets you make no user namespaces",
+            Feature::Overlay => "this machine mounts no overlay in a user namespace",
+            Feature::Proc => "this machine mounts no /proc in a user namespace",
+        })
+    }
+}
+
+/// What a machine can do.
+#[derive(Debug)]
+pub struct Machine {
+    /// Whether [`namespaces::start`] works with a root of one directory.
+    pub namespaces: Result<(), SandboxError>,
+    /// Whether it works with more, which saves copying layers together.
+    pub overlay: Result<(), SandboxError>,
+    /// What keeps a box within its memory.
+    pub memory: MemoryKeeper,
+}
+
+impl Machine {
+    /// Tries everything. `program` is that of [`Settings`], and `scratch` is on the file system where
+    /// roots will be. It takes some milliseconds, in the context of a tokio runtime.
+    pub fn probe(program: &Path, scratch: &Path) -> io::Result<Self> {
+        let directory = tempfile::tempdir_in(scratch)?;
+        let layers = ["upper", "lower"].map(|name| directory.path().join(name));
+        for layer in &layers {
+            for point in ["dev", "proc", "tmp"] {
+                fs::create_dir_all(layer.join(point))?;
+            }
+        }
+        let [upper, _] = &layers;
+        let alone = vec![upper.clone()];
+        let overlay = try_box(program, scratch, layers.to_vec());
+        let namespaces = match &overlay {
+            Ok(()) => Ok(()),
+            Err(_) => try_box(program, scratch, alone),
+        };
+        Ok(Self {
+            namespaces,
+            overlay,
+            memory: MemoryKeeper::of_this_machine(),
+        })
+    }
+}
+
+fn try_box(program: &Path, scratch: &Path, directories: Vec<PathBuf>) -> Result<(), SandboxError> {
+    let settings = Settings {
+        root: Arc::new(Root { directories }),
+        writable_root: false,
+        tmp_size: 1 << 20,
+        shared_memory: None,
+        network: Network::Host,
+        volumes: Vec::new(),
+        open_files: 1024,
+        processes: 1024,
+        memory: None,
+        user: 993,
+        group: 990,
+        scratch: scratch.to_owned(),
+        program: program.to_owned(),
+    };
+    namespaces::start(&settings).map(drop)
+}
+
+impl SandboxError {
+    /// The feature that is missing, if that is what the error is about, with what this machine's
+    /// settings say of it.
+    pub fn missing(&self) -> Option<Missing> {
+        let Self::Step {
+            feature: Some(feature),
+            ..
+        } = self
+        else {
+            return None;
+        };
+        let read = |path: &str| fs::read_to_string(path).ok();
+        Some(Missing {
+            feature: *feature,
+            remedies: remedies(*feature, &read),
+        })
+    }
+}
+
+/// Out of the files that `read` reads.
+fn remedies(feature: Feature, read: &dyn Fn(&str) -> Option<String>) -> Vec<String> {
+    match feature {
+        Feature::Namespaces => for_namespaces(read),
+        Feature::Overlay => vec![
+            "Linux 5.11 or later is needed, with `modprobe overlay` done".to_owned(),
+            "layers can be copied together instead".to_owned(),
+        ],
+        Feature::Proc => vec![
+            "a container hides parts of /proc: start it with `--security-opt systempaths=unconfined`"
+                .to_owned(),
+        ],
+    }
+}
+
+fn for_namespaces(read: &dyn Fn(&str) -> Option<String>) -> Vec<String> {
+    let is = |path: &str, value: &str| read(path).is_some_and(|has| has.trim() == value);
+    let mut remedies = Vec::new();
+    if is("/proc/sys/user/max_user_namespaces", "0") {
+        remedies.push(
+            "their number is limited to none: `sudo sysctl -w user.max_user_namespaces=15000`"
+                .to_owned(),
+        );
+    }
+    if is("/proc/sys/kernel/unprivileged_userns_clone", "0") {
+        remedies.push(
+            "they are for root alone: `sudo sysctl -w kernel.unprivileged_userns_clone=1`"
+                .to_owned(),
+        );
+    }
+    if is(
+        "/proc/sys/kernel/apparmor_restrict_unprivileged_userns",
+        "1",
+    ) {
+        remedies.push(
+            "AppArmor restricts them: \
+             `sudo sysctl -w kernel.apparmor_restrict_unprivileged_userns=0`, \
+             or a profile with `userns,` for tierce in /etc/apparmor.d"
+                .to_owned(),
+        );
+    }
+    let status = read("/proc/self/status").unwrap_or_default();
+    if status.lines().any(|line| line == "Seccomp:\t2") {
+        remedies.push(
+            "a container forbids them: start it with `--security-opt seccomp=unconfined` \
+             and `--security-opt systempaths=unconfined`"
+                .to_owned(),
+        );
+    }
+    if remedies.is_empty() {
+        remedies.push(
+            "the kernel needs CONFIG_USER_NS, and tierce must not run in a chroot".to_owned(),
+        );
+    }
+    remedies
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+
+    #[test]
+    fn remedies_are_of_what_the_settings_say() {
+        let apparmor = "/proc/sys/kernel/apparmor_restrict_unprivileged_userns";
+        for (path, content, expected) in [
+            (
+                "/proc/sys/user/max_user_namespaces",
+                "0\n",
+                "user.max_user_namespaces=15000",
+            ),
+            (
+                "/proc/sys/user/max_user_namespaces",
+                "96365\n",
+                "CONFIG_USER_NS",
+            ),
+            (
+                "/proc/sys/kernel/unprivileged_userns_clone",
+                "0\n",
+                "userns_clone=1",
+            ),
+            (apparmor, "1\n", "unprivileged_userns=0"),
+            (apparmor, "0\n", "CONFIG_USER_NS"),
+            (
+                "/proc/self/status",
+                "Name:\tx\nSeccomp:\t2\n",
+                "seccomp=unconfined",
+            ),
+            (
+                "/proc/self/status",
+                "Name:\tx\nSeccomp:\t0\n",
+                "CONFIG_USER_NS",
+            ),
+        ] {
+            let read = |asked: &str| (asked == path).then(|| content.to_owned());
+            let remedies = remedies(Feature::Namespaces, &read);
+            assert_eq!(remedies.len(), 1, "{path}");
+            assert!(remedies[0].contains(expected), "{path}: {remedies:?}");
+        }
+    }
+}
