@@ -6,7 +6,7 @@ use std::collections::BTreeSet;
 use bytes::{Bytes, BytesMut};
 use serde_json::Value;
 
-use crate::sandbox::{Log, Written};
+use crate::sandbox::{Log, Network, Written};
 
 use super::hints;
 use super::telemetry::{Kind, Telemetry};
@@ -32,10 +32,10 @@ pub(super) struct Journal {
 }
 
 impl Journal {
-    pub(super) fn new(environment: u32, sink: SharedSink) -> Self {
+    pub(super) fn new(environment: u32, sink: SharedSink, network: Network) -> Self {
         Self {
             environment,
-            telemetry: Telemetry::new(environment, SharedSink::clone(&sink)),
+            telemetry: Telemetry::new(environment, SharedSink::clone(&sink), network),
             sink,
             function: Lines::default(),
             extension: Lines::default(),

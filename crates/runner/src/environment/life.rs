@@ -181,6 +181,7 @@ impl Life {
             written,
             drain,
             memory_peak,
+            network,
             listener,
             doorkeeper,
         } = sandbox;
@@ -205,7 +206,7 @@ impl Life {
             calls,
             state,
             server: server.abort_handle(),
-            journal: Journal::new(number, sink),
+            journal: Journal::new(number, sink, network),
             runtime: Runtime::ABSENT,
             extensions: Extensions::default(),
             last_process: 0,
