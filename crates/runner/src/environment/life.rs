@@ -91,7 +91,7 @@ struct Current {
     /// What the runtime gets.
     event: Invoked,
     relay: Relay,
-    /// Whether the runtime answered.
+    /// Whether that is the runtime's last word.
     is_answered: bool,
     /// What it answered, until the client has it.
     outcome: Option<Outcome>,
@@ -181,6 +181,7 @@ impl Life {
             written,
             drain,
             memory_peak,
+            network,
             listener,
             doorkeeper,
         } = sandbox;
@@ -205,7 +206,7 @@ impl Life {
             calls,
             state,
             server: server.abort_handle(),
-            journal: Journal::new(number, sink),
+            journal: Journal::new(number, sink, network),
             runtime: Runtime::ABSENT,
             extensions: Extensions::default(),
             last_process: 0,
@@ -877,7 +878,12 @@ impl Life {
         if reply.is_closed() {
             return;
         }
-        match (self.runtime.phase, &self.current) {
+        match (self.runtime.phase, &mut self.current) {
+            (Phase::ResponseSent, Some(current)) if !current.is_answered => {
+                current.is_answered = true;
+                self.runtime.phase = Phase::Ready;
+                self.runtime.waiting.push(reply);
+            }
             (Phase::Started | Phase::Ready | Phase::ResponseSent, _) => {
                 self.runtime.phase = Phase::Ready;
                 self.runtime.waiting.push(reply);
@@ -905,11 +911,7 @@ impl Life {
         if self.runtime.phase != Phase::InvocationResponse {
             return Err(self.runtime.refuse("ResponseSent"));
         }
-        if matches!(response, Response::Truncated) && self.trouble.is_some() {
-            // It was cut off because the runtime ended, which says more.
-            self.runtime.phase = Phase::Running;
-            return Err(Refusal::Truncated);
-        }
+        let is_truncated = matches!(response, Response::Truncated);
         let failed = |error_type: &str, message: String| Outcome::FunctionError {
             payload: json!({"errorType": error_type, "errorMessage": message})
                 .to_string()
@@ -969,6 +971,11 @@ impl Life {
             ),
         };
         self.answered(outcome);
+        if is_truncated && let Some(current) = &mut self.current {
+            // Most likely the runtime is ending, and how it ends says more. If it asks for the next
+            // it is not.
+            current.is_answered = false;
+        }
         result
     }
 

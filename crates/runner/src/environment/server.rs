@@ -4,6 +4,7 @@
 use std::convert::Infallible;
 use std::io;
 use std::net::TcpListener;
+use std::time::Duration;
 
 use base64::Engine as _;
 use base64::engine::general_purpose::STANDARD;
@@ -42,6 +43,9 @@ const EXTENSION_IDENTIFIER: &str = "Lambda-Extension-Identifier";
 const EXTENSION_ERROR_TYPE: &str = "Lambda-Extension-Function-Error-Type";
 const EXTENSION_FEATURES: &str = "Lambda-Extension-Accept-Feature";
 
+/// Between attempts to accept connections when files are short.
+const PAUSE: Duration = Duration::from_millis(50);
+
 /// The most bytes of a body that is not a response: nothing that a registration or subscription says
 /// is nearly as long.
 const SMALL_BODY: u64 = 1024 * 1024;
@@ -68,8 +72,8 @@ pub(super) async fn serve(listener: TcpListener, doorkeeper: Doorkeeper, calls: 
                 // A connection that ended before it was accepted, or too many open files: the
                 // next may do.
                 Err(error) => {
-                    tracing::debug!(%error, "a connection was not accepted");
-                    tokio::task::yield_now().await;
+                    tracing::warn!(%error, "a connection to the Runtime API was not accepted");
+                    tokio::time::sleep(PAUSE).await;
                 }
             },
             Some(_) = connections.join_next() => {}

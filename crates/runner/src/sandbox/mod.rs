@@ -250,6 +250,8 @@ pub struct Sandbox {
     pub drain: mpsc::UnboundedSender<oneshot::Sender<()>>,
     /// The most bytes of memory that its processes were seen to use together, so far.
     pub memory_peak: Arc<AtomicU64>,
+    /// Whose network its processes are on, so whether a server of theirs can be reached from here.
+    pub network: Network,
     /// A listener on loopback that the processes of the box reach at its own address, and nobody
     /// else where [`Doorkeeper`] says so.
     pub listener: TcpListener,

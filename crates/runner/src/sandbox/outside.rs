@@ -22,7 +22,7 @@ use tokio::task::JoinHandle;
 use super::memory::Memory;
 use super::processes;
 use super::protocol::{self, Beginning, Messages, Report, Setup};
-use super::{Doorkeeper, Event, Exit, Log, Order, STAGE, Sandbox, SandboxError, Written};
+use super::{Doorkeeper, Event, Exit, Log, Network, Order, STAGE, Sandbox, SandboxError, Written};
 
 /// As much as a pipe holds by default.
 const PIECE: usize = 64 << 10;
@@ -118,6 +118,7 @@ impl Keeper {
         listener: TcpListener,
         doorkeeper: Doorkeeper,
         memory: Memory,
+        network: Network,
     ) -> Result<Sandbox, SandboxError> {
         self.control
             .set_nonblocking(true)
@@ -162,6 +163,7 @@ impl Keeper {
             written,
             drain,
             memory_peak,
+            network,
             listener,
             doorkeeper,
         })

@@ -14,7 +14,8 @@ use tierce_runner::environment::{
 };
 use tierce_runner::function::Function;
 use tierce_runner::sandbox::{
-    Doorkeeper, Event, Exit, Log, NotStarted, Order, Process, ProcessNumber, Sandbox, Written,
+    Doorkeeper, Event, Exit, Log, Network, NotStarted, Order, Process, ProcessNumber, Sandbox,
+    Written,
 };
 use tokio::sync::{mpsc, oneshot};
 
@@ -48,8 +49,8 @@ impl Lines {
     }
 }
 
-/// Whether a process that is started runs.
-type Start = Result<(), NotStarted>;
+/// Whether a process that is started runs, and on whose network.
+type Start = (Result<(), NotStarted>, Network);
 
 /// A box that has no processes: the test is all of them.
 struct FakeBox {
@@ -66,7 +67,7 @@ struct FakeBox {
 type Alive = Arc<Mutex<Vec<ProcessNumber>>>;
 
 impl FakeBox {
-    fn new(start: Start) -> (Self, Sandbox) {
+    fn new((start, network): Start) -> (Self, Sandbox) {
         let (orders, taken_orders) = mpsc::unbounded_channel();
         let (told_events, events) = mpsc::unbounded_channel();
         let (writer, written) = mpsc::channel(16);
@@ -90,6 +91,7 @@ impl FakeBox {
             written,
             drain,
             memory_peak: Arc::clone(&memory_peak),
+            network,
             listener: TcpListener::bind(("127.0.0.1", 0)).unwrap(),
             doorkeeper: Doorkeeper::Anybody,
         };
@@ -133,7 +135,7 @@ async fn obey(
     started: mpsc::UnboundedSender<(ProcessNumber, Process)>,
     ordered: mpsc::UnboundedSender<Order>,
     alive: Alive,
-    start: Start,
+    start: Result<(), NotStarted>,
 ) {
     loop {
         let order = tokio::select! {
@@ -222,7 +224,7 @@ fn invocation(id: &str) -> Invocation {
 
 impl Stage {
     fn new(function: Function) -> Self {
-        Self::starting(function, Ok(()))
+        Self::starting(function, (Ok(()), Network::Host))
     }
 
     fn starting(function: Function, start: Start) -> Self {
@@ -578,7 +580,7 @@ async fn a_program_that_cannot_be_started_is_an_invalid_entrypoint() {
             "chdir /work: no such file or directory",
         ),
     ] {
-        let mut stage = Stage::starting(function(), Err(reason));
+        let mut stage = Stage::starting(function(), (Err(reason), Network::Host));
         let payload = json!({
             "errorType": error_type,
             "errorMessage": format!("RequestId: 1 Error: {message}"),
@@ -809,7 +811,11 @@ async fn streamed_answers_come_piece_by_piece_to_whatever_end() {
         let (stage, _, next) = Stage::ready(function()).await;
         let progress = stage.environment.invoke(invocation("1"));
         next.await.unwrap();
-        let (said, (before, ended)) = tokio::join!(stream(&stage, "1", chunks), collect(progress));
+        let answered = async {
+            let said = stream(&stage, "1", chunks).await;
+            (said, stage.next())
+        };
+        let ((said, _next), (before, ended)) = tokio::join!(answered, collect(progress));
         if !answer.is_empty() {
             assert_eq!(said, answer);
         }
@@ -1030,26 +1036,38 @@ async fn one_that_nobody_holds_does_not_finish_its_init() {
 #[tokio::test]
 async fn a_response_that_was_cut_off_by_the_runtimes_end_is_told_as_such() {
     use tokio::io::AsyncWriteExt as _;
-    let (stage, runtime, next) = Stage::ready(function()).await;
-    let mut progress = stage.environment.invoke(invocation("1"));
-    next.await.unwrap();
-    let mut connection = tokio::net::TcpStream::connect(&stage.address)
-        .await
-        .unwrap();
-    let head = "POST /2018-06-01/runtime/invocation/1/response HTTP/1.1\r\nHost: x\r\n\
+    for exit_first in [true, false] {
+        let (stage, runtime, next) = Stage::ready(function()).await;
+        let mut progress = stage.environment.invoke(invocation("1"));
+        next.await.unwrap();
+        let mut connection = tokio::net::TcpStream::connect(&stage.address)
+            .await
+            .unwrap();
+        let head = "POST /2018-06-01/runtime/invocation/1/response HTTP/1.1\r\nHost: x\r\n\
         Lambda-Runtime-Function-Response-Mode: streaming\r\nContent-Length: 9\r\n\r\nhello";
-    connection.write_all(head.as_bytes()).await.unwrap();
-    for _ in 0..2 {
-        assert!(!matches!(
-            soon(progress.recv()).await.unwrap(),
-            Progress::Done(_)
-        ));
+        connection.write_all(head.as_bytes()).await.unwrap();
+        for _ in 0..2 {
+            assert!(!matches!(
+                soon(progress.recv()).await.unwrap(),
+                Progress::Done(_)
+            ));
+        }
+        if exit_first {
+            stage.fake.exit(runtime, Exit::Code(1));
+            // When this is answered the exit is known.
+            assert_eq!(stage.respond("2", "").await.0, 400);
+            drop(connection);
+        } else {
+            drop(connection);
+            // The connection's end is known when its response is no longer on its way.
+            while stage.respond("1", "").await.1["errorMessage"]
+                .as_str()
+                .is_none_or(|words| !words.contains("from ResponseSent"))
+            {}
+            stage.fake.exit(runtime, Exit::Code(1));
+        }
+        assert_eq!(failure(&done(progress).await).0, "Runtime.ExitError");
     }
-    stage.fake.exit(runtime, Exit::Code(1));
-    // When this is answered the exit is known.
-    assert_eq!(stage.respond("2", "").await.0, 400);
-    drop(connection);
-    assert_eq!(failure(&done(progress).await).0, "Runtime.ExitError");
 }
 
 #[tokio::test]
@@ -1374,39 +1392,49 @@ async fn telemetry_that_reaches_nobody_is_told_once() {
     let listener = TcpListener::bind(("127.0.0.1", 0)).unwrap();
     let port = listener.local_addr().unwrap().port();
     drop(listener);
-    let mut stage = Stage::new(with_extension());
-    stage.fake.start().await;
-    let watch = register(&stage, "watch", json!([])).await.unwrap();
     let uri = format!("http://sandbox:{port}");
-    let request = stage
-        .http
-        .put(stage.url("/2020-08-15/logs"))
-        .header("Lambda-Extension-Identifier", &watch)
-        .body(
-            json!({
-                "types": ["platform"],
-                "buffering": {"timeoutMs": 25},
-                "destination": {"protocol": "HTTP", "URI": uri},
-            })
-            .to_string(),
-        );
-    assert_eq!(send(request).await.0, 200);
-    soon(async {
-        while stage.lines.of(LogSource::Hint).is_empty() {
-            tokio::task::yield_now().await;
-        }
-    })
-    .await;
-    let hints = stage.lines.of(LogSource::Hint);
-    let words = format!("telemetry could not be delivered to `{uri}`: ");
-    assert!(hints[0].starts_with(&words), "{hints:?}");
+    for (network, words) in [
+        (
+            Network::Host,
+            format!("telemetry could not be delivered to `{uri}`: "),
+        ),
+        (
+            Network::None,
+            "telemetry is not delivered without the network of this machine".to_owned(),
+        ),
+    ] {
+        let mut stage = Stage::starting(with_extension(), (Ok(()), network));
+        stage.fake.start().await;
+        let watch = register(&stage, "watch", json!([])).await.unwrap();
+        let request = stage
+            .http
+            .put(stage.url("/2020-08-15/logs"))
+            .header("Lambda-Extension-Identifier", &watch)
+            .body(
+                json!({
+                    "types": ["platform"],
+                    "buffering": {"timeoutMs": 25},
+                    "destination": {"protocol": "HTTP", "URI": uri},
+                })
+                .to_string(),
+            );
+        assert_eq!(send(request).await.0, 200);
+        soon(async {
+            while stage.lines.of(LogSource::Hint).is_empty() {
+                tokio::task::yield_now().await;
+            }
+        })
+        .await;
+        let hints = stage.lines.of(LogSource::Hint);
+        assert!(hints[0].starts_with(&words), "{hints:?}");
+    }
 }
 
 /// Real processes, of this machine.
 mod plain_processes {
     use super::*;
     use tierce_runner::rootfs::Root;
-    use tierce_runner::sandbox::{Network, Settings, plain};
+    use tierce_runner::sandbox::{Settings, plain};
 
     /// A runtime that answers with its event and says what it does.
     const RUNTIME: &str = r#"

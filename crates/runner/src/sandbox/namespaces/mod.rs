@@ -64,13 +64,14 @@ pub fn start(settings: &Settings) -> Result<Sandbox, SandboxError> {
                 .pid()
                 .map_or(Doorkeeper::Anybody, Doorkeeper::Descendants);
             keeper.begun()?;
-            keeper.open(listener, doorkeeper, memory)
+            keeper.open(listener, doorkeeper, memory, settings.network)
         }
         Network::None => {
             let listener = keeper
                 .begun()?
                 .ok_or_else(|| keeper.no_stage("it sent no listener"))?;
-            keeper.open(TcpListener::from(listener), Doorkeeper::Anybody, memory)
+            let listener = TcpListener::from(listener);
+            keeper.open(listener, Doorkeeper::Anybody, memory, settings.network)
         }
     }
 }
