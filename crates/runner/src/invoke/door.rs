@@ -363,3 +363,16 @@ impl<E: Invocable> fmt::Debug for Hall<E> {
             .finish_non_exhaustive()
     }
 }
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+
+    #[test]
+    fn a_trace_id_that_is_made_up_has_the_form_of_real_ones() {
+        let made_up = made_up_trace_id();
+        let lengths: Vec<usize> = made_up.split(['=', '-', ';']).map(str::len).collect();
+        assert_eq!(lengths, [4, 1, 8, 24, 6, 16, 7, 1], "{made_up}");
+        assert_ne!(made_up, made_up_trace_id());
+    }
+}
