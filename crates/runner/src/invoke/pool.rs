@@ -71,7 +71,8 @@ pub struct CannotStart(pub String);
 #[error("all environments are busy")]
 pub struct Throttled;
 
-/// The environments of one function. Clones are handles to the same ones.
+/// The environments of one function. Clones are handles to the same ones; all that they are asked must
+/// be asked in a tokio runtime, where the pool's tasks run.
 ///
 /// When the last handle is dropped, environments that are idle end without being waited for, and
 /// those that are busy end after their invocation; [`Pool::shut_down`] is how to wait for that.
@@ -97,7 +98,7 @@ impl<E: Invocable> fmt::Debug for Pool<E> {
 }
 
 impl<E: Invocable> Pool<E> {
-    /// A pool without an environment yet. Must be called in a tokio runtime, where its tasks run.
+    /// A pool without an environment yet.
     pub fn new(settings: PoolSettings, make: MakeEnvironment<E>) -> Self {
         let idle = Arc::new(Notify::new());
         let shared = Arc::new(Shared {
