@@ -1,7 +1,6 @@
 //! The HTTP server in front of a pool.
 
 use std::convert::Infallible;
-use std::fmt;
 use std::io;
 use std::net::SocketAddr;
 use std::sync::Arc;
@@ -350,15 +349,6 @@ fn made_up_trace_id() -> String {
         &root[..24],
         &parent[..16]
     )
-}
-
-impl<E: Invocable> fmt::Debug for Hall<E> {
-    fn fmt(&self, formatter: &mut fmt::Formatter<'_>) -> fmt::Result {
-        formatter
-            .debug_struct("Hall")
-            .field("settings", &self.settings)
-            .finish_non_exhaustive()
-    }
 }
 
 #[cfg(test)]

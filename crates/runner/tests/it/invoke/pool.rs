@@ -282,8 +282,7 @@ async fn who_waits_goes_to_new_environments() {
     stage.noted("a1 made").await;
     pool.replace(stage.make("b", Start::AtOnce));
     assert_eq!(end(waiting).await.unwrap(), "b2:x");
-    // What was still starting ends as soon as it has started.
-    stage.starts.add_permits(1);
+    // What was still starting is not waited for.
     stage.noted("a1 ended").await;
 }
 
@@ -372,6 +371,22 @@ async fn nothing_is_left_after_the_end() {
     );
     soon(pool.warm_up()).await.unwrap_err();
     soon(pool.shut_down()).await;
+}
+
+#[tokio::test]
+async fn what_is_still_starting_does_not_hold_up_the_end() {
+    let stage = Stage::new();
+    let pool = pool(&stage, Start::Held, 2);
+    let waiting = begin(&pool, "x");
+    let warming = tokio::spawn({
+        let pool = pool.clone();
+        async move { pool.warm_up().await }
+    });
+    stage.noted("a1 made").await;
+    soon(pool.shut_down()).await;
+    assert_eq!(stage.count("a1 ended"), 1);
+    end(waiting).await.unwrap_err();
+    soon(warming).await.unwrap().unwrap_err();
 }
 
 #[tokio::test(flavor = "multi_thread", worker_threads = 2)]

@@ -161,8 +161,16 @@ async fn live(
 ) {
     match start {
         Start::Held => {
-            let permit = stage.starts.acquire().await;
-            permit.expect("the stage is open").forget();
+            tokio::select! {
+                permit = stage.starts.acquire() => permit.expect("the stage is open").forget(),
+                done = next_shut_down(&mut requests) => {
+                    stage.note(format!("{name} ended"));
+                    if let Some(done) = done {
+                        let _ = done.send(());
+                    }
+                    return;
+                }
+            }
         }
         Start::Dies => return,
         Start::AtOnce | Start::InitFails | Start::Impossible => {}
