@@ -2,6 +2,7 @@
 //!
 //! ```text
 //! layers/DIFFID-FORM/     a layer: `files`, and `note` with what the files cannot say
+//! fitted/ID/              a layer moved to where symlinks of the layers below it lead
 //! links/ID/               what hardlinks of a layer make of files of the layers below it
 //! deletions/ID/           what a layer deletes of the layers below it, in overlayfs's form
 //! scaffolds/ID/           a directory to lie on top of layers: mount points, modes

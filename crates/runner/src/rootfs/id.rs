@@ -19,6 +19,8 @@ pub(super) struct Id {
 pub(super) enum Kind {
     /// A layer, unpacked.
     Layer,
+    /// A layer whose files lie where symlinks of the layers below lead.
+    Fitted,
     /// What hardlinks of a layer make of files of the layers below.
     Links,
     /// What a layer deletes of the layers below, in the form of overlayfs.
@@ -30,8 +32,9 @@ pub(super) enum Kind {
 }
 
 impl Kind {
-    pub(super) const ALL: [Self; 5] = [
+    pub(super) const ALL: [Self; 6] = [
         Self::Layer,
+        Self::Fitted,
         Self::Links,
         Self::Deletions,
         Self::Scaffold,
@@ -41,6 +44,7 @@ impl Kind {
     pub(super) fn directory(self) -> &'static str {
         match self {
             Self::Layer => "layers",
+            Self::Fitted => "fitted",
             Self::Links => "links",
             Self::Deletions => "deletions",
             Self::Scaffold => "scaffolds",
@@ -58,13 +62,8 @@ impl Id {
     }
 
     /// Of what the last of these layers, lowest first, comes to above the others.
-    pub(super) fn of_links(layers: &[DiffId], form: Form) -> Self {
-        Self::hashed(Kind::Links, layers, form, &[])
-    }
-
-    /// As [`Id::of_links`].
-    pub(super) fn of_deletions(layers: &[DiffId], form: Form) -> Self {
-        Self::hashed(Kind::Deletions, layers, form, &[])
+    pub(super) fn of_top(kind: Kind, layers: &[DiffId], form: Form) -> Self {
+        Self::hashed(kind, layers, form, &[])
     }
 
     pub(super) fn of_scaffold(plan: &[u8]) -> Self {

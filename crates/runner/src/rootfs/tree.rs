@@ -327,8 +327,7 @@ impl LayerTree {
         }
         let mut finished = Finished::default();
         for marker in &self.markers {
-            self.delete(marker, &mut finished)
-                .map_err(|(path, error)| (path.as_bytes().to_vec(), error))?;
+            self.delete(marker, &mut finished);
         }
         let mut left = vec![(Vec::new(), ROOT)];
         while let Some((path, index)) = left.pop() {
@@ -389,13 +388,8 @@ impl LayerTree {
         node
     }
 
-    /// Finds out what a deletion deletes.
-    fn delete(
-        &self,
-        marker: &Marker,
-        finished: &mut Finished,
-    ) -> Result<(), (EntryPath, TreeError)> {
-        let find = |path: &EntryPath| self.find(path).map_err(|error| (path.clone(), error));
+    /// Finds out what a deletion deletes: nothing where no file could be.
+    fn delete(&self, marker: &Marker, finished: &mut Finished) {
         match marker {
             Marker::Driver | Marker::Nothing => {}
             Marker::Opaque(None) => {
@@ -403,11 +397,11 @@ impl LayerTree {
             }
             Marker::Opaque(Some(directory)) => {
                 // The directory is reached as the parent of something in it would be.
-                let Ok(inside) = directory.join(b"-") else {
-                    return Ok(());
-                };
-                let (found, inside) = find(&inside)?;
-                if !matches!(found, Found::Beyond) {
+                let inside = directory.join(b"-");
+                let found = inside.ok().and_then(|inside| self.find(&inside).ok());
+                if let Some((found, inside)) = found
+                    && !matches!(found, Found::Beyond)
+                {
                     let directory = super::places::split(&inside).0.to_vec();
                     if self.describes(&directory) {
                         finished.whiteouts.insert(directory);
@@ -416,15 +410,13 @@ impl LayerTree {
                     }
                 }
             }
-            Marker::Whiteout(path) => match find(path)? {
-                (Found::Nothing | Found::Directory, path) => {
+            Marker::Whiteout(path) => {
+                // What is a file here hides what is below without that.
+                if let Ok((Found::Nothing | Found::Directory, path)) = self.find(path) {
                     finished.whiteouts.insert(path);
                 }
-                // What is a file here hides what is below without that.
-                (Found::File | Found::Symlink(_) | Found::Below(_) | Found::Beyond, _) => {}
-            },
+            }
         }
-        Ok(())
     }
 
     /// Whether a member describes the directory `path`, on which no symlink is followed.
