@@ -14,8 +14,8 @@ use tokio::sync::mpsc::UnboundedReceiver;
 use tierce_runner::rootfs::Root;
 use tierce_runner::sandbox::features::Machine;
 use tierce_runner::sandbox::{
-    Event, Exit, Feature, Log, Network, Order, Process, ProcessNumber, Sandbox, SandboxError,
-    Settings, Volume, namespaces, plain,
+    Doorkeeper, Event, Exit, Feature, Log, Network, Order, Process, ProcessNumber, Sandbox,
+    SandboxError, Settings, Volume, namespaces, oci_runtime, plain,
 };
 
 /// Longer than anything here takes on a busy machine: only a fault waits for it.
@@ -610,6 +610,28 @@ mod in_namespaces {
         sandbox.doorkeeper.admits(peer, local).unwrap()
     }
 
+    #[tokio::test]
+    async fn a_box_whose_keeper_is_killed_says_so_and_is_gone() {
+        let root = TwoDirectories::new();
+        let mut sandbox = namespaces::start(&root.settings()).unwrap();
+        start(&mut sandbox, shell("sleep 1000 & exec sleep 1000")).await;
+        let Doorkeeper::Descendants(entrance) = sandbox.doorkeeper else {
+            panic!("{:?}", sandbox.doorkeeper);
+        };
+        let family = family(entrance);
+        let entrance = i32::try_from(entrance).unwrap();
+        let entrance = rustix::process::Pid::from_raw(entrance).unwrap();
+        rustix::process::kill_process(entrance, rustix::process::Signal::KILL).unwrap();
+        match next(&mut sandbox.events).await {
+            Event::Ended(Some(reason)) => assert_eq!(
+                reason,
+                "the keeper of the sandbox ended: signal: 9 (SIGKILL)"
+            ),
+            event => panic!("{event:?}"),
+        }
+        wait_for_end(&family);
+    }
+
     #[test]
     fn nothing_is_left_after_tierce_is_killed() {
         let mut holder = std::process::Command::new(std::env::current_exe().unwrap())
@@ -630,11 +652,7 @@ mod in_namespaces {
         assert!(family.len() >= 5, "{family:?}");
         holder.kill().unwrap();
         holder.wait().unwrap();
-        let deadline = Instant::now() + PATIENCE;
-        while let Some(alive) = family.iter().find(|pid| alive(**pid)) {
-            assert!(Instant::now() < deadline, "{alive} is alive");
-            std::thread::yield_now();
-        }
+        wait_for_end(&family);
         let mounts = std::fs::read_to_string("/proc/self/mounts").unwrap();
         assert!(!mounts.contains("overlay"), "{mounts}");
     }
@@ -673,6 +691,14 @@ mod in_namespaces {
             .collect()
     }
 
+    fn wait_for_end(family: &[u32]) {
+        let deadline = Instant::now() + PATIENCE;
+        while let Some(alive) = family.iter().find(|pid| alive(**pid)) {
+            assert!(Instant::now() < deadline, "{alive} is alive");
+            std::thread::yield_now();
+        }
+    }
+
     /// A zombie is dead: whoever adopted it reaps it when it likes.
     fn alive(pid: u32) -> bool {
         std::fs::read_to_string(format!("/proc/{pid}/stat"))
@@ -707,6 +733,32 @@ mod in_namespaces {
         settings.program = PathBuf::from("/absent");
         let error = namespaces::start(&settings).unwrap_err();
         assert_eq!(error.to_string(), "could not start `/absent` as a sandbox");
+    }
+
+    #[ignore = "needs runc, and is of a user who is not root"]
+    #[tokio::test]
+    async fn a_runtime_opens_the_door_to_the_same_box() {
+        let root = TwoDirectories::new();
+        let scratch = tempfile::tempdir().unwrap();
+        let settings = Settings {
+            scratch: scratch.path().to_owned(),
+            ..root.settings()
+        };
+        let runtime = std::env::var("TIERCE_TEST_RUNTIME").unwrap();
+        let mut sandbox = oci_runtime::start(&settings, Path::new(&runtime)).unwrap();
+        let address = sandbox.listener.local_addr().unwrap();
+        start(&mut sandbox, connect(address.port())).await;
+        assert!(admitted(&sandbox));
+        kill_all(&mut sandbox).await;
+        let script = "id -u; id -g; ls -m /; ls -m /dev; set -- /proc/[0-9]*; echo $#";
+        let (_, said) = run(&mut sandbox, shell(script)).await;
+        end(sandbox).await;
+        assert_eq!(
+            said,
+            "993\n990\nbin, dev, etc, lib, lib64, proc, tmp, usr, var\n\
+             fd, full, null, random, stderr, stdin, stdout, urandom, zero\n2\n"
+        );
+        assert_eq!(scratch.path().read_dir().unwrap().count(), 0);
     }
 
     /// All of the above once more as a user who may do nothing, if it was root until now.

@@ -12,7 +12,7 @@
 //! root may make no namespace of users there is none, and the limit of processes is one for all boxes.
 //!
 //! What is not kept away from a process in the box: the clock and load of the machine; the network when
-//! it is the host's, abstract sockets included; the session keyring; and the supplementary groups of a
+//! it is the host's, before Linux 6.12 with abstract sockets; the session keyring; and the supplementary groups of a
 //! user who is not root, which nobody but root can give up.
 
 use std::fs;
@@ -39,6 +39,15 @@ const NETWORK_FILES: [&str; 2] = ["/etc/resolv.conf", "/etc/hosts"];
 /// of a tokio runtime.
 pub fn start(settings: &Settings) -> Result<Sandbox, SandboxError> {
     let keeper = Keeper::start(&settings.program)?;
+    furnish(keeper, settings, privileged(settings))
+}
+
+/// Makes the box of a stage that was told nothing yet.
+pub(super) fn furnish(
+    keeper: Keeper,
+    settings: &Settings,
+    privileged: bool,
+) -> Result<Sandbox, SandboxError> {
     let root = if settings.writable_root {
         settings.tmp_size
     } else {
@@ -48,7 +57,6 @@ pub fn start(settings: &Settings) -> Result<Sandbox, SandboxError> {
         .into_iter()
         .fold(0, u64::saturating_add);
     let memory = Memory::enclose(settings.memory, files, keeper.pid());
-    let privileged = privileged(settings);
     keeper.tell(&Setup::Entrance(Entrance {
         user: settings.user,
         group: settings.group,
