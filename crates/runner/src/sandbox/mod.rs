@@ -6,6 +6,7 @@
 //! ```text
 //! tierce                                         │ a program of its own, tierce's stages
 //! plain ──────┐                                  │
+//! oci_runtime ┤                                  │
 //! namespaces ─┴→ outside ── protocol, a socket ──┼→ inside: starts, reaps, kills
 //!                        ←─ two pipes of output ─┼─ the processes
 //! ```
@@ -37,6 +38,7 @@ pub mod features;
 mod inside;
 mod memory;
 pub mod namespaces;
+pub mod oci_runtime;
 mod outside;
 pub mod plain;
 mod processes;
@@ -74,6 +76,15 @@ pub enum SandboxError {
         #[source]
         source: io::Error,
     },
+    /// No bundle for an OCI runtime.
+    #[error("could not make a bundle in `{}`", directory.display())]
+    Bundle {
+        /// [`Settings::scratch`].
+        directory: PathBuf,
+        /// What the operating system said.
+        #[source]
+        source: io::Error,
+    },
     /// A step on the way into the box was refused.
     #[error("could not {step}")]
     Step {
@@ -100,7 +111,8 @@ pub enum SandboxError {
 pub struct Settings {
     /// The root filesystem.
     pub root: Arc<Root>,
-    /// Whether what is written to the root is kept in memory for the box's life, instead of refused.
+    /// Whether what is written to the root is kept in memory for the box's life, as much as in
+    /// `/tmp`, instead of refused.
     pub writable_root: bool,
     /// Bytes of `/tmp`, which lives as long as the box.
     pub tmp_size: u64,
