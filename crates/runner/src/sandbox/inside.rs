@@ -37,9 +37,9 @@ fn try_stage() -> io::Result<()> {
     close_on_exec()?;
     let control = UnixStream::from(rustix::stdio::stdin().try_clone_to_owned()?);
     match protocol::receive(&control)? {
-        Setup::Plain(setup) => plain(control, setup),
+        Setup::Plain(setup) => plain(&control, setup),
         Setup::Entrance(entrance) => entrance::enter(&control, &entrance),
-        Setup::Room(room) => room::keep(control, &room),
+        Setup::Room(room) => room::keep(&control, &room),
         Setup::Mapped => Err(io::ErrorKind::InvalidData.into()),
     }
 }
@@ -101,12 +101,12 @@ impl<T, E: Into<io::Error>> Step<T> for Result<T, E> {
     }
 }
 
-fn plain(control: UnixStream, setup: PlainSetup) -> io::Result<()> {
+fn plain(control: &UnixStream, setup: PlainSetup) -> io::Result<()> {
     let adopted = rustix::process::set_child_subreaper(Some(rustix::process::getpid()));
     if let Err(refused) = adopted.step("become the parent of orphans") {
-        return refuse(&control, &refused);
+        return refuse(control, &refused);
     }
-    serve(control, Kind::Plain(setup.directories), None)
+    serve(control, &Kind::Plain(setup.directories), None)
 }
 
 /// Says that there is no box.
@@ -127,7 +127,11 @@ pub(super) enum Kind {
 
 /// Takes orders until the socket ends. All that was started dies with it.
 /// `listener` goes to tierce.
-pub(super) fn serve(control: UnixStream, kind: Kind, listener: Option<OwnedFd>) -> io::Result<()> {
+pub(super) fn serve(
+    control: &UnixStream,
+    kind: &Kind,
+    listener: Option<OwnedFd>,
+) -> io::Result<()> {
     let streams = Streams {
         function: File::from(rustix::stdio::stdout().try_clone_to_owned()?),
         extension: File::from(rustix::stdio::stderr().try_clone_to_owned()?),
@@ -143,15 +147,15 @@ pub(super) fn serve(control: UnixStream, kind: Kind, listener: Option<OwnedFd>) 
         .spawn(move || reaper.reap())?;
 
     match listener {
-        Some(listener) => protocol::send_with(&control, &Beginning::Ready, listener.as_fd())?,
-        None => protocol::send(&control, &Beginning::Ready)?,
+        Some(listener) => protocol::send_with(control, &Beginning::Ready, listener.as_fd())?,
+        None => protocol::send(control, &Beginning::Ready)?,
     }
-    while let Ok(command) = protocol::receive(&control) {
+    while let Ok(command) = protocol::receive(control) {
         match command {
-            Command::Start(number, process) => keeper.start(number, &process, &kind, &streams)?,
+            Command::Start(number, process) => keeper.start(number, &process, kind, &streams)?,
             Command::Terminate(number) => keeper.terminate(number),
             Command::KillAll(answered) => {
-                keeper.kill_all(&kind);
+                keeper.kill_all(kind);
                 if answered {
                     keeper.report(&keeper.lock(), &Report::Empty)?;
                 }
@@ -160,7 +164,7 @@ pub(super) fn serve(control: UnixStream, kind: Kind, listener: Option<OwnedFd>) 
     }
     // The end of a namespace's first process is the end of all others.
     if matches!(kind, Kind::Plain(_)) {
-        keeper.kill_all(&kind);
+        keeper.kill_all(kind);
     }
     Ok(())
 }
@@ -319,8 +323,8 @@ fn start(process: &Process, kind: &Kind, streams: &Streams) -> Result<process::C
     let directory = kind.place(&process.directory);
     // Entered here and not by std, which would not tell a bad directory from a bad program.
     rustix::process::chdir(&directory)
-        .map_err(|errno| NotStarted::Directory(process.directory.clone(), words(errno.into())))?;
-    let refused = |error: io::Error| NotStarted::Program(process.program.clone(), words(error));
+        .map_err(|errno| NotStarted::Directory(process.directory.clone(), words(&errno.into())))?;
+    let refused = |error: io::Error| NotStarted::Program(process.program.clone(), words(&error));
     let output = match process.log {
         Log::Function => &streams.function,
         Log::Extension => &streams.extension,
@@ -389,7 +393,7 @@ fn executable(place: &Path) -> Result<(), Errno> {
 }
 
 /// An error of the system in the words that Go has for it, which is what the service logs.
-fn words(error: io::Error) -> String {
+fn words(error: &io::Error) -> String {
     match error.raw_os_error().map(Errno::from_raw_os_error) {
         Some(Errno::NOENT) => "no such file or directory".to_owned(),
         Some(Errno::ACCESS) => "permission denied".to_owned(),

@@ -100,7 +100,8 @@ pub enum SandboxError {
 pub struct Settings {
     /// The root filesystem.
     pub root: Arc<Root>,
-    /// Whether what is written to the root is kept in memory for the box's life, instead of refused.
+    /// Whether what is written to the root is kept in memory for the box's life, as much as in
+    /// `/tmp`, instead of refused.
     pub writable_root: bool,
     /// Bytes of `/tmp`, which lives as long as the box.
     pub tmp_size: u64,

@@ -59,6 +59,8 @@ impl Keeper {
             .stdin(OwnedFd::from(its_control))
             .stdout(its_function)
             .stderr(its_extension)
+            // A terminal's Ctrl-C is for tierce, which ends its boxes in order.
+            .process_group(0)
             .spawn()
             .map_err(|source| SandboxError::Program {
                 program: program.to_owned(),
@@ -252,8 +254,8 @@ impl Ear {
     /// Says why before it says what, if the kernel killed a process at the wall.
     fn tell_of_wall(&self) {
         if let Some(bytes) = self.memory.stopped_by_wall() {
-            let _ = self.kills.send(());
             let _ = self.events.send(Event::OutOfMemory(bytes));
+            let _ = self.kills.send(());
         }
     }
 

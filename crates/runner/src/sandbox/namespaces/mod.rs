@@ -39,9 +39,14 @@ const NETWORK_FILES: [&str; 2] = ["/etc/resolv.conf", "/etc/hosts"];
 /// of a tokio runtime.
 pub fn start(settings: &Settings) -> Result<Sandbox, SandboxError> {
     let keeper = Keeper::start(&settings.program)?;
-    let files = settings
-        .tmp_size
-        .saturating_add(settings.shared_memory.unwrap_or(0));
+    let root = if settings.writable_root {
+        settings.tmp_size
+    } else {
+        0
+    };
+    let files = [settings.tmp_size, root, settings.shared_memory.unwrap_or(0)]
+        .into_iter()
+        .fold(0, u64::saturating_add);
     let memory = Memory::enclose(settings.memory, files, keeper.pid());
     let privileged = privileged(settings);
     keeper.tell(&Setup::Entrance(Entrance {
@@ -91,7 +96,7 @@ fn privileged(settings: &Settings) -> bool {
         && has("/proc/self/gid_map", settings.group)
 }
 
-/// The ids that are mapped at all, as the first of some and their number: user_namespaces(7).
+/// The ids that are mapped at all, as the first of some and their number: `user_namespaces(7)`.
 fn ranges(map: &str) -> impl Iterator<Item = (u32, u32)> {
     map.lines().filter_map(|line| {
         let mut fields = line.split_ascii_whitespace();
@@ -107,9 +112,8 @@ fn identity(map: &str) -> String {
 
 /// Maps the users of the first stage, and says whether they are in a namespace of their own.
 fn map_users(keeper: &Keeper) -> Result<bool, SandboxError> {
-    let own_users = match keeper.said()?.0 {
-        Beginning::Entered { own_users } => own_users,
-        _ => return Err(keeper.no_stage("it did not enter")),
+    let Beginning::Entered { own_users } = keeper.said()?.0 else {
+        return Err(keeper.no_stage("it did not enter"));
     };
     let process = keeper.pid().map(|pid| format!("/proc/{pid}"));
     if let (true, Some(process)) = (own_users, process) {
