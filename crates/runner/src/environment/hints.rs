@@ -11,9 +11,14 @@ struct Trap {
 }
 
 /// Checked in order; a line means the first that fits.
-const TRAPS: [Trap; 12] = [
+const TRAPS: [Trap; 13] = [
     Trap {
         signs: &["[Errno 38] Function not implemented"],
+        hint: SHARED_MEMORY,
+    },
+    // With a newer C library the error itself is just a file that is not there.
+    Trap {
+        signs: &["_multiprocessing.SemLock("],
         hint: SHARED_MEMORY,
     },
     Trap {
@@ -29,7 +34,7 @@ const TRAPS: [Trap; 12] = [
         hint: HOME,
     },
     Trap {
-        signs: &["Read-only file system", "/home/sbx_user1051"],
+        signs: &["Read-only file system", "/home"],
         hint: HOME,
     },
     Trap {
@@ -118,6 +123,14 @@ mod tests {
             (
                 "OSError: [Errno 38] Function not implemented",
                 Some(SHARED_MEMORY),
+            ),
+            (
+                "    sl = self._semlock = _multiprocessing.SemLock(",
+                Some(SHARED_MEMORY),
+            ),
+            (
+                "OSError: [Errno 30] Read-only file system: '/home'",
+                Some(HOME),
             ),
             (
                 "OSError: [Errno 30] Read-only file system: '/var/task/x'",
