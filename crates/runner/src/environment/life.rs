@@ -19,7 +19,7 @@ use crate::sandbox::{
 
 use super::call::{Call, Event as Invoked, Refusal, Registration, Reply, Response};
 use super::extensions::{Extensions, Registered};
-use super::failure::{Failure, Kind, RESPONSE_LIMIT};
+use super::failure::{self, Failure, Kind, RESPONSE_LIMIT};
 use super::journal::Journal;
 use super::relay::{Client, Relay};
 use super::report::{Report, init_report, rounded};
@@ -225,14 +225,16 @@ impl Life {
     pub(super) async fn live(mut self) {
         let mut init = self.first_initialisation().await;
         while !self.is_interrupted() {
-            if let Some((invocation, client)) = self.queue.pop_front() {
+            if let Some(failure) = self.trouble.take() {
+                // Between invocations nobody has to be told; the next one initialises again.
+                let failure = self.kill_if_memory(failure).await;
+                self.log_failure(None, &failure);
+                self.explain(&failure);
+                self.wind_down(Reason::of(&failure)).await;
+            } else if let Some((invocation, client)) = self.queue.pop_front() {
                 self.state.send_replace(State::Busy);
                 self.invoke(invocation, client, init.take()).await;
                 self.state.send_replace(State::Ready);
-            } else if let Some(failure) = self.trouble.take() {
-                // Between invocations nobody has to be told; the next one initialises again.
-                self.log_failure(None, &failure);
-                self.wind_down(Reason::of(&failure)).await;
             } else {
                 self.step(None).await;
             }
@@ -417,6 +419,7 @@ impl Life {
                         let failure = self.kill_if_memory(failure).await;
                         self.drain().await;
                         self.log_failure(Some(&request_id), &failure);
+                        self.explain(&failure);
                         failure
                     }
                 }
@@ -913,9 +916,7 @@ impl Life {
         }
         let is_truncated = matches!(response, Response::Truncated);
         let failed = |error_type: &str, message: String| Outcome::FunctionError {
-            payload: json!({"errorType": error_type, "errorMessage": message})
-                .to_string()
-                .into(),
+            payload: failure::error(error_type, &message),
             error_type: error_type.to_owned(),
         };
         let (outcome, result) = match response {

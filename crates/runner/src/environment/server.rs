@@ -574,3 +574,74 @@ fn plain(status: StatusCode, body: &'static str) -> Response<Full<Bytes>> {
     *response.status_mut() = status;
     response
 }
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+
+    #[test]
+    fn paths_lead_where_the_apis_say() {
+        for (path, expected) in [
+            ("/2018-06-01/ping", Some((Method::GET, Route::Ping))),
+            (
+                "/2018-06-01/runtime/invocation/next",
+                Some((Method::GET, Route::Next)),
+            ),
+            (
+                "/2018-06-01/runtime/invocation/1/response",
+                Some((Method::POST, Route::Response("1"))),
+            ),
+            (
+                "/2018-06-01/runtime/invocation/1/error",
+                Some((Method::POST, Route::InvocationError("1"))),
+            ),
+            (
+                "/2018-06-01/runtime/init/error",
+                Some((Method::POST, Route::InitError)),
+            ),
+            (
+                "/2020-01-01/extension/exit/error",
+                Some((Method::POST, Route::ExtensionError(ExtensionFault::Exit))),
+            ),
+            (
+                "/2022-07-01/telemetry",
+                Some((Method::PUT, Route::Subscribe)),
+            ),
+            ("/2020-08-15/logs", Some((Method::PUT, Route::Subscribe))),
+            ("/2020-08-15/telemetry", None),
+            ("/2018-06-01/runtime/invocation/1/2/response", None),
+            ("/2018-06-01/runtime/restore/next", None),
+            ("/2018-06-01", None),
+            ("/", None),
+            ("", None),
+            ("*", None),
+        ] {
+            assert_eq!(Route::of(path), expected, "{path}");
+        }
+    }
+
+    #[test]
+    fn any_text_is_a_header() {
+        for (text, value) in [
+            ("a", "a"),
+            ("{\n\t\"x\": \"ü\"}", "{  \"x\": \"ü\"}"),
+            ("a\r\nb: c", "a  b: c"),
+            ("\0", " "),
+        ] {
+            assert_eq!(header_value(text).as_bytes(), value.as_bytes(), "{text:?}");
+        }
+    }
+
+    #[test]
+    fn errors_in_trailers_are_read_with_and_without_base64() {
+        let trailers = |body: &'static str| {
+            HeaderMap::from_iter([(
+                HeaderName::from_static("lambda-runtime-function-error-body"),
+                HeaderValue::from_static(body),
+            )])
+        };
+        assert_eq!(error_body(&trailers("eyJ4IjoxfQ==")), r#"{"x":1}"#);
+        assert_eq!(error_body(&trailers(r#"{"x":1}"#)), r#"{"x":1}"#);
+        assert_eq!(error_body(&HeaderMap::new()), "{}");
+    }
+}
