@@ -1,5 +1,8 @@
 //! The real Runtime Interface Clients: what they answer, and how they fail.
 
+use std::fs::Permissions;
+use std::os::unix::fs::PermissionsExt as _;
+
 use serde_json::json;
 
 use super::running::{EVERYBODY, Place, prepared};
@@ -30,7 +33,7 @@ fn awslambdaric_of_four_generations_answers_and_fails() {
                 failed.function_error(),
                 ("ValueError".to_owned(), "burnt".to_owned())
             );
-            assert!(failed.json()["stackTrace"].as_array().unwrap().len() == 1);
+            assert!(!failed.json()["stackTrace"].as_array().unwrap().is_empty());
             // It is the same process still.
             assert_eq!(running.post("{}").success()["invocations"], 4);
 
@@ -180,11 +183,12 @@ fn lambda_runtime_for_rust_answers_streams_and_fails() {
             running.post(r#"{"do":"exit"}"#).function_error().0,
             "Runtime.ExitError"
         );
+        // What comes first is for function URLs, which take it off: status, headers, cookies, eight NULs.
         let reply = running.post(r#"{"do":"stream","pieces":4}"#);
-        assert_eq!(
-            String::from_utf8_lossy(&reply.body),
-            "piece 0\npiece 1\npiece 2\npiece 3\n"
-        );
+        let text = String::from_utf8_lossy(&reply.body);
+        let (prelude, text) = text.split_once("\0\0\0\0\0\0\0\0").unwrap();
+        assert!(prelude.contains("\"statusCode\":200"), "{prelude}");
+        assert_eq!(text, "piece 0\npiece 1\npiece 2\npiece 3\n");
         let failed = running.post(r#"{"do":"stream","fail-after":1}"#);
         assert_eq!(
             failed.headers["x-amz-function-error"], "Unhandled",
@@ -245,10 +249,12 @@ fn external_extensions_get_invocations_and_the_end() {
         let place = Place::of(person);
         let context = place.copy(&prepared(&["shell"]), "context");
         std::fs::create_dir_all(context.join("extensions")).unwrap();
-        std::fs::write(context.join("extensions/proofer"), EXTENSION).unwrap();
+        let extension = context.join("extensions/proofer");
+        std::fs::write(&extension, EXTENSION).unwrap();
+        std::fs::set_permissions(&extension, Permissions::from_mode(0o755)).unwrap();
         let toml = context.join("tierce.toml");
         let layer = "[[layer]]\nname = \"extension\"\n\
-            add = [{ from = \"extensions/\", to = \"/opt/extensions/\", mode = \"0755\" }]\n\n[config]";
+            add = [{ from = \"extensions/\", to = \"/opt/extensions/\" }]\n\n[config]";
         let text = std::fs::read_to_string(&toml)
             .unwrap()
             .replace("[config]", layer);

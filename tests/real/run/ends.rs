@@ -25,25 +25,14 @@ fn marked(text: &str) -> Vec<String> {
     found
 }
 
-/// What lies in the folders that a run may make things in, apart from the caches and the log.
+/// What lies where boxes and half made things are while a run goes on.
 fn left_behind(place: &Place) -> Vec<String> {
-    let mut left = Vec::new();
-    let mut walk = vec![place.path("home")];
-    while let Some(folder) = walk.pop() {
-        for entry in fs::read_dir(folder).into_iter().flatten().flatten() {
-            let name = entry.path().display().to_string();
-            let cached =
-                name.contains("/rootfs-1/") && !name.contains("/tmp") && !name.contains("scratch");
-            if entry.file_type().unwrap().is_dir() {
-                if !cached {
-                    walk.push(entry.path());
-                }
-            } else if name.contains("scratch") || name.contains("/tmp") {
-                left.push(name);
-            }
-        }
-    }
-    left
+    let cache = place.path("home/.cache/tierce");
+    ["boxes-1", "rootfs-1/begun"]
+        .iter()
+        .flat_map(|folder| fs::read_dir(cache.join(folder)).unwrap().flatten())
+        .map(|entry| entry.path().display().to_string())
+        .collect()
 }
 
 /// Waits until nothing that has the mark runs, and then looks at mounts and files.
@@ -296,8 +285,7 @@ fn a_machine_without_user_namespaces_is_told_what_is_missing() {
     let image = place.build(&["python", "4.2.2"]);
     // None may be made in this namespace, which is how a machine with the setting at 0 behaves.
     let script = "echo 0 >/proc/sys/user/max_user_namespaces && exec \"$@\"";
-    let run = place.tierce(["run", &image, "-p", "0", "--runtime", "namespaces"]);
-    let mut inside = std::process::Command::new("unshare");
+    let mut inside = place.command("unshare");
     inside.args([
         "--user",
         "--map-root-user",
@@ -307,11 +295,9 @@ fn a_machine_without_user_namespaces_is_told_what_is_missing() {
         script,
         "sh",
     ]);
-    inside.arg(run.get_program()).args(run.get_args());
-    for (name, value) in run.get_envs() {
-        inside.env(name, value.unwrap());
-    }
-    let output = inside.env("HOME", place.path("home2")).output().unwrap();
+    inside.arg(place.path("tierce"));
+    inside.args(["run", &image, "-p", "0", "--runtime", "namespaces"]);
+    let output = inside.output().unwrap();
     let told = String::from_utf8_lossy(&output.stderr);
     assert_eq!(output.status.code(), Some(1), "{told}");
     assert!(told.contains("user namespaces"), "{told}");

@@ -65,13 +65,14 @@ fn the_function_finds_itself_where_lambda_would_put_it() {
                 .contains("[Errno 28]")
         );
 
-        // The trap of many a first image with PyTorch.
+        // The trap of many a first image with PyTorch. The C library says it in one of two ways: since
+        // 2.34 it opens /dev/shm without asking whether there is one.
         let (kind, message) = running.post(r#"{"do":"queue"}"#).function_error();
-        assert_eq!(kind, "OSError");
-        assert!(
-            message.contains("[Errno 38] Function not implemented"),
-            "{message}"
-        );
+        let known = [
+            ("OSError", "[Errno 38] Function not implemented"),
+            ("FileNotFoundError", "[Errno 2] No such file or directory"),
+        ];
+        assert!(known.contains(&(&kind, &message)), "{kind}: {message}");
         running.wait_for_log("--shm-size");
 
         let opened = running.post(r#"{"do":"open-files"}"#).success();
@@ -92,8 +93,8 @@ fn what_is_relaxed_is_relaxed() {
         let volume = format!("{}:/mnt/recipe", place.path("home/recipe").display());
         let writable = format!("{}:/mnt/home:rw", place.path("home").display());
         let flags = [
-            ["--writable", "--shm-size=64M"].as_slice(),
-            &["--tmp-size", "1G", "--network", "none"],
+            ["--writable", "--shm-size=64MiB"].as_slice(),
+            &["--tmp-size", "1GiB", "--network", "none"],
             &["-v", &volume, "-v", &writable],
         ];
         let running = place.run(&image, &flags.concat());
@@ -160,7 +161,7 @@ fn payloads_have_lambdas_limits() {
         let event = json!({ "do": "echo", "x": text.clone() + "x" });
         let refused = running.post(&event.to_string());
         assert_eq!(refused.status, 413);
-        assert!(refused.headers["x-amzn-errortype"].starts_with("RequestTooLargeException"));
+        assert!(refused.headers["x-amzn-errortype"].starts_with("RequestEntityTooLargeException"));
     }
 }
 
