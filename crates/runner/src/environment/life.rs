@@ -144,7 +144,7 @@ pub(super) struct Life {
     requests: mpsc::UnboundedReceiver<Request>,
     calls: mpsc::UnboundedReceiver<Call>,
     state: watch::Sender<State>,
-    server: AbortHandle,
+    server: Option<AbortHandle>,
     journal: Journal,
     runtime: Runtime,
     extensions: Extensions,
@@ -192,7 +192,16 @@ impl Life {
         let log_stream = log_stream(jiff::Timestamp::now(), &function.version, Uuid::new_v4());
         let variables = variables(&function, &address, &log_stream);
         let (sender, calls) = mpsc::unbounded_channel();
-        let server = tokio::spawn(server::serve(listener, doorkeeper, sender));
+        let (server, gone) = match server::listen(listener) {
+            Ok(listener) => {
+                let serving = tokio::spawn(server::serve(listener, doorkeeper, sender));
+                (Some(serving.abort_handle()), None)
+            }
+            Err(error) => (
+                None,
+                Some(format!("the Runtime API cannot be served: {error}")),
+            ),
+        };
         Self {
             function,
             patience,
@@ -205,7 +214,7 @@ impl Life {
             requests,
             calls,
             state,
-            server: server.abort_handle(),
+            server,
             journal: Journal::new(number, sink, network),
             runtime: Runtime::ABSENT,
             extensions: Extensions::default(),
@@ -215,7 +224,7 @@ impl Life {
             trouble: None,
             out_of_memory: None,
             is_empty: false,
-            gone: None,
+            gone,
             ending: Vec::new(),
             is_forgotten: false,
         }
@@ -732,7 +741,6 @@ impl Life {
             }
         }
         self.drain().await;
-        self.server.abort();
         self.state.send_replace(State::Gone);
         self.requests.close();
         while let Some(request) = self.requests.recv().await {
@@ -1028,7 +1036,9 @@ impl Life {
 
 impl Drop for Life {
     fn drop(&mut self) {
-        self.server.abort();
+        if let Some(server) = &self.server {
+            server.abort();
+        }
     }
 }
 

@@ -231,6 +231,10 @@ impl Stage {
 
     fn starting(function: Function, start: Start) -> Self {
         let (fake, sandbox) = FakeBox::new(start);
+        Self::over(function, fake, sandbox)
+    }
+
+    fn over(function: Function, fake: FakeBox, sandbox: Sandbox) -> Self {
         let address = sandbox.listener.local_addr().unwrap().to_string();
         let lines = Arc::new(Lines::default());
         let sink = Arc::clone(&lines) as Arc<dyn LogSink>;
@@ -966,6 +970,16 @@ async fn traps_are_explained_after_a_failure_and_only_then() {
     let hints = stage.lines.of(LogSource::Hint);
     assert_eq!(hints.len(), 1);
     assert!(hints[0].contains("/dev/shm"), "{hints:?}");
+}
+
+#[tokio::test]
+async fn strangers_are_turned_away() {
+    let (fake, mut sandbox) = FakeBox::new((Ok(()), Network::Host));
+    // Nobody is a descendant of itself.
+    sandbox.doorkeeper = Doorkeeper::Descendants(std::process::id());
+    let stage = Stage::over(function(), fake, sandbox);
+    let ping = stage.http.get(stage.url("/2018-06-01/ping")).send();
+    assert!(soon(ping).await.is_err());
 }
 
 #[tokio::test]
