@@ -392,6 +392,7 @@ impl Life {
         if self.runtime.phase == Phase::Absent {
             result = self.initialise(deadline, "invoke").await;
             if let Err(Stop::Failed(failure)) = &result {
+                self.drain().await;
                 self.journal
                     .platform(init_report(begun.elapsed(), "invoke", failure));
             }
