@@ -12,6 +12,7 @@ use std::path::{Path, PathBuf};
 
 use serde_json::{Value, json};
 
+use super::namespaces::Who;
 use super::outside::Keeper;
 use super::protocol::{RuntimeSetup, Setup};
 use super::{STAGE, Sandbox, SandboxError, Settings, namespaces};
@@ -36,7 +37,7 @@ pub fn start(settings: &Settings, runtime: &Path) -> Result<Sandbox, SandboxErro
         command: command(runtime, &bundle),
         bundle,
     }));
-    namespaces::furnish(keeper, settings, false)
+    namespaces::furnish(keeper, settings, Who::User)
 }
 
 fn command(runtime: &Path, bundle: &Path) -> Vec<PathBuf> {
