@@ -17,7 +17,7 @@ use rustix::process::{Pid, Signal, WaitId, WaitIdOptions, WaitOptions, WaitStatu
 
 use super::namespaces::{entrance, room};
 use super::processes;
-use super::protocol::{self, Beginning, Command, PlainSetup, Report, Setup};
+use super::protocol::{self, Beginning, Command, PlainSetup, Report, RuntimeSetup, Setup};
 use super::{Exit, Feature, Log, NotStarted, Process, ProcessNumber};
 
 /// How often the descendants of a plain keeper are looked for while they are being killed: they may
@@ -38,6 +38,7 @@ fn try_stage() -> io::Result<()> {
     let control = UnixStream::from(rustix::stdio::stdin().try_clone_to_owned()?);
     match protocol::receive(&control)? {
         Setup::Plain(setup) => plain(&control, setup),
+        Setup::Runtime(setup) => open_container(&control, &setup),
         Setup::Entrance(entrance) => entrance::enter(&control, &entrance),
         Setup::Room(room) => room::keep(&control, &room),
         Setup::Mapped => Err(io::ErrorKind::InvalidData.into()),
@@ -107,6 +108,42 @@ fn plain(control: &UnixStream, setup: PlainSetup) -> io::Result<()> {
         return refuse(control, &refused);
     }
     serve(control, &Kind::Plain(setup.directories), None)
+}
+
+/// Lets a runtime start the next stage, which has the streams of this one, and stays until it ends.
+fn open_container(control: &UnixStream, setup: &RuntimeSetup) -> io::Result<()> {
+    let opened = try_open_container(setup);
+    let said = match opened {
+        Ok(()) => {
+            // The runtime is gone, and what it started is a child of this process.
+            while rustix::process::wait(WaitOptions::empty()).is_ok_and(|ended| ended.is_some()) {}
+            Ok(())
+        }
+        Err(refused) => refuse(control, &refused),
+    };
+    fs::remove_dir_all(&setup.bundle).and(said)
+}
+
+fn try_open_container(setup: &RuntimeSetup) -> Result<(), Refused> {
+    rustix::process::set_child_subreaper(Some(rustix::process::getpid()))
+        .step("become the parent of orphans")?;
+    let mut command = setup.command.iter();
+    let runtime = command.next().ok_or(Errno::NOENT).step("find a runtime")?;
+    let step = format!("open a container by `{}`", runtime.display());
+    let status = process::Command::new(runtime)
+        .args(command)
+        .env_clear()
+        // Both want a place for their state, and are told another one.
+        .env("XDG_RUNTIME_DIR", &setup.bundle)
+        .stdin(Stdio::inherit())
+        .status()
+        .step(&step)?;
+    if status.success() {
+        return Ok(());
+    }
+    let log = fs::read_to_string(setup.bundle.join("log")).unwrap_or_default();
+    let reason = log.lines().last().unwrap_or_default();
+    Err(Errno::PERM).step(format!("{step} ({reason})"))
 }
 
 /// Says that there is no box.

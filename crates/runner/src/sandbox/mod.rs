@@ -6,6 +6,7 @@
 //! ```text
 //! tierce                                         │ a program of its own, tierce's stages
 //! plain ──────┐                                  │
+//! oci_runtime ┤                                  │
 //! namespaces ─┴→ outside ── protocol, a socket ──┼→ inside: starts, reaps, kills
 //!                        ←─ two pipes of output ─┼─ the processes
 //! ```
@@ -37,6 +38,7 @@ pub mod features;
 mod inside;
 mod memory;
 pub mod namespaces;
+pub mod oci_runtime;
 mod outside;
 pub mod plain;
 mod processes;
@@ -70,6 +72,15 @@ pub enum SandboxError {
     Program {
         /// [`Settings::program`].
         program: PathBuf,
+        /// What the operating system said.
+        #[source]
+        source: io::Error,
+    },
+    /// No bundle for an OCI runtime.
+    #[error("could not make a bundle in `{}`", directory.display())]
+    Bundle {
+        /// [`Settings::scratch`].
+        directory: PathBuf,
         /// What the operating system said.
         #[source]
         source: io::Error,
