@@ -30,6 +30,9 @@ use super::{Done, Invocation, Outcome, Patience, Request, SharedSink, State, hin
 /// (Lambda guide, "Lambda execution environment", Shutdown phase).
 const INTERNAL_SHUTDOWN: Duration = Duration::from_millis(500);
 
+/// More than anybody waits, and less than a clock's range.
+const FOREVER: Duration = Duration::from_secs(10 * 365 * 24 * 60 * 60);
+
 /// Where the runtime is in its protocol. The names are the public emulator's.
 #[derive(Debug, Clone, Copy, PartialEq, Eq)]
 enum Phase {
@@ -255,9 +258,8 @@ impl Life {
     async fn first_initialisation(&mut self) -> Option<Duration> {
         let begun = Instant::now();
         self.journal.begin();
-        let result = self
-            .initialise(begun + self.function.init_limit, "init")
-            .await;
+        let deadline = after(begun, self.function.init_limit);
+        let result = self.initialise(deadline, "init").await;
         let failure = match result {
             Ok(()) => {
                 let duration = begun.elapsed();
@@ -385,7 +387,7 @@ impl Life {
     /// One invocation, until everybody is done with it.
     async fn invoke(&mut self, invocation: Invocation, client: Client, init: Option<Duration>) {
         let begun = Instant::now();
-        let deadline = begun + self.function.timeout;
+        let deadline = after(begun, self.function.timeout);
         let request_id = invocation.request_id.clone();
         self.journal.begin();
         let mut result = Ok(());
@@ -687,11 +689,11 @@ impl Life {
             } else {
                 self.patience.shutdown.min(INTERNAL_SHUTDOWN)
             };
-            let deadline = Instant::now() + budget;
+            let deadline = after(Instant::now(), budget);
             if let Some(process) = self.runtime.process {
                 self.order(Order::Terminate(process));
                 // The runtime's share of the time, as in the public emulator.
-                let share = Instant::now() + budget.mul_f64(0.3);
+                let share = after(Instant::now(), budget / 10 * 3);
                 while self.gone.is_none() && self.runtime.process.is_some() {
                     if self.step(Some(share)).await {
                         break;
@@ -890,6 +892,7 @@ impl Life {
         if reply.is_closed() {
             return;
         }
+        self.runtime.waiting.retain(|waiting| !waiting.is_closed());
         match (self.runtime.phase, &mut self.current) {
             (Phase::ResponseSent, Some(current)) if !current.is_answered => {
                 current.is_answered = true;
@@ -1041,6 +1044,11 @@ impl Drop for Life {
             server.abort();
         }
     }
+}
+
+/// A moment so much later, or one that nobody waits for.
+fn after(begun: Instant, duration: Duration) -> Instant {
+    begun + duration.min(FOREVER)
 }
 
 /// What telemetry is told of an invocation.

@@ -890,6 +890,20 @@ async fn another_response_mode_is_refused() {
 }
 
 #[tokio::test]
+async fn a_time_beyond_all_clocks_is_no_limit() {
+    let (stage, _, next) = Stage::ready(Function {
+        timeout: Duration::MAX,
+        init_limit: Duration::MAX,
+        ..function()
+    })
+    .await;
+    let progress = stage.environment.invoke(invocation("1"));
+    next.await.unwrap();
+    stage.respond("1", "1").await;
+    assert_eq!(success(&done(progress).await), "1");
+}
+
+#[tokio::test]
 async fn a_function_goes_on_without_its_client() {
     let (stage, _, next) = Stage::ready(function()).await;
     drop(stage.environment.invoke(invocation("1")));
