@@ -4,7 +4,7 @@ use std::collections::BTreeMap;
 use std::fmt;
 use std::time::Duration;
 
-/// A function, as CreateFunction would know it. All of it is decided before anything starts.
+/// A function, as `CreateFunction` would know it. All of it is decided before anything starts.
 #[derive(Debug, Clone)]
 pub struct Function {
     /// Its name; `function` unless the user says otherwise, as clients of the emulators expect.
@@ -21,7 +21,7 @@ pub struct Function {
     pub timeout: Duration,
     /// How long the first initialisation may take: 10 s on Lambda.
     pub init_limit: Duration,
-    /// ENTRYPOINT then CMD, overridden as ImageConfig does. Never empty.
+    /// ENTRYPOINT then CMD, overridden as `ImageConfig` does. Never empty.
     pub command: Vec<String>,
     /// What `_HANDLER` says: the last argument of [`Function::command`] if there are two or more.
     pub handler: Option<String>,

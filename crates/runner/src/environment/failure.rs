@@ -3,7 +3,7 @@
 use std::time::Duration;
 
 use bytes::Bytes;
-use serde_json::json;
+use serde_json::Value;
 
 use crate::sandbox::{Exit, NotStarted};
 
@@ -82,7 +82,7 @@ impl Failure {
 
     /// The runtime gave up while it started.
     pub(super) fn reported(reported: Reported) -> Self {
-        let message = serde_json::from_slice::<serde_json::Value>(&reported.payload)
+        let message = serde_json::from_slice::<Value>(&reported.payload)
             .ok()
             .and_then(|error| Some(error.get("errorMessage")?.as_str()?.to_owned()))
             .unwrap_or_default();
@@ -120,14 +120,18 @@ impl Failure {
     pub(super) fn payload(&self, request_id: &str) -> Bytes {
         match &self.reported {
             Some(payload) => payload.clone(),
-            None => json!({
-                "errorType": self.error_type,
-                "errorMessage": format!("RequestId: {request_id} Error: {}", self.message),
-            })
-            .to_string()
-            .into(),
+            None => error(
+                &self.error_type,
+                &format!("RequestId: {request_id} Error: {}", self.message),
+            ),
         }
     }
+}
+
+/// An error as clients get it, its members in the service's order.
+pub(super) fn error(error_type: &str, message: &str) -> Bytes {
+    let (error_type, message) = (Value::from(error_type), Value::from(message));
+    format!(r#"{{"errorType":{error_type},"errorMessage":{message}}}"#).into()
 }
 
 /// How Go says how a process ended, which is how Lambda says it.
@@ -200,7 +204,7 @@ mod tests {
         }
         assert_eq!(
             Failure::exited(Exit::Code(1)).payload("7"),
-            r#"{"errorMessage":"RequestId: 7 Error: Runtime exited with error: exit status 1","errorType":"Runtime.ExitError"}"#
+            r#"{"errorType":"Runtime.ExitError","errorMessage":"RequestId: 7 Error: Runtime exited with error: exit status 1"}"#
         );
     }
 

@@ -11,9 +11,14 @@ struct Trap {
 }
 
 /// Checked in order; a line means the first that fits.
-const TRAPS: [Trap; 10] = [
+const TRAPS: [Trap; 13] = [
     Trap {
         signs: &["[Errno 38] Function not implemented"],
+        hint: SHARED_MEMORY,
+    },
+    // With a newer C library the error itself is just a file that is not there.
+    Trap {
+        signs: &["_multiprocessing.SemLock("],
         hint: SHARED_MEMORY,
     },
     Trap {
@@ -29,7 +34,7 @@ const TRAPS: [Trap; 10] = [
         hint: HOME,
     },
     Trap {
-        signs: &["Read-only file system", "/home/sbx_user1051"],
+        signs: &["Read-only file system", "/home"],
         hint: HOME,
     },
     Trap {
@@ -52,6 +57,14 @@ const TRAPS: [Trap; 10] = [
         signs: &["EACCES", "/var/task"],
         hint: OTHERS,
     },
+    Trap {
+        signs: &["version `GLIBC_", "not found"],
+        hint: NEWER,
+    },
+    Trap {
+        signs: &["entrypoint requires the handler name"],
+        hint: HANDLER,
+    },
 ];
 
 const SHARED_MEMORY: &str = "Lambda has no /dev/shm, so locks and queues of multiprocessing fail: use \
@@ -62,6 +75,11 @@ const READ_ONLY: &str =
     "only /tmp can be written to, as on Lambda: write there, or use --writable to allow it here";
 const OTHERS: &str = "the function runs as a user that owns nothing: files of the image must be \
     readable, and directories enterable, by everyone";
+
+const NEWER: &str = "a program or library was built for a newer C library than that of the base \
+    image: build it on the base, or on something older";
+const HANDLER: &str = "this base image takes the handler as its one argument: set CMD to it, as \
+    `app.handler`";
 
 /// What a line of a failed invocation means, if it is one of Lambda's known traps.
 pub(super) fn hint(line: &Bytes) -> Option<&'static str> {
@@ -107,6 +125,14 @@ mod tests {
                 Some(SHARED_MEMORY),
             ),
             (
+                "    sl = self._semlock = _multiprocessing.SemLock(",
+                Some(SHARED_MEMORY),
+            ),
+            (
+                "OSError: [Errno 30] Read-only file system: '/home'",
+                Some(HOME),
+            ),
+            (
                 "OSError: [Errno 30] Read-only file system: '/var/task/x'",
                 Some(READ_ONLY),
             ),
@@ -129,6 +155,14 @@ mod tests {
             (
                 "Error: EACCES: permission denied, open '/var/task/secret.json'",
                 Some(OTHERS),
+            ),
+            (
+                "/lib64/libc.so.6: version `GLIBC_2.34' not found (required by ./bootstrap)",
+                Some(NEWER),
+            ),
+            (
+                "entrypoint requires the handler name to be the first argument",
+                Some(HANDLER),
             ),
             (
                 "PermissionError: [Errno 13] Permission denied: '/root'",

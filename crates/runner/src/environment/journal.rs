@@ -6,14 +6,14 @@ use std::collections::BTreeSet;
 use bytes::{Bytes, BytesMut};
 use serde_json::Value;
 
-use crate::sandbox::{Log, Written};
+use crate::sandbox::{Log, Network, Written};
 
 use super::hints;
 use super::telemetry::{Kind, Telemetry};
 use super::{LogLine, LogSource, SharedSink};
 
-/// A longer line is cut: CloudWatch Logs takes events of up to 256 KiB
-/// (CloudWatch Logs quotas, "Event size").
+/// A longer line is cut: `CloudWatch` Logs takes events of up to 256 KiB
+/// (`CloudWatch` Logs quotas, "Event size").
 const LINE_LIMIT: usize = 256 * 1024;
 /// What `LogType=Tail` gives (Lambda API, Invoke, "X-Amz-Log-Result").
 const TAIL: usize = 4096;
@@ -32,10 +32,10 @@ pub(super) struct Journal {
 }
 
 impl Journal {
-    pub(super) fn new(environment: u32, sink: SharedSink) -> Self {
+    pub(super) fn new(environment: u32, sink: SharedSink, network: Network) -> Self {
         Self {
             environment,
-            telemetry: Telemetry::new(environment, SharedSink::clone(&sink)),
+            telemetry: Telemetry::new(environment, SharedSink::clone(&sink), network),
             sink,
             function: Lines::default(),
             extension: Lines::default(),

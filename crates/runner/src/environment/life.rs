@@ -19,7 +19,7 @@ use crate::sandbox::{
 
 use super::call::{Call, Event as Invoked, Refusal, Registration, Reply, Response};
 use super::extensions::{Extensions, Registered};
-use super::failure::{Failure, Kind, RESPONSE_LIMIT};
+use super::failure::{self, Failure, Kind, RESPONSE_LIMIT};
 use super::journal::Journal;
 use super::relay::{Client, Relay};
 use super::report::{Report, init_report, rounded};
@@ -29,6 +29,9 @@ use super::{Done, Invocation, Outcome, Patience, Request, SharedSink, State, hin
 /// How long internal extensions may take over the end, which they are not told of
 /// (Lambda guide, "Lambda execution environment", Shutdown phase).
 const INTERNAL_SHUTDOWN: Duration = Duration::from_millis(500);
+
+/// More than anybody waits, and less than a clock's range.
+const FOREVER: Duration = Duration::from_secs(10 * 365 * 24 * 60 * 60);
 
 /// Where the runtime is in its protocol. The names are the public emulator's.
 #[derive(Debug, Clone, Copy, PartialEq, Eq)]
@@ -91,7 +94,7 @@ struct Current {
     /// What the runtime gets.
     event: Invoked,
     relay: Relay,
-    /// Whether the runtime answered.
+    /// Whether that is the runtime's last word.
     is_answered: bool,
     /// What it answered, until the client has it.
     outcome: Option<Outcome>,
@@ -144,7 +147,7 @@ pub(super) struct Life {
     requests: mpsc::UnboundedReceiver<Request>,
     calls: mpsc::UnboundedReceiver<Call>,
     state: watch::Sender<State>,
-    server: AbortHandle,
+    server: Option<AbortHandle>,
     journal: Journal,
     runtime: Runtime,
     extensions: Extensions,
@@ -181,6 +184,7 @@ impl Life {
             written,
             drain,
             memory_peak,
+            network,
             listener,
             doorkeeper,
         } = sandbox;
@@ -191,7 +195,16 @@ impl Life {
         let log_stream = log_stream(jiff::Timestamp::now(), &function.version, Uuid::new_v4());
         let variables = variables(&function, &address, &log_stream);
         let (sender, calls) = mpsc::unbounded_channel();
-        let server = tokio::spawn(server::serve(listener, doorkeeper, sender));
+        let (server, gone) = match server::listen(listener) {
+            Ok(listener) => {
+                let serving = tokio::spawn(server::serve(listener, doorkeeper, sender));
+                (Some(serving.abort_handle()), None)
+            }
+            Err(error) => (
+                None,
+                Some(format!("the Runtime API cannot be served: {error}")),
+            ),
+        };
         Self {
             function,
             patience,
@@ -204,8 +217,8 @@ impl Life {
             requests,
             calls,
             state,
-            server: server.abort_handle(),
-            journal: Journal::new(number, sink),
+            server,
+            journal: Journal::new(number, sink, network),
             runtime: Runtime::ABSENT,
             extensions: Extensions::default(),
             last_process: 0,
@@ -214,7 +227,7 @@ impl Life {
             trouble: None,
             out_of_memory: None,
             is_empty: false,
-            gone: None,
+            gone,
             ending: Vec::new(),
             is_forgotten: false,
         }
@@ -224,14 +237,16 @@ impl Life {
     pub(super) async fn live(mut self) {
         let mut init = self.first_initialisation().await;
         while !self.is_interrupted() {
-            if let Some((invocation, client)) = self.queue.pop_front() {
+            if let Some(failure) = self.trouble.take() {
+                // Between invocations nobody has to be told; the next one initialises again.
+                let failure = self.kill_if_memory(failure).await;
+                self.log_failure(None, &failure);
+                self.explain(&failure);
+                self.wind_down(Reason::of(&failure)).await;
+            } else if let Some((invocation, client)) = self.queue.pop_front() {
                 self.state.send_replace(State::Busy);
                 self.invoke(invocation, client, init.take()).await;
                 self.state.send_replace(State::Ready);
-            } else if let Some(failure) = self.trouble.take() {
-                // Between invocations nobody has to be told; the next one initialises again.
-                self.log_failure(None, &failure);
-                self.wind_down(Reason::of(&failure)).await;
             } else {
                 self.step(None).await;
             }
@@ -243,9 +258,8 @@ impl Life {
     async fn first_initialisation(&mut self) -> Option<Duration> {
         let begun = Instant::now();
         self.journal.begin();
-        let result = self
-            .initialise(begun + self.function.init_limit, "init")
-            .await;
+        let deadline = after(begun, self.function.init_limit);
+        let result = self.initialise(deadline, "init").await;
         let failure = match result {
             Ok(()) => {
                 let duration = begun.elapsed();
@@ -373,13 +387,14 @@ impl Life {
     /// One invocation, until everybody is done with it.
     async fn invoke(&mut self, invocation: Invocation, client: Client, init: Option<Duration>) {
         let begun = Instant::now();
-        let deadline = begun + self.function.timeout;
+        let deadline = after(begun, self.function.timeout);
         let request_id = invocation.request_id.clone();
         self.journal.begin();
         let mut result = Ok(());
         if self.runtime.phase == Phase::Absent {
             result = self.initialise(deadline, "invoke").await;
             if let Err(Stop::Failed(failure)) = &result {
+                self.drain().await;
                 self.journal
                     .platform(init_report(begun.elapsed(), "invoke", failure));
             }
@@ -416,6 +431,7 @@ impl Life {
                         let failure = self.kill_if_memory(failure).await;
                         self.drain().await;
                         self.log_failure(Some(&request_id), &failure);
+                        self.explain(&failure);
                         failure
                     }
                 }
@@ -673,11 +689,11 @@ impl Life {
             } else {
                 self.patience.shutdown.min(INTERNAL_SHUTDOWN)
             };
-            let deadline = Instant::now() + budget;
+            let deadline = after(Instant::now(), budget);
             if let Some(process) = self.runtime.process {
                 self.order(Order::Terminate(process));
                 // The runtime's share of the time, as in the public emulator.
-                let share = Instant::now() + budget.mul_f64(0.3);
+                let share = after(Instant::now(), budget / 10 * 3);
                 while self.gone.is_none() && self.runtime.process.is_some() {
                     if self.step(Some(share)).await {
                         break;
@@ -728,7 +744,6 @@ impl Life {
             }
         }
         self.drain().await;
-        self.server.abort();
         self.state.send_replace(State::Gone);
         self.requests.close();
         while let Some(request) = self.requests.recv().await {
@@ -877,7 +892,13 @@ impl Life {
         if reply.is_closed() {
             return;
         }
-        match (self.runtime.phase, &self.current) {
+        self.runtime.waiting.retain(|waiting| !waiting.is_closed());
+        match (self.runtime.phase, &mut self.current) {
+            (Phase::ResponseSent, Some(current)) if !current.is_answered => {
+                current.is_answered = true;
+                self.runtime.phase = Phase::Ready;
+                self.runtime.waiting.push(reply);
+            }
             (Phase::Started | Phase::Ready | Phase::ResponseSent, _) => {
                 self.runtime.phase = Phase::Ready;
                 self.runtime.waiting.push(reply);
@@ -905,15 +926,9 @@ impl Life {
         if self.runtime.phase != Phase::InvocationResponse {
             return Err(self.runtime.refuse("ResponseSent"));
         }
-        if matches!(response, Response::Truncated) && self.trouble.is_some() {
-            // It was cut off because the runtime ended, which says more.
-            self.runtime.phase = Phase::Running;
-            return Err(Refusal::Truncated);
-        }
+        let is_truncated = matches!(response, Response::Truncated);
         let failed = |error_type: &str, message: String| Outcome::FunctionError {
-            payload: json!({"errorType": error_type, "errorMessage": message})
-                .to_string()
-                .into(),
+            payload: failure::error(error_type, &message),
             error_type: error_type.to_owned(),
         };
         let (outcome, result) = match response {
@@ -969,6 +984,11 @@ impl Life {
             ),
         };
         self.answered(outcome);
+        if is_truncated && let Some(current) = &mut self.current {
+            // Most likely the runtime is ending, and how it ends says more. If it asks for the next
+            // it is not.
+            current.is_answered = false;
+        }
         result
     }
 
@@ -1020,8 +1040,15 @@ impl Life {
 
 impl Drop for Life {
     fn drop(&mut self) {
-        self.server.abort();
+        if let Some(server) = &self.server {
+            server.abort();
+        }
     }
+}
+
+/// A moment so much later, or one that nobody waits for.
+fn after(begun: Instant, duration: Duration) -> Instant {
+    begun + duration.min(FOREVER)
 }
 
 /// What telemetry is told of an invocation.

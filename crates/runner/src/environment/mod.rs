@@ -181,7 +181,7 @@ impl Environment {
     }
 }
 
-/// Where the lines of the log go: the function's own, START, END, REPORT and INIT_REPORT, those of
+/// Where the lines of the log go: the function's own, START, END, REPORT and `INIT_REPORT`, those of
 /// extensions. Whole lines, without the line feed, of one environment in their order.
 pub trait LogSink: std::fmt::Debug + Send + Sync {
     /// Takes a line.

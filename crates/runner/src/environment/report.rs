@@ -24,21 +24,19 @@ impl Report<'_> {
     /// The line. A function's init is billed with its first invocation, as of all functions of
     /// images.
     pub(super) fn line(&self) -> String {
-        let mut line = format!(
-            "REPORT RequestId: {}\tDuration: {}\tBilled Duration: {} ms\tMemory Size: {} MB\tMax Memory Used: {} MB\t",
+        let init = self
+            .init
+            .map(|init| format!("Init Duration: {}\t", milliseconds(init)))
+            .unwrap_or_default();
+        let status = self.failure.map(status).unwrap_or_default();
+        format!(
+            "REPORT RequestId: {}\tDuration: {}\tBilled Duration: {} ms\tMemory Size: {} MB\tMax Memory Used: {} MB\t{init}{status}",
             self.request_id,
             milliseconds(self.duration),
             self.billed(),
             self.memory,
             self.memory_used(),
-        );
-        if let Some(init) = self.init {
-            line += &format!("Init Duration: {}\t", milliseconds(init));
-        }
-        if let Some(failure) = self.failure {
-            line += &status(failure);
-        }
-        line
+        )
     }
 
     /// The same for telemetry.

@@ -3,7 +3,7 @@
 
 use std::convert::Infallible;
 use std::io;
-use std::net::TcpListener;
+use std::time::Duration;
 
 use base64::Engine as _;
 use base64::engine::general_purpose::STANDARD;
@@ -17,7 +17,7 @@ use hyper::{HeaderMap, Method, Request, Response, StatusCode};
 use hyper_util::rt::TokioIo;
 use serde::Deserialize;
 use serde_json::{Value, json};
-use tokio::net::TcpStream;
+use tokio::net::{TcpListener, TcpStream};
 use tokio::sync::{mpsc, oneshot};
 use tokio::task::JoinSet;
 
@@ -42,22 +42,21 @@ const EXTENSION_IDENTIFIER: &str = "Lambda-Extension-Identifier";
 const EXTENSION_ERROR_TYPE: &str = "Lambda-Extension-Function-Error-Type";
 const EXTENSION_FEATURES: &str = "Lambda-Extension-Accept-Feature";
 
+/// Between attempts to accept connections when files are short.
+const PAUSE: Duration = Duration::from_millis(50);
+
 /// The most bytes of a body that is not a response: nothing that a registration or subscription says
 /// is nearly as long.
 const SMALL_BODY: u64 = 1024 * 1024;
 
+/// Makes a listener one of tokio's. Needs to be called within a runtime.
+pub(super) fn listen(listener: std::net::TcpListener) -> io::Result<TcpListener> {
+    listener.set_nonblocking(true)?;
+    TcpListener::from_std(listener)
+}
+
 /// Serves until it is dropped, connections and all.
 pub(super) async fn serve(listener: TcpListener, doorkeeper: Doorkeeper, calls: Calls) {
-    let listener = match listener
-        .set_nonblocking(true)
-        .and_then(|()| tokio::net::TcpListener::from_std(listener))
-    {
-        Ok(listener) => listener,
-        Err(error) => {
-            tracing::error!(%error, "the Runtime API cannot be served");
-            return;
-        }
-    };
     let mut connections = JoinSet::new();
     loop {
         tokio::select! {
@@ -68,8 +67,8 @@ pub(super) async fn serve(listener: TcpListener, doorkeeper: Doorkeeper, calls: 
                 // A connection that ended before it was accepted, or too many open files: the
                 // next may do.
                 Err(error) => {
-                    tracing::debug!(%error, "a connection was not accepted");
-                    tokio::task::yield_now().await;
+                    tracing::warn!(%error, "a connection to the Runtime API was not accepted");
+                    tokio::time::sleep(PAUSE).await;
                 }
             },
             Some(_) = connections.join_next() => {}
@@ -569,4 +568,75 @@ fn plain(status: StatusCode, body: &'static str) -> Response<Full<Bytes>> {
     let mut response = Response::new(Full::new(Bytes::from_static(body.as_bytes())));
     *response.status_mut() = status;
     response
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+
+    #[test]
+    fn paths_lead_where_the_apis_say() {
+        for (path, expected) in [
+            ("/2018-06-01/ping", Some((Method::GET, Route::Ping))),
+            (
+                "/2018-06-01/runtime/invocation/next",
+                Some((Method::GET, Route::Next)),
+            ),
+            (
+                "/2018-06-01/runtime/invocation/1/response",
+                Some((Method::POST, Route::Response("1"))),
+            ),
+            (
+                "/2018-06-01/runtime/invocation/1/error",
+                Some((Method::POST, Route::InvocationError("1"))),
+            ),
+            (
+                "/2018-06-01/runtime/init/error",
+                Some((Method::POST, Route::InitError)),
+            ),
+            (
+                "/2020-01-01/extension/exit/error",
+                Some((Method::POST, Route::ExtensionError(ExtensionFault::Exit))),
+            ),
+            (
+                "/2022-07-01/telemetry",
+                Some((Method::PUT, Route::Subscribe)),
+            ),
+            ("/2020-08-15/logs", Some((Method::PUT, Route::Subscribe))),
+            ("/2020-08-15/telemetry", None),
+            ("/2018-06-01/runtime/invocation/1/2/response", None),
+            ("/2018-06-01/runtime/restore/next", None),
+            ("/2018-06-01", None),
+            ("/", None),
+            ("", None),
+            ("*", None),
+        ] {
+            assert_eq!(Route::of(path), expected, "{path}");
+        }
+    }
+
+    #[test]
+    fn any_text_is_a_header() {
+        for (text, value) in [
+            ("a", "a"),
+            ("{\n\t\"x\": \"ü\"}", "{  \"x\": \"ü\"}"),
+            ("a\r\nb: c", "a  b: c"),
+            ("\0", " "),
+        ] {
+            assert_eq!(header_value(text).as_bytes(), value.as_bytes(), "{text:?}");
+        }
+    }
+
+    #[test]
+    fn errors_in_trailers_are_read_with_and_without_base64() {
+        let trailers = |body: &'static str| {
+            HeaderMap::from_iter([(
+                HeaderName::from_static("lambda-runtime-function-error-body"),
+                HeaderValue::from_static(body),
+            )])
+        };
+        assert_eq!(error_body(&trailers("eyJ4IjoxfQ==")), r#"{"x":1}"#);
+        assert_eq!(error_body(&trailers(r#"{"x":1}"#)), r#"{"x":1}"#);
+        assert_eq!(error_body(&HeaderMap::new()), "{}");
+    }
 }

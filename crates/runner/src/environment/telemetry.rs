@@ -16,6 +16,8 @@ use tokio::net::TcpStream;
 use tokio::sync::mpsc;
 use tokio::time::{Instant, sleep, sleep_until};
 
+use crate::sandbox::Network;
+
 use super::call::Refusal;
 use super::{LogLine, LogSource, SharedSink};
 
@@ -148,7 +150,10 @@ fn limit(
 pub(super) struct Telemetry {
     environment: u32,
     sink: SharedSink,
+    network: Network,
     subscribers: Vec<Subscriber>,
+    /// Whether it was told that nothing can be delivered.
+    is_told: bool,
     /// The events so far, while an initialisation goes on.
     kept: Option<Vec<(Kind, String)>>,
 }
@@ -160,11 +165,13 @@ struct Subscriber {
 }
 
 impl Telemetry {
-    pub(super) fn new(environment: u32, sink: SharedSink) -> Self {
+    pub(super) fn new(environment: u32, sink: SharedSink, network: Network) -> Self {
         Self {
             environment,
             sink,
+            network,
             subscribers: Vec::new(),
+            is_told: false,
             kept: None,
         }
     }
@@ -187,6 +194,17 @@ impl Telemetry {
     }
 
     pub(super) fn subscribe(&mut self, subscription: Subscription) {
+        if self.network == Network::None {
+            // Its loopback is not ours, where something else may listen at that port.
+            if !std::mem::replace(&mut self.is_told, true) {
+                self.sink.line(LogLine {
+                    environment: self.environment,
+                    source: LogSource::Hint,
+                    text: "telemetry is not delivered without the network of this machine".into(),
+                });
+            }
+            return;
+        }
         let (events, waiting) = mpsc::channel(WAITING);
         let subscriber = Subscriber {
             kinds: subscription.kinds.clone(),

@@ -1,7 +1,6 @@
 //! The HTTP server in front of a pool.
 
 use std::convert::Infallible;
-use std::fmt;
 use std::io;
 use std::net::SocketAddr;
 use std::sync::Arc;
@@ -49,11 +48,14 @@ pub struct DoorSettings {
 /// Why a door could not be opened.
 #[derive(Debug, thiserror::Error)]
 pub enum OpenDoorError {
+    /// The system does not say where it listens.
+    #[error("could not find out where to listen")]
+    NoAddress(#[source] io::Error),
     /// The listener cannot be used.
     #[error("could not listen at {address}")]
     Listener {
-        /// Where it listens, as far as that is known.
-        address: String,
+        /// Where it listens.
+        address: SocketAddr,
         /// What the system said.
         #[source]
         source: io::Error,
@@ -93,19 +95,11 @@ impl Door {
         settings: DoorSettings,
         pool: Pool<E>,
     ) -> Result<Self, OpenDoorError> {
-        let failed = |source| OpenDoorError::Listener {
-            address: listener
-                .local_addr()
-                .map_or_else(|_| "its address".to_owned(), |address| address.to_string()),
-            source,
-        };
-        let address = listener.local_addr().map_err(failed)?;
-        listener.set_nonblocking(true).map_err(failed)?;
-        let listener =
-            TcpListener::from_std(listener).map_err(|source| OpenDoorError::Listener {
-                address: address.to_string(),
-                source,
-            })?;
+        let address = listener.local_addr().map_err(OpenDoorError::NoAddress)?;
+        let listener = listener
+            .set_nonblocking(true)
+            .and_then(|()| TcpListener::from_std(listener))
+            .map_err(|source| OpenDoorError::Listener { address, source })?;
         let (stop, stopped) = watch::channel(false);
         let known = Known {
             name: settings.function.name.clone(),
@@ -232,8 +226,10 @@ async fn answer<E: Invocable>(hall: &Hall<E>, request: Request<Incoming>) -> Res
     match answered {
         Ok(response) => response,
         Err(fault) => {
-            // Who waits to be told to go on has not sent it.
-            if !head.headers.contains_key(EXPECT) {
+            // Who waits to be told to go on sends nothing, and who stopped has nothing to send.
+            let may_be_sending = !head.headers.contains_key(EXPECT)
+                && !matches!(fault, InvokeFault::SlowBody | InvokeFault::BrokenBody);
+            if may_be_sending {
                 drain(&mut body).await;
             }
             reply::fault(&fault, &request_id)
@@ -355,11 +351,15 @@ fn made_up_trace_id() -> String {
     )
 }
 
-impl<E: Invocable> fmt::Debug for Hall<E> {
-    fn fmt(&self, formatter: &mut fmt::Formatter<'_>) -> fmt::Result {
-        formatter
-            .debug_struct("Hall")
-            .field("settings", &self.settings)
-            .finish_non_exhaustive()
+#[cfg(test)]
+mod tests {
+    use super::*;
+
+    #[test]
+    fn a_trace_id_that_is_made_up_has_the_form_of_real_ones() {
+        let made_up = made_up_trace_id();
+        let lengths: Vec<usize> = made_up.split(['=', '-', ';']).map(str::len).collect();
+        assert_eq!(lengths, [4, 1, 8, 24, 6, 16, 7, 1], "{made_up}");
+        assert_ne!(made_up, made_up_trace_id());
     }
 }

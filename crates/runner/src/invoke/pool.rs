@@ -71,7 +71,8 @@ pub struct CannotStart(pub String);
 #[error("all environments are busy")]
 pub struct Throttled;
 
-/// The environments of one function. Clones are handles to the same ones.
+/// The environments of one function. Clones are handles to the same ones; all that they are asked must
+/// be asked in a tokio runtime, where the pool's tasks run.
 ///
 /// When the last handle is dropped, environments that are idle end without being waited for, and
 /// those that are busy end after their invocation; [`Pool::shut_down`] is how to wait for that.
@@ -97,7 +98,7 @@ impl<E: Invocable> fmt::Debug for Pool<E> {
 }
 
 impl<E: Invocable> Pool<E> {
-    /// A pool without an environment yet. Must be called in a tokio runtime, where its tasks run.
+    /// A pool without an environment yet.
     pub fn new(settings: PoolSettings, make: MakeEnvironment<E>) -> Self {
         let idle = Arc::new(Notify::new());
         let shared = Arc::new(Shared {
@@ -105,6 +106,7 @@ impl<E: Invocable> Pool<E> {
             roster: Mutex::new(Roster {
                 make,
                 generation: 0,
+                wanted: watch::Sender::new(()),
                 next_number: 1,
                 starting: 0,
                 idle: Vec::new(),
@@ -178,6 +180,7 @@ impl<E: Invocable> Pool<E> {
         }
         roster.make = make;
         roster.generation += 1;
+        roster.wanted = watch::Sender::new(());
         roster.starting = 0;
         for member in std::mem::take(&mut roster.idle) {
             end(member);
@@ -192,6 +195,7 @@ impl<E: Invocable> Pool<E> {
         let mut alive = {
             let mut roster = self.shared.lock();
             roster.closed = true;
+            roster.wanted = watch::Sender::new(());
             roster.warming.clear();
             for waiting in std::mem::take(&mut roster.waiting) {
                 waiting.fail(SHUT_DOWN);
@@ -232,6 +236,8 @@ struct Roster<E> {
     make: MakeEnvironment<E>,
     /// Counts the makers so far.
     generation: u64,
+    /// Dropped when environments of this generation are not wanted any more.
+    wanted: watch::Sender<()>,
     next_number: u32,
     /// How many of this generation are being made or initialise for the first time.
     starting: usize,
@@ -371,6 +377,7 @@ impl<E: Invocable> Shared<E> {
         roster.next_number = roster.next_number.wrapping_add(1);
         roster.starting += 1;
         let generation = roster.generation;
+        let mut wanted = roster.wanted.subscribe();
         let make = Arc::clone(&roster.make);
         let alive = Alive::new(&self.alive);
         let shared = Arc::clone(self);
@@ -379,10 +386,13 @@ impl<E: Invocable> Shared<E> {
             let starting = tokio::spawn(async move {
                 let environment = make(number).await?;
                 let mut state = environment.state();
-                let initialised = state
-                    .wait_for(|state| *state != State::Initialising)
-                    .await
-                    .map_or(State::Gone, |state| state.clone());
+                let initialised = tokio::select! {
+                    state = state.wait_for(|state| *state != State::Initialising) => {
+                        state.map_or(State::Gone, |state| state.clone())
+                    }
+                    // It will be ended, so it need not come to an end of this.
+                    _ = wanted.changed() => State::Initialising,
+                };
                 let member = Member {
                     number,
                     generation,

@@ -149,15 +149,19 @@ pub(crate) async fn streamed(head: Head, mut progress: mpsc::Receiver<Progress>)
     };
     let log_tail = head.log_tail;
     let frames = stream::unfold(Some((Some(first), progress)), move |state| async move {
-        let (first, mut progress) = state?;
-        let next = match first {
-            Some(first) => Some(first),
-            None => progress.recv().await,
-        };
+        let (mut next, mut progress) = state?;
         let mut frames = BytesMut::new();
-        let goes_on = write_progress(next, log_tail, &mut frames);
-        let rest = goes_on.then_some((None, progress));
-        Some((Ok(Frame::data(frames.freeze())), rest))
+        loop {
+            if next.is_none() {
+                next = progress.recv().await;
+            }
+            let goes_on = write_progress(next.take(), log_tail, &mut frames);
+            // A beginning has no frames, and nothing is no piece of a body.
+            if !frames.is_empty() {
+                let rest = goes_on.then_some((None, progress));
+                return Some((Ok(Frame::data(frames.freeze())), rest));
+            }
+        }
     });
     let mut response = response(StatusCode::OK, StreamBody::new(frames).boxed_unsync());
     set_invoked(&mut response, &head);

@@ -6,6 +6,7 @@ use base64::Engine;
 use base64::engine::general_purpose::STANDARD;
 use hyper::header::{CONTENT_TYPE, HOST, HeaderMap, ORIGIN};
 use hyper::http::request::Parts;
+use hyper::http::uri::Authority;
 use hyper::{Method, Uri};
 
 use super::fault::InvokeFault;
@@ -140,12 +141,16 @@ fn judge_sender(uri: &Uri, headers: &HeaderMap, hosts: &[String]) -> Result<(), 
 
 /// Whether `host`, perhaps with a port, is an address, `localhost`, or one of `hosts`.
 fn is_own_host(host: &str, hosts: &[String]) -> bool {
-    if let Some(rest) = host.strip_prefix('[') {
-        return rest
-            .split_once(']')
-            .is_some_and(|(address, _)| address.parse::<Ipv6Addr>().is_ok());
+    let Ok(authority) = host.parse::<Authority>() else {
+        return false;
+    };
+    let name = authority.host();
+    if let Some(address) = name.strip_prefix('[') {
+        return address
+            .strip_suffix(']')
+            .is_some_and(|address| address.parse::<Ipv6Addr>().is_ok());
     }
-    let name = host.split_once(':').map_or(host, |(name, _)| name);
+    // A full stop at the end makes a name absolute, and no other.
     let name = name.strip_suffix('.').unwrap_or(name).to_ascii_lowercase();
     name.parse::<Ipv4Addr>().is_ok()
         || name == "localhost"
@@ -662,6 +667,9 @@ mod tests {
             (INVOKE, "Host", "evil.example:9000", false),
             (INVOKE, "Host", "127.0.0.1.evil.example", false),
             (INVOKE, "Host", "notlocalhost", false),
+            (INVOKE, "Host", "localhost.:9000", true),
+            (INVOKE, "Host", "localhost:9000@evil.example", false),
+            (INVOKE, "Host", "localhost/evil", false),
             (INVOKE, "Host", "[evil]", false),
             (INVOKE, "Host", "", false),
             (INVOKE, "Origin", "http://127.0.0.1:9000", false),

@@ -155,7 +155,7 @@ fn four(answer: &[u8], at: usize) -> rustix::io::Result<[u8; 4]> {
     bytes.copied().ok_or(Errno::PROTO)
 }
 
-/// Looks the socket up in the table of all: proc_net_tcp in proc_pid_net(5).
+/// Looks the socket up in the table of all: `proc_net_tcp` in `proc_pid_net(5)`.
 fn look_up(peer: SocketAddr, local: SocketAddr) -> io::Result<Option<u64>> {
     let mapped = |address: SocketAddr| match address.ip() {
         IpAddr::V4(ip) => SocketAddr::new(ip.to_ipv6_mapped().into(), address.port()),

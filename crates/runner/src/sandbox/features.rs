@@ -156,7 +156,7 @@ fn for_namespaces(read: &dyn Fn(&str) -> Option<String>) -> Vec<String> {
         remedies.push(
             "AppArmor restricts them: \
              `sudo sysctl -w kernel.apparmor_restrict_unprivileged_userns=0`, \
-             or a profile with `userns,` for tierce in /etc/apparmor.d"
+             a profile with `userns,` for tierce in /etc/apparmor.d, or `crun` or `runc`, which may"
                 .to_owned(),
         );
     }

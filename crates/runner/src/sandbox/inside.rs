@@ -17,7 +17,7 @@ use rustix::process::{Pid, Signal, WaitId, WaitIdOptions, WaitOptions, WaitStatu
 
 use super::namespaces::{entrance, room};
 use super::processes;
-use super::protocol::{self, Beginning, Command, PlainSetup, Report, Setup};
+use super::protocol::{self, Beginning, Command, PlainSetup, Report, RuntimeSetup, Setup};
 use super::{Exit, Feature, Log, NotStarted, Process, ProcessNumber};
 
 /// How often the descendants of a plain keeper are looked for while they are being killed: they may
@@ -37,9 +37,10 @@ fn try_stage() -> io::Result<()> {
     close_on_exec()?;
     let control = UnixStream::from(rustix::stdio::stdin().try_clone_to_owned()?);
     match protocol::receive(&control)? {
-        Setup::Plain(setup) => plain(control, setup),
+        Setup::Plain(setup) => plain(&control, setup),
+        Setup::Runtime(setup) => open_container(&control, &setup),
         Setup::Entrance(entrance) => entrance::enter(&control, &entrance),
-        Setup::Room(room) => room::keep(control, &room),
+        Setup::Room(room) => room::keep(&control, &room),
         Setup::Mapped => Err(io::ErrorKind::InvalidData.into()),
     }
 }
@@ -101,12 +102,48 @@ impl<T, E: Into<io::Error>> Step<T> for Result<T, E> {
     }
 }
 
-fn plain(control: UnixStream, setup: PlainSetup) -> io::Result<()> {
+fn plain(control: &UnixStream, setup: PlainSetup) -> io::Result<()> {
     let adopted = rustix::process::set_child_subreaper(Some(rustix::process::getpid()));
     if let Err(refused) = adopted.step("become the parent of orphans") {
-        return refuse(&control, &refused);
+        return refuse(control, &refused);
     }
-    serve(control, Kind::Plain(setup.directories), None)
+    serve(control, &Kind::Plain(setup.directories), None)
+}
+
+/// Lets a runtime start the next stage, which has the streams of this one, and stays until it ends.
+fn open_container(control: &UnixStream, setup: &RuntimeSetup) -> io::Result<()> {
+    let opened = try_open_container(setup);
+    let said = match opened {
+        Ok(()) => {
+            // The runtime is gone, and what it started is a child of this process.
+            while rustix::process::wait(WaitOptions::empty()).is_ok_and(|ended| ended.is_some()) {}
+            Ok(())
+        }
+        Err(refused) => refuse(control, &refused),
+    };
+    fs::remove_dir_all(&setup.bundle).and(said)
+}
+
+fn try_open_container(setup: &RuntimeSetup) -> Result<(), Refused> {
+    rustix::process::set_child_subreaper(Some(rustix::process::getpid()))
+        .step("become the parent of orphans")?;
+    let mut command = setup.command.iter();
+    let runtime = command.next().ok_or(Errno::NOENT).step("find a runtime")?;
+    let step = format!("open a container by `{}`", runtime.display());
+    let status = process::Command::new(runtime)
+        .args(command)
+        .env_clear()
+        // Both want a place for their state, and are told another one.
+        .env("XDG_RUNTIME_DIR", &setup.bundle)
+        .stdin(Stdio::inherit())
+        .status()
+        .step(&step)?;
+    if status.success() {
+        return Ok(());
+    }
+    let log = fs::read_to_string(setup.bundle.join("log")).unwrap_or_default();
+    let reason = log.lines().last().unwrap_or_default();
+    Err(Errno::PERM).step(format!("{step} ({reason})"))
 }
 
 /// Says that there is no box.
@@ -127,7 +164,11 @@ pub(super) enum Kind {
 
 /// Takes orders until the socket ends. All that was started dies with it.
 /// `listener` goes to tierce.
-pub(super) fn serve(control: UnixStream, kind: Kind, listener: Option<OwnedFd>) -> io::Result<()> {
+pub(super) fn serve(
+    control: &UnixStream,
+    kind: &Kind,
+    listener: Option<OwnedFd>,
+) -> io::Result<()> {
     let streams = Streams {
         function: File::from(rustix::stdio::stdout().try_clone_to_owned()?),
         extension: File::from(rustix::stdio::stderr().try_clone_to_owned()?),
@@ -143,15 +184,15 @@ pub(super) fn serve(control: UnixStream, kind: Kind, listener: Option<OwnedFd>) 
         .spawn(move || reaper.reap())?;
 
     match listener {
-        Some(listener) => protocol::send_with(&control, &Beginning::Ready, listener.as_fd())?,
-        None => protocol::send(&control, &Beginning::Ready)?,
+        Some(listener) => protocol::send_with(control, &Beginning::Ready, listener.as_fd())?,
+        None => protocol::send(control, &Beginning::Ready)?,
     }
-    while let Ok(command) = protocol::receive(&control) {
+    while let Ok(command) = protocol::receive(control) {
         match command {
-            Command::Start(number, process) => keeper.start(number, &process, &kind, &streams)?,
+            Command::Start(number, process) => keeper.start(number, &process, kind, &streams)?,
             Command::Terminate(number) => keeper.terminate(number),
             Command::KillAll(answered) => {
-                keeper.kill_all(&kind);
+                keeper.kill_all(kind);
                 if answered {
                     keeper.report(&keeper.lock(), &Report::Empty)?;
                 }
@@ -160,7 +201,7 @@ pub(super) fn serve(control: UnixStream, kind: Kind, listener: Option<OwnedFd>) 
     }
     // The end of a namespace's first process is the end of all others.
     if matches!(kind, Kind::Plain(_)) {
-        keeper.kill_all(&kind);
+        keeper.kill_all(kind);
     }
     Ok(())
 }
@@ -319,8 +360,8 @@ fn start(process: &Process, kind: &Kind, streams: &Streams) -> Result<process::C
     let directory = kind.place(&process.directory);
     // Entered here and not by std, which would not tell a bad directory from a bad program.
     rustix::process::chdir(&directory)
-        .map_err(|errno| NotStarted::Directory(process.directory.clone(), words(errno.into())))?;
-    let refused = |error: io::Error| NotStarted::Program(process.program.clone(), words(error));
+        .map_err(|errno| NotStarted::Directory(process.directory.clone(), words(&errno.into())))?;
+    let refused = |error: io::Error| NotStarted::Program(process.program.clone(), words(&error));
     let output = match process.log {
         Log::Function => &streams.function,
         Log::Extension => &streams.extension,
@@ -389,7 +430,7 @@ fn executable(place: &Path) -> Result<(), Errno> {
 }
 
 /// An error of the system in the words that Go has for it, which is what the service logs.
-fn words(error: io::Error) -> String {
+fn words(error: &io::Error) -> String {
     match error.raw_os_error().map(Errno::from_raw_os_error) {
         Some(Errno::NOENT) => "no such file or directory".to_owned(),
         Some(Errno::ACCESS) => "permission denied".to_owned(),

@@ -14,7 +14,7 @@ use std::fs;
 use std::io;
 use std::path::{Path, PathBuf};
 use std::sync::Arc;
-use std::sync::atomic::{AtomicU64, Ordering};
+use std::sync::atomic::{AtomicBool, AtomicU64, Ordering};
 use std::time::{Duration, Instant};
 
 use rustix::process::Pid;
@@ -95,7 +95,7 @@ enum Hierarchy {
     Memory,
 }
 
-/// The directory of our own cgroup: cgroups(7), proc_pid_mountinfo(5).
+/// The directory of our own cgroup: cgroups(7), `proc_pid_mountinfo(5)`.
 fn own_cgroup(mounts: &str, memberships: &str, hierarchy: Hierarchy) -> Option<PathBuf> {
     let path = memberships.lines().find_map(|line| {
         let mut fields = line.splitn(3, ':').skip(1);
@@ -215,8 +215,10 @@ fn counted(lines: &str, name: &str) -> u64 {
 pub(super) struct Memory {
     limit: Option<u64>,
     wall: Option<Wall>,
-    /// How many the wall had killed when it was last told.
+    /// How many the wall had killed when it was last asked.
     told: AtomicU64,
+    /// Whether too much was told of and is not over yet.
+    exceeded: AtomicBool,
     peak: Arc<AtomicU64>,
 }
 
@@ -235,6 +237,7 @@ impl Memory {
             limit,
             wall: raised,
             told: AtomicU64::new(0),
+            exceeded: AtomicBool::new(false),
             peak: Arc::new(AtomicU64::new(0)),
         }
     }
@@ -243,12 +246,18 @@ impl Memory {
         Arc::clone(&self.peak)
     }
 
-    /// The bytes that were too many, if the kernel killed a process for them since this was asked.
+    /// The bytes that were too many, if the kernel killed a process for them and nobody knows.
     pub(super) fn stopped_by_wall(&self) -> Option<u64> {
         let killed = self.wall.as_ref()?.killed();
         let before = self.told.fetch_max(killed, Ordering::Relaxed);
-        let limit = self.limit?;
-        (killed > before).then(|| limit.max(self.peak.load(Ordering::Relaxed)))
+        let limit = self.limit.filter(|_| killed > before)?;
+        self.first(limit.max(self.peak.load(Ordering::Relaxed)))
+    }
+
+    /// `bytes`, unless it is known already that there are too many.
+    fn first(&self, bytes: u64) -> Option<u64> {
+        let known = self.exceeded.swap(true, Ordering::Relaxed);
+        (!known).then_some(bytes)
     }
 
     /// Watches the descendants of `keeper` until the future is dropped. When they use too much they are all
@@ -261,7 +270,6 @@ impl Memory {
     ) {
         let mut pause = SOONEST;
         let mut before = 0;
-        let mut exceeded = false;
         loop {
             tokio::time::sleep(pause).await;
             let memory = Arc::clone(&self);
@@ -273,12 +281,14 @@ impl Memory {
             let Ok((Sizes { resident, used }, took)) = looked.await else {
                 return;
             };
+            let by_wall = self.stopped_by_wall();
             let too_many = self.limit.filter(|limit| used > *limit).map(|_| used);
-            if let Some(bytes) = self.stopped_by_wall().or(too_many.filter(|_| !exceeded)) {
-                let _ = kills.send(());
+            if let Some(bytes) = by_wall.or_else(|| self.first(too_many?)) {
                 let _ = events.send(Event::OutOfMemory(bytes));
+                let _ = kills.send(());
+            } else if too_many.is_none() {
+                self.exceeded.store(false, Ordering::Relaxed);
             }
-            exceeded = too_many.is_some();
             pause = next_pause(pause, resident != before, self.limit, resident);
             pause = pause.max(took * LOOKING);
             before = resident;
@@ -317,7 +327,7 @@ fn next_pause(last: Duration, changed: bool, limit: Option<u64>, resident: u64) 
     pause.min(filled).clamp(SOONEST, LATEST)
 }
 
-/// The resident set size of a process: proc_pid_statm(5).
+/// The resident set size of a process: `proc_pid_statm(5)`.
 fn resident(pid: Pid) -> Option<u64> {
     let sizes = fs::read_to_string(processes::of(pid).join("statm")).ok()?;
     let pages: u64 = sizes.split(' ').nth(1)?.parse().ok()?;

@@ -6,6 +6,7 @@
 //! ```text
 //! tierce                                         │ a program of its own, tierce's stages
 //! plain ──────┐                                  │
+//! oci_runtime ┤                                  │
 //! namespaces ─┴→ outside ── protocol, a socket ──┼→ inside: starts, reaps, kills
 //!                        ←─ two pipes of output ─┼─ the processes
 //! ```
@@ -37,6 +38,7 @@ pub mod features;
 mod inside;
 mod memory;
 pub mod namespaces;
+pub mod oci_runtime;
 mod outside;
 pub mod plain;
 mod processes;
@@ -74,6 +76,15 @@ pub enum SandboxError {
         #[source]
         source: io::Error,
     },
+    /// No bundle for an OCI runtime.
+    #[error("could not make a bundle in `{}`", directory.display())]
+    Bundle {
+        /// [`Settings::scratch`].
+        directory: PathBuf,
+        /// What the operating system said.
+        #[source]
+        source: io::Error,
+    },
     /// A step on the way into the box was refused.
     #[error("could not {step}")]
     Step {
@@ -100,7 +111,8 @@ pub enum SandboxError {
 pub struct Settings {
     /// The root filesystem.
     pub root: Arc<Root>,
-    /// Whether what is written to the root is kept in memory for the box's life, instead of refused.
+    /// Whether what is written to the root is kept in memory for the box's life, as much as in
+    /// `/tmp`, instead of refused.
     pub writable_root: bool,
     /// Bytes of `/tmp`, which lives as long as the box.
     pub tmp_size: u64,
@@ -250,6 +262,8 @@ pub struct Sandbox {
     pub drain: mpsc::UnboundedSender<oneshot::Sender<()>>,
     /// The most bytes of memory that its processes were seen to use together, so far.
     pub memory_peak: Arc<AtomicU64>,
+    /// Whose network its processes are on, so whether a server of theirs can be reached from here.
+    pub network: Network,
     /// A listener on loopback that the processes of the box reach at its own address, and nobody
     /// else where [`Doorkeeper`] says so.
     pub listener: TcpListener,

@@ -22,7 +22,7 @@ use tokio::task::JoinHandle;
 use super::memory::Memory;
 use super::processes;
 use super::protocol::{self, Beginning, Messages, Report, Setup};
-use super::{Doorkeeper, Event, Exit, Log, Order, STAGE, Sandbox, SandboxError, Written};
+use super::{Doorkeeper, Event, Exit, Log, Network, Order, STAGE, Sandbox, SandboxError, Written};
 
 /// As much as a pipe holds by default.
 const PIECE: usize = 64 << 10;
@@ -59,6 +59,8 @@ impl Keeper {
             .stdin(OwnedFd::from(its_control))
             .stdout(its_function)
             .stderr(its_extension)
+            // A terminal's Ctrl-C is for tierce, which ends its boxes in order.
+            .process_group(0)
             .spawn()
             .map_err(|source| SandboxError::Program {
                 program: program.to_owned(),
@@ -118,6 +120,7 @@ impl Keeper {
         listener: TcpListener,
         doorkeeper: Doorkeeper,
         memory: Memory,
+        network: Network,
     ) -> Result<Sandbox, SandboxError> {
         self.control
             .set_nonblocking(true)
@@ -162,6 +165,7 @@ impl Keeper {
             written,
             drain,
             memory_peak,
+            network,
             listener,
             doorkeeper,
         })
@@ -250,8 +254,8 @@ impl Ear {
     /// Says why before it says what, if the kernel killed a process at the wall.
     fn tell_of_wall(&self) {
         if let Some(bytes) = self.memory.stopped_by_wall() {
-            let _ = self.kills.send(());
             let _ = self.events.send(Event::OutOfMemory(bytes));
+            let _ = self.kills.send(());
         }
     }
 

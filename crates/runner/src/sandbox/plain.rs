@@ -9,7 +9,7 @@
 
 use super::memory::Memory;
 use super::protocol::{PlainSetup, Setup};
-use super::{Doorkeeper, Sandbox, SandboxError, Settings, outside};
+use super::{Doorkeeper, Network, Sandbox, SandboxError, Settings, outside};
 
 /// Starts a box that is none. It blocks for some milliseconds, and needs to be called in the context
 /// of a tokio runtime.
@@ -22,5 +22,5 @@ pub fn start(settings: &Settings) -> Result<Sandbox, SandboxError> {
     let memory = Memory::enclose(settings.memory, settings.tmp_size, keeper.pid());
     keeper.tell(&setup);
     keeper.begun()?;
-    keeper.open(listener, Doorkeeper::Anybody, memory)
+    keeper.open(listener, Doorkeeper::Anybody, memory, Network::Host)
 }

@@ -59,7 +59,7 @@ fn families() -> BTreeMap<i32, Vec<Pid>> {
 }
 
 /// The parent in a `stat`, whose second field is a name that may have spaces and parentheses in it:
-/// proc_pid_stat(5).
+/// `proc_pid_stat(5)`.
 fn parent(stat: &str) -> Option<i32> {
     let (_, after_name) = stat.rsplit_once(')')?;
     after_name.split_ascii_whitespace().nth(1)?.parse().ok()

@@ -28,12 +28,23 @@ const LONGEST: usize = 64 << 20;
 pub(super) enum Setup {
     /// A keeper of plain processes.
     Plain(PlainSetup),
+    /// Who opens a container for the first stage, by a runtime.
+    Runtime(RuntimeSetup),
     /// The first stage of a box of namespaces.
     Entrance(Entrance),
     /// To the first stage: users are mapped, if there was need.
     Mapped,
     /// The second stage of it.
     Room(Room),
+}
+
+/// See [`super::oci_runtime`].
+#[derive(Debug, Serialize, Deserialize)]
+pub(super) struct RuntimeSetup {
+    /// The runtime and its arguments.
+    pub command: Vec<PathBuf>,
+    /// A directory that is removed at the end.
+    pub bundle: PathBuf,
 }
 
 /// See [`super::namespaces::entrance`].
@@ -47,6 +58,8 @@ pub(super) struct Entrance {
     pub own_network: bool,
     /// Whether it is root that may do all this.
     pub privileged: bool,
+    /// Whether the box is to have a namespace of users.
+    pub own_users: bool,
 }
 
 /// See [`super::namespaces::room`].

@@ -1,6 +1,8 @@
 //! The life of an environment, over a box that is none and a runtime that does as it is told; and
 //! over plain processes with a real one.
 
+#![expect(clippy::unwrap_used, reason = "a test may fail where it stands")]
+
 use std::collections::BTreeMap;
 use std::net::TcpListener;
 use std::sync::atomic::{AtomicU64, Ordering};
@@ -14,12 +16,13 @@ use tierce_runner::environment::{
 };
 use tierce_runner::function::Function;
 use tierce_runner::sandbox::{
-    Doorkeeper, Event, Exit, Log, NotStarted, Order, Process, ProcessNumber, Sandbox, Written,
+    Doorkeeper, Event, Exit, Log, Network, NotStarted, Order, Process, ProcessNumber, Sandbox,
+    Written,
 };
 use tokio::sync::{mpsc, oneshot};
 
 /// Longer than anything here takes on a busy machine: only a fault waits for it.
-const PATIENCE: Duration = Duration::from_secs(60);
+const PATIENCE: Duration = Duration::from_mins(1);
 
 /// Keeps the lines of a log.
 #[derive(Debug, Default)]
@@ -48,8 +51,8 @@ impl Lines {
     }
 }
 
-/// Whether a process that is started runs.
-type Start = Result<(), NotStarted>;
+/// Whether a process that is started runs, and on whose network.
+type Start = (Result<(), NotStarted>, Network);
 
 /// A box that has no processes: the test is all of them.
 struct FakeBox {
@@ -66,7 +69,7 @@ struct FakeBox {
 type Alive = Arc<Mutex<Vec<ProcessNumber>>>;
 
 impl FakeBox {
-    fn new(start: Start) -> (Self, Sandbox) {
+    fn new((start, network): Start) -> (Self, Sandbox) {
         let (orders, taken_orders) = mpsc::unbounded_channel();
         let (told_events, events) = mpsc::unbounded_channel();
         let (writer, written) = mpsc::channel(16);
@@ -90,6 +93,7 @@ impl FakeBox {
             written,
             drain,
             memory_peak: Arc::clone(&memory_peak),
+            network,
             listener: TcpListener::bind(("127.0.0.1", 0)).unwrap(),
             doorkeeper: Doorkeeper::Anybody,
         };
@@ -133,7 +137,7 @@ async fn obey(
     started: mpsc::UnboundedSender<(ProcessNumber, Process)>,
     ordered: mpsc::UnboundedSender<Order>,
     alive: Alive,
-    start: Start,
+    start: Result<(), NotStarted>,
 ) {
     loop {
         let order = tokio::select! {
@@ -222,17 +226,19 @@ fn invocation(id: &str) -> Invocation {
 
 impl Stage {
     fn new(function: Function) -> Self {
-        Self::starting(function, Ok(()))
+        Self::starting(function, (Ok(()), Network::Host))
     }
 
     fn starting(function: Function, start: Start) -> Self {
         let (fake, sandbox) = FakeBox::new(start);
+        Self::over(function, fake, sandbox, Duration::from_secs(2))
+    }
+
+    fn over(function: Function, fake: FakeBox, sandbox: Sandbox, shutdown: Duration) -> Self {
         let address = sandbox.listener.local_addr().unwrap().to_string();
         let lines = Arc::new(Lines::default());
         let sink = Arc::clone(&lines) as Arc<dyn LogSink>;
-        let patience = Patience {
-            shutdown: Duration::from_secs(2),
-        };
+        let patience = Patience { shutdown };
         let environment = Environment::begin(1, Arc::new(function), sandbox, sink, patience);
         Self {
             environment,
@@ -560,8 +566,7 @@ async fn what_a_runtime_says_of_its_init_reaches_the_client() {
     let report = "\tPhase: init\tStatus: error\tError Type: Runtime.ImportModuleError";
     let payload = serde_json::from_str(ERROR).unwrap();
     init_fails(&mut stage, fails, report, &payload).await;
-    let state = stage.environment.state();
-    assert_ne!(*state.borrow(), State::Gone);
+    assert_ne!(*stage.environment.state().borrow(), State::Gone);
 }
 
 #[tokio::test]
@@ -578,7 +583,7 @@ async fn a_program_that_cannot_be_started_is_an_invalid_entrypoint() {
             "chdir /work: no such file or directory",
         ),
     ] {
-        let mut stage = Stage::starting(function(), Err(reason));
+        let mut stage = Stage::starting(function(), (Err(reason), Network::Host));
         let payload = json!({
             "errorType": error_type,
             "errorMessage": format!("RequestId: 1 Error: {message}"),
@@ -809,7 +814,11 @@ async fn streamed_answers_come_piece_by_piece_to_whatever_end() {
         let (stage, _, next) = Stage::ready(function()).await;
         let progress = stage.environment.invoke(invocation("1"));
         next.await.unwrap();
-        let (said, (before, ended)) = tokio::join!(stream(&stage, "1", chunks), collect(progress));
+        let answered = async {
+            let said = stream(&stage, "1", chunks).await;
+            (said, stage.next())
+        };
+        let ((said, _next), (before, ended)) = tokio::join!(answered, collect(progress));
         if !answer.is_empty() {
             assert_eq!(said, answer);
         }
@@ -878,6 +887,20 @@ async fn another_response_mode_is_refused() {
         failure(&done(progress).await).0,
         "Runtime.InvalidResponseModeHeader"
     );
+}
+
+#[tokio::test]
+async fn a_time_beyond_all_clocks_is_no_limit() {
+    let (stage, _, next) = Stage::ready(Function {
+        timeout: Duration::MAX,
+        init_limit: Duration::MAX,
+        ..function()
+    })
+    .await;
+    let progress = stage.environment.invoke(invocation("1"));
+    next.await.unwrap();
+    stage.respond("1", "1").await;
+    assert_eq!(success(&done(progress).await), "1");
 }
 
 #[tokio::test]
@@ -962,6 +985,16 @@ async fn traps_are_explained_after_a_failure_and_only_then() {
 }
 
 #[tokio::test]
+async fn strangers_are_turned_away() {
+    let (fake, mut sandbox) = FakeBox::new((Ok(()), Network::Host));
+    // Nobody is a descendant of itself.
+    sandbox.doorkeeper = Doorkeeper::Descendants(std::process::id());
+    let stage = Stage::over(function(), fake, sandbox, PATIENCE);
+    let ping = stage.http.get(stage.url("/2018-06-01/ping")).send();
+    assert!(soon(ping).await.is_err());
+}
+
+#[tokio::test]
 async fn a_box_that_is_gone_fails_what_is_asked_of_it() {
     let (stage, _, next) = Stage::ready(function()).await;
     let first = stage.environment.invoke(invocation("1"));
@@ -1030,26 +1063,38 @@ async fn one_that_nobody_holds_does_not_finish_its_init() {
 #[tokio::test]
 async fn a_response_that_was_cut_off_by_the_runtimes_end_is_told_as_such() {
     use tokio::io::AsyncWriteExt as _;
-    let (stage, runtime, next) = Stage::ready(function()).await;
-    let mut progress = stage.environment.invoke(invocation("1"));
-    next.await.unwrap();
-    let mut connection = tokio::net::TcpStream::connect(&stage.address)
-        .await
-        .unwrap();
-    let head = "POST /2018-06-01/runtime/invocation/1/response HTTP/1.1\r\nHost: x\r\n\
+    for exit_first in [true, false] {
+        let (stage, runtime, next) = Stage::ready(function()).await;
+        let mut progress = stage.environment.invoke(invocation("1"));
+        next.await.unwrap();
+        let mut connection = tokio::net::TcpStream::connect(&stage.address)
+            .await
+            .unwrap();
+        let head = "POST /2018-06-01/runtime/invocation/1/response HTTP/1.1\r\nHost: x\r\n\
         Lambda-Runtime-Function-Response-Mode: streaming\r\nContent-Length: 9\r\n\r\nhello";
-    connection.write_all(head.as_bytes()).await.unwrap();
-    for _ in 0..2 {
-        assert!(!matches!(
-            soon(progress.recv()).await.unwrap(),
-            Progress::Done(_)
-        ));
+        connection.write_all(head.as_bytes()).await.unwrap();
+        for _ in 0..2 {
+            assert!(!matches!(
+                soon(progress.recv()).await.unwrap(),
+                Progress::Done(_)
+            ));
+        }
+        if exit_first {
+            stage.fake.exit(runtime, Exit::Code(1));
+            // When this is answered the exit is known.
+            assert_eq!(stage.respond("2", "").await.0, 400);
+            drop(connection);
+        } else {
+            drop(connection);
+            // The connection's end is known when its response is no longer on its way.
+            while stage.respond("1", "").await.1["errorMessage"]
+                .as_str()
+                .is_none_or(|words| !words.contains("from ResponseSent"))
+            {}
+            stage.fake.exit(runtime, Exit::Code(1));
+        }
+        assert_eq!(failure(&done(progress).await).0, "Runtime.ExitError");
     }
-    stage.fake.exit(runtime, Exit::Code(1));
-    // When this is answered the exit is known.
-    assert_eq!(stage.respond("2", "").await.0, 400);
-    drop(connection);
-    assert_eq!(failure(&done(progress).await).0, "Runtime.ExitError");
 }
 
 #[tokio::test]
@@ -1178,6 +1223,73 @@ async fn an_external_extension_comes_first_and_goes_last() {
             "EXTENSION\tName: watch\tState: Ready\tEvents: [INVOKE, SHUTDOWN]",
             "EXTENSION\tName: inner\tState: Ready\tEvents: [INVOKE]",
         ]
+    );
+}
+
+#[tokio::test]
+async fn extensions_are_told_why_they_end_and_not_waited_for_forever() {
+    for reason in ["spindown", "timeout", "failure"] {
+        let (fake, sandbox) = FakeBox::new((Ok(()), Network::Host));
+        let timeout = match reason {
+            "timeout" => Duration::from_millis(50),
+            _ => PATIENCE,
+        };
+        let function = Function {
+            timeout,
+            ..with_extension()
+        };
+        let mut stage = Stage::over(function, fake, sandbox, Duration::from_millis(50));
+        stage.fake.start().await;
+        let watch = register(&stage, "watch", json!(["SHUTDOWN"]))
+            .await
+            .unwrap();
+        let (runtime, _) = stage.fake.start().await;
+        let watching = event(&stage, &watch);
+        let next = stage.next();
+        stage.wait_for(&State::Ready).await;
+        if reason == "spindown" {
+            soon(stage.environment.clone().shut_down()).await;
+        } else {
+            let progress = stage.environment.invoke(invocation("1"));
+            next.await.unwrap();
+            if reason == "failure" {
+                stage.fake.exit(runtime, Exit::Code(1));
+            }
+            failure(&done(progress).await);
+        }
+        let (_, told) = soon(watching).await.unwrap();
+        assert_eq!(told["shutdownReason"], reason);
+        // A runtime that is there is asked to end; neither it nor the extension does.
+        if reason != "failure" {
+            match stage.fake.order().await {
+                Order::Terminate(number) => assert_eq!(number, runtime),
+                other => panic!("{other:?}"),
+            }
+        }
+        assert!(matches!(stage.fake.order().await, Order::KillAll));
+    }
+}
+
+#[tokio::test]
+async fn internal_extensions_are_not_told_of_the_end() {
+    let mut stage = Stage::new(function());
+    let (runtime, _) = stage.fake.start().await;
+    let inner = register(&stage, "inner", json!(["INVOKE"])).await.unwrap();
+    let waiting = event(&stage, &inner);
+    let _next = stage.next();
+    stage.wait_for(&State::Ready).await;
+    let ending = tokio::spawn(stage.environment.clone().shut_down());
+    match stage.fake.order().await {
+        Order::Terminate(number) => assert_eq!(number, runtime),
+        other => panic!("{other:?}"),
+    }
+    stage.fake.exit(runtime, Exit::Signal(15));
+    assert!(matches!(stage.fake.order().await, Order::KillAll));
+    soon(ending).await.unwrap();
+    let (status, body) = soon(waiting).await.unwrap();
+    assert_eq!(
+        (status, &body["errorType"]),
+        (500, &json!("InternalServerError"))
     );
 }
 
@@ -1374,39 +1486,49 @@ async fn telemetry_that_reaches_nobody_is_told_once() {
     let listener = TcpListener::bind(("127.0.0.1", 0)).unwrap();
     let port = listener.local_addr().unwrap().port();
     drop(listener);
-    let mut stage = Stage::new(with_extension());
-    stage.fake.start().await;
-    let watch = register(&stage, "watch", json!([])).await.unwrap();
     let uri = format!("http://sandbox:{port}");
-    let request = stage
-        .http
-        .put(stage.url("/2020-08-15/logs"))
-        .header("Lambda-Extension-Identifier", &watch)
-        .body(
-            json!({
-                "types": ["platform"],
-                "buffering": {"timeoutMs": 25},
-                "destination": {"protocol": "HTTP", "URI": uri},
-            })
-            .to_string(),
-        );
-    assert_eq!(send(request).await.0, 200);
-    soon(async {
-        while stage.lines.of(LogSource::Hint).is_empty() {
-            tokio::task::yield_now().await;
-        }
-    })
-    .await;
-    let hints = stage.lines.of(LogSource::Hint);
-    let words = format!("telemetry could not be delivered to `{uri}`: ");
-    assert!(hints[0].starts_with(&words), "{hints:?}");
+    for (network, words) in [
+        (
+            Network::Host,
+            format!("telemetry could not be delivered to `{uri}`: "),
+        ),
+        (
+            Network::None,
+            "telemetry is not delivered without the network of this machine".to_owned(),
+        ),
+    ] {
+        let mut stage = Stage::starting(with_extension(), (Ok(()), network));
+        stage.fake.start().await;
+        let watch = register(&stage, "watch", json!([])).await.unwrap();
+        let request = stage
+            .http
+            .put(stage.url("/2020-08-15/logs"))
+            .header("Lambda-Extension-Identifier", &watch)
+            .body(
+                json!({
+                    "types": ["platform"],
+                    "buffering": {"timeoutMs": 25},
+                    "destination": {"protocol": "HTTP", "URI": uri},
+                })
+                .to_string(),
+            );
+        assert_eq!(send(request).await.0, 200);
+        soon(async {
+            while stage.lines.of(LogSource::Hint).is_empty() {
+                tokio::task::yield_now().await;
+            }
+        })
+        .await;
+        let hints = stage.lines.of(LogSource::Hint);
+        assert!(hints[0].starts_with(&words), "{hints:?}");
+    }
 }
 
 /// Real processes, of this machine.
 mod plain_processes {
     use super::*;
     use tierce_runner::rootfs::Root;
-    use tierce_runner::sandbox::{Network, Settings, plain};
+    use tierce_runner::sandbox::{Settings, plain};
 
     /// A runtime that answers with its event and says what it does.
     const RUNTIME: &str = r#"

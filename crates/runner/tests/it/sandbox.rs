@@ -1,5 +1,7 @@
 //! Boxes of every kind, with programs of this machine in them.
 
+#![expect(clippy::unwrap_used, reason = "a test may fail where it stands")]
+
 use std::collections::BTreeMap;
 use std::os::unix::process::CommandExt as _;
 use std::path::{Path, PathBuf};
@@ -12,12 +14,12 @@ use tokio::sync::mpsc::UnboundedReceiver;
 use tierce_runner::rootfs::Root;
 use tierce_runner::sandbox::features::Machine;
 use tierce_runner::sandbox::{
-    Event, Exit, Feature, Log, Network, Order, Process, ProcessNumber, Sandbox, SandboxError,
-    Settings, Volume, namespaces, plain,
+    Doorkeeper, Event, Exit, Feature, Log, Network, Order, Process, ProcessNumber, Sandbox,
+    SandboxError, Settings, Volume, namespaces, oci_runtime, plain,
 };
 
 /// Longer than anything here takes on a busy machine: only a fault waits for it.
-const PATIENCE: Duration = Duration::from_secs(60);
+const PATIENCE: Duration = Duration::from_mins(1);
 
 fn settings(directories: Vec<PathBuf>) -> Settings {
     Settings {
@@ -376,7 +378,7 @@ mod in_namespaces {
         let root = TwoDirectories::new();
         let mut sandbox = namespaces::start(&root.settings()).unwrap();
         run(&mut sandbox, shell("echo kept > /tmp/file")).await;
-        let bomb = "bomb() { bomb | bomb & }; bomb; setsid sleep 1000 & exec sleep 1000";
+        let bomb = "exec 2> /dev/null; bomb() { bomb | bomb & }; bomb; setsid sleep 1000 & exec sleep 1000";
         start(&mut sandbox, shell(bomb)).await;
         kill_all(&mut sandbox).await;
         let (_, said) = run(
@@ -608,49 +610,75 @@ mod in_namespaces {
         sandbox.doorkeeper.admits(peer, local).unwrap()
     }
 
+    #[tokio::test]
+    async fn a_box_whose_keeper_is_killed_says_so_and_is_gone() {
+        let root = TwoDirectories::new();
+        let mut sandbox = namespaces::start(&root.settings()).unwrap();
+        start(&mut sandbox, shell("sleep 1000 & exec sleep 1000")).await;
+        let Doorkeeper::Descendants(entrance) = sandbox.doorkeeper else {
+            panic!("{:?}", sandbox.doorkeeper);
+        };
+        let family = family(entrance);
+        let entrance = i32::try_from(entrance).unwrap();
+        let entrance = rustix::process::Pid::from_raw(entrance).unwrap();
+        rustix::process::kill_process(entrance, rustix::process::Signal::KILL).unwrap();
+        match next(&mut sandbox.events).await {
+            Event::Ended(Some(reason)) => assert_eq!(
+                reason,
+                "the keeper of the sandbox ended: signal: 9 (SIGKILL)"
+            ),
+            event => panic!("{event:?}"),
+        }
+        wait_for_end(&family);
+    }
+
     #[test]
     fn nothing_is_left_after_tierce_is_killed() {
-        let mut holder = std::process::Command::new(std::env::current_exe().unwrap())
-            .args(["--ignored", "--exact", "--nocapture"])
-            .arg("sandbox::in_namespaces::a_tierce_to_be_killed")
-            .stdout(std::process::Stdio::piped())
-            .spawn()
-            .unwrap();
-        let mut said = Vec::new();
-        let mut output = holder.stdout.take().unwrap();
-        while !said.ends_with(b"started\n") {
-            let mut byte = [0];
-            assert_eq!(output.read(&mut byte).unwrap(), 1, "the holder ended");
-            said.push(byte[0]);
+        // Two stages or a keeper, then a shell and two children.
+        for (kind, processes) in [("namespaces", 5), ("plain", 4)] {
+            let mut holder = std::process::Command::new(std::env::current_exe().unwrap())
+                .args(["--ignored", "--exact", "--nocapture"])
+                .arg("sandbox::in_namespaces::a_tierce_to_be_killed")
+                .env(KIND, kind)
+                .stdout(std::process::Stdio::piped())
+                .spawn()
+                .unwrap();
+            let mut said = Vec::new();
+            let mut output = holder.stdout.take().unwrap();
+            while !said.ends_with(b"started\n") {
+                let mut byte = [0];
+                assert_eq!(output.read(&mut byte).unwrap(), 1, "the holder ended");
+                said.push(byte[0]);
+            }
+            let family = family(holder.id());
+            assert!(family.len() >= processes, "{kind}: {family:?}");
+            holder.kill().unwrap();
+            holder.wait().unwrap();
+            wait_for_end(&family);
         }
-        let family = family(holder.id());
-        // Two stages, a shell and two of its children.
-        assert!(family.len() >= 5, "{family:?}");
-        holder.kill().unwrap();
-        holder.wait().unwrap();
-        let deadline = Instant::now() + PATIENCE;
-        while let Some(alive) = family.iter().find(|pid| alive(**pid)) {
-            assert!(Instant::now() < deadline, "{alive} is alive");
-            std::thread::yield_now();
-        }
-        let mounts = std::fs::read_to_string("/proc/self/mounts").unwrap();
-        assert!(!mounts.contains("overlay"), "{mounts}");
     }
+
+    /// Which kind of box is held.
+    const KIND: &str = "TIERCE_TEST_KIND";
 
     #[ignore = "killed by the test before it"]
     #[tokio::test]
     async fn a_tierce_to_be_killed() {
         let root = TwoDirectories::new();
-        let settings = Settings {
-            memory: Some(1 << 30),
-            ..root.settings()
+        let mut sandbox = if std::env::var(KIND).unwrap() == "plain" {
+            plain::start(&settings(vec![PathBuf::from("/")])).unwrap()
+        } else {
+            let settings = Settings {
+                memory: Some(1 << 30),
+                ..root.settings()
+            };
+            namespaces::start(&settings).unwrap()
         };
-        let mut sandbox = namespaces::start(&settings).unwrap();
         let script = "setsid sleep 1000 & sleep 1000 & echo started; wait";
         start(&mut sandbox, shell(script)).await;
         let started = sandbox.written.recv().await.unwrap().bytes;
         print!("\n{}", String::from_utf8(started.to_vec()).unwrap());
-        std::future::pending().await
+        std::future::pending::<()>().await;
     }
 
     /// The descendants of a process.
@@ -669,6 +697,14 @@ mod in_namespaces {
         children
             .flat_map(|child| std::iter::once(child).chain(family(child)))
             .collect()
+    }
+
+    fn wait_for_end(family: &[u32]) {
+        let deadline = Instant::now() + PATIENCE;
+        while let Some(alive) = family.iter().find(|pid| alive(**pid)) {
+            assert!(Instant::now() < deadline, "{alive} is alive");
+            std::thread::yield_now();
+        }
     }
 
     /// A zombie is dead: whoever adopted it reaps it when it likes.
@@ -705,6 +741,32 @@ mod in_namespaces {
         settings.program = PathBuf::from("/absent");
         let error = namespaces::start(&settings).unwrap_err();
         assert_eq!(error.to_string(), "could not start `/absent` as a sandbox");
+    }
+
+    #[ignore = "needs runc, and is of a user who is not root"]
+    #[tokio::test]
+    async fn a_runtime_opens_the_door_to_the_same_box() {
+        let root = TwoDirectories::new();
+        let scratch = tempfile::tempdir().unwrap();
+        let settings = Settings {
+            scratch: scratch.path().to_owned(),
+            ..root.settings()
+        };
+        let runtime = std::env::var("TIERCE_TEST_RUNTIME").unwrap();
+        let mut sandbox = oci_runtime::start(&settings, Path::new(&runtime)).unwrap();
+        let address = sandbox.listener.local_addr().unwrap();
+        start(&mut sandbox, connect(address.port())).await;
+        assert!(admitted(&sandbox));
+        kill_all(&mut sandbox).await;
+        let script = "id -u; id -g; ls -m /; ls -m /dev; set -- /proc/[0-9]*; echo $#";
+        let (_, said) = run(&mut sandbox, shell(script)).await;
+        end(sandbox).await;
+        assert_eq!(
+            said,
+            "993\n990\nbin, dev, etc, lib, lib64, proc, tmp, usr, var\n\
+             fd, full, null, random, stderr, stdin, stdout, urandom, zero\n2\n"
+        );
+        assert_eq!(scratch.path().read_dir().unwrap().count(), 0);
     }
 
     /// All of the above once more as a user who may do nothing, if it was root until now.

@@ -95,14 +95,12 @@ fn enter_as_user(entrance: &Entrance) -> Result<(), Refused> {
 /// forbidden in it is not forbidden elsewhere. All users are mapped to themselves by tierce, so that
 /// owners of files are seen as they are.
 fn enter_as_root(control: &UnixStream, entrance: &Entrance) -> Result<(), Refused> {
-    let own_users = match unshare(UnshareFlags::NEWUSER | namespaces(entrance)) {
-        Ok(()) => true,
-        // User namespaces may be forbidden even to root.
-        Err(_) => {
-            unshare(namespaces(entrance)).step_of(Feature::Namespaces, "make namespaces")?;
-            false
-        }
-    };
+    let with_users = UnshareFlags::NEWUSER | namespaces(entrance);
+    // User namespaces may be forbidden even to root.
+    let own_users = entrance.own_users && unshare(with_users).is_ok();
+    if !own_users {
+        unshare(namespaces(entrance)).step_of(Feature::Namespaces, "make namespaces")?;
+    }
     protocol::send(control, &Beginning::Entered { own_users }).step("tell of the namespaces")?;
     match protocol::receive(control).step("hear of the users")? {
         Setup::Mapped => Ok(()),

@@ -9,10 +9,11 @@
 //! A namespace of processes begins with the next child, so there are two stages. A user maps one user
 //! and one group, those of Lambda, to his own: everything that he owns is seen as the box's. Root maps
 //! all users to themselves, and the second stage becomes Lambda's user when it has mounted. Where even
-//! root may make no namespace of users there is none, and the limit of processes is one for all boxes.
+//! root may make no namespace of users there is none; then the limit of processes is one for all boxes,
+//! and what is in a box may make namespaces of users if this machine lets anybody.
 //!
 //! What is not kept away from a process in the box: the clock and load of the machine; the network when
-//! it is the host's, abstract sockets included; the session keyring; and the supplementary groups of a
+//! it is the host's, before Linux 6.12 with abstract sockets; the session keyring; and the supplementary groups of a
 //! user who is not root, which nobody but root can give up.
 
 use std::fs;
@@ -38,17 +39,53 @@ const NETWORK_FILES: [&str; 2] = ["/etc/resolv.conf", "/etc/hosts"];
 /// Starts a box of namespaces. It blocks for some milliseconds, and needs to be called in the context
 /// of a tokio runtime.
 pub fn start(settings: &Settings) -> Result<Sandbox, SandboxError> {
-    let keeper = Keeper::start(&settings.program)?;
-    let files = settings
-        .tmp_size
-        .saturating_add(settings.shared_memory.unwrap_or(0));
+    let attempt = |who| furnish(Keeper::start(&settings.program)?, settings, who);
+    if !privileged(settings) {
+        return attempt(Who::User);
+    }
+    match attempt(Who::Root) {
+        // A container that hides parts of /proc lets nobody mount another in a namespace of users.
+        Err(SandboxError::Step {
+            feature: Some(Feature::Proc),
+            ..
+        }) => attempt(Who::RootAmongOthers),
+        done => done,
+    }
+}
+
+/// Who makes a box.
+#[derive(Debug, Clone, Copy, PartialEq, Eq)]
+pub(super) enum Who {
+    /// Somebody who can do this only in a namespace of users.
+    User,
+    /// Root, who had better make one too.
+    Root,
+    /// Root without one.
+    RootAmongOthers,
+}
+
+/// Makes the box of a stage that was told nothing yet.
+pub(super) fn furnish(
+    keeper: Keeper,
+    settings: &Settings,
+    who: Who,
+) -> Result<Sandbox, SandboxError> {
+    let privileged = who != Who::User;
+    let root = if settings.writable_root {
+        settings.tmp_size
+    } else {
+        0
+    };
+    let files = [settings.tmp_size, root, settings.shared_memory.unwrap_or(0)]
+        .into_iter()
+        .fold(0, u64::saturating_add);
     let memory = Memory::enclose(settings.memory, files, keeper.pid());
-    let privileged = privileged(settings);
     keeper.tell(&Setup::Entrance(Entrance {
         user: settings.user,
         group: settings.group,
         own_network: settings.network == Network::None,
         privileged,
+        own_users: who != Who::RootAmongOthers,
     }));
     let own_users = if privileged {
         map_users(&keeper)?
@@ -64,13 +101,14 @@ pub fn start(settings: &Settings) -> Result<Sandbox, SandboxError> {
                 .pid()
                 .map_or(Doorkeeper::Anybody, Doorkeeper::Descendants);
             keeper.begun()?;
-            keeper.open(listener, doorkeeper, memory)
+            keeper.open(listener, doorkeeper, memory, settings.network)
         }
         Network::None => {
             let listener = keeper
                 .begun()?
                 .ok_or_else(|| keeper.no_stage("it sent no listener"))?;
-            keeper.open(TcpListener::from(listener), Doorkeeper::Anybody, memory)
+            let listener = TcpListener::from(listener);
+            keeper.open(listener, Doorkeeper::Anybody, memory, settings.network)
         }
     }
 }
@@ -90,7 +128,7 @@ fn privileged(settings: &Settings) -> bool {
         && has("/proc/self/gid_map", settings.group)
 }
 
-/// The ids that are mapped at all, as the first of some and their number: user_namespaces(7).
+/// The ids that are mapped at all, as the first of some and their number: `user_namespaces(7)`.
 fn ranges(map: &str) -> impl Iterator<Item = (u32, u32)> {
     map.lines().filter_map(|line| {
         let mut fields = line.split_ascii_whitespace();
@@ -106,9 +144,8 @@ fn identity(map: &str) -> String {
 
 /// Maps the users of the first stage, and says whether they are in a namespace of their own.
 fn map_users(keeper: &Keeper) -> Result<bool, SandboxError> {
-    let own_users = match keeper.said()?.0 {
-        Beginning::Entered { own_users } => own_users,
-        _ => return Err(keeper.no_stage("it did not enter")),
+    let Beginning::Entered { own_users } = keeper.said()?.0 else {
+        return Err(keeper.no_stage("it did not enter"));
     };
     let process = keeper.pid().map(|pid| format!("/proc/{pid}"));
     if let (true, Some(process)) = (own_users, process) {

@@ -6,7 +6,7 @@
 
 use std::fs;
 use std::io;
-use std::os::fd::{AsFd, AsRawFd as _, OwnedFd};
+use std::os::fd::{AsFd, AsRawFd as _, OwnedFd, RawFd};
 use std::path::{Component, Path, PathBuf};
 
 use rustix::fs::{CWD, FileType, Mode, OFlags, ResolveFlags, StatVfsMountFlags};
@@ -63,17 +63,17 @@ pub(super) fn make(room: &Room) -> Result<(), Refused> {
     rustix::process::umask(Mode::from_raw_mode(0o022));
     // Before anything is mounted, because paths lead to this machine's files until then.
     let sources = open_sources(room)?;
-    let root = make_root(room, &sources)?;
-    mount_proc(&root)?;
-    mount_tmp(&root, room.tmp_size)?;
-    mount_dev(&root, room.shared_memory)?;
+    let top = make_root(room, &sources)?;
+    mount_proc(&top)?;
+    mount_tmp(&top, room.tmp_size)?;
+    mount_dev(&top, room.shared_memory)?;
     let mut read_only = Vec::new();
     for place in &room.places {
-        let tree = mount_place(&root, place, &sources)?;
+        let tree = mount_place(&top, place, &sources)?;
         read_only.extend(tree.map(|tree| (tree, place.writable)));
     }
     drop(sources);
-    change_root(&root)?;
+    change_root(&top)?;
     for (tree, writable) in read_only {
         restrict(&tree, writable)?;
     }
@@ -157,7 +157,7 @@ fn make_root(room: &Room, sources: &[OwnedFd]) -> Result<OwnedFd, Refused> {
     let layers = sources.get(..room.layers).unwrap_or_default();
     let first = layers.first().ok_or(Errno::NOENT).step("find the root")?;
     // The uppermost directory of the root is a place to mount on that is there for sure.
-    let workshop = tmpfs(&[("mode", "0755")])?;
+    let workshop = tmpfs(&[("mode", "0755"), ("size", &room.tmp_size.to_string())])?;
     attach(&workshop, first).step_of(Feature::Namespaces, "mount a directory to work in")?;
     for name in ["root", "scaffold", "upper", "work"] {
         make_point(&workshop, name, true)?;
@@ -233,18 +233,10 @@ fn overlay_root(room: &Room, layers: &[OwnedFd], workshop: &OwnedFd) -> Result<O
     // Names in /proc/self/fd are short and need no escaping: the options of a mount have to fit into
     // one page of memory, and paths of a hundred layers would not.
     rustix::process::chdir("/proc/self/fd").step("name the layers")?;
-    let workshop_name = workshop.as_raw_fd();
-    let mut options = String::from("userxattr,lowerdir=");
-    for layer in layers {
-        options.push_str(&format!("{}:", layer.as_raw_fd()));
-    }
-    options.push_str(&format!("{workshop_name}/scaffold"));
+    let layers: Vec<_> = layers.iter().map(OwnedFd::as_raw_fd).collect();
+    let options = overlay_options(&layers, workshop.as_raw_fd(), room.writable_root);
     let mut flags = MountFlags::NOSUID | MountFlags::NODEV;
-    if room.writable_root {
-        options.push_str(&format!(
-            ",upperdir={workshop_name}/upper,workdir={workshop_name}/work"
-        ));
-    } else {
+    if !room.writable_root {
         flags |= MountFlags::RDONLY;
     }
     let options = std::ffi::CString::new(options)
@@ -267,6 +259,19 @@ fn overlay_root(room: &Room, layers: &[OwnedFd], workshop: &OwnedFd) -> Result<O
     .step("open the root")
 }
 
+/// `userxattr` because the layers were unpacked by users, whose marks of whiteouts are of that kind.
+fn overlay_options(layers: &[RawFd], workshop: RawFd, writable: bool) -> String {
+    let scaffold = format!("{workshop}/scaffold");
+    let names = layers.iter().map(RawFd::to_string).chain([scaffold]);
+    let names = names.collect::<Vec<_>>().join(":");
+    let upper = if writable {
+        format!(",upperdir={workshop}/upper,workdir={workshop}/work")
+    } else {
+        String::new()
+    };
+    format!("userxattr,lowerdir={names}{upper}")
+}
+
 fn clone_tree(of: &OwnedFd, flags: OpenTreeFlags) -> rustix::io::Result<OwnedFd> {
     rustix::mount::open_tree(
         of,
@@ -279,7 +284,7 @@ fn clone_tree(of: &OwnedFd, flags: OpenTreeFlags) -> rustix::io::Result<OwnedFd>
 }
 
 /// Adds flags to a mount. Those that it has may be locked, so they are given again
-/// (mount_namespaces(7)).
+/// (`mount_namespaces(7)`).
 fn remount(path: &Path, flags: MountFlags) -> rustix::io::Result<()> {
     let has = rustix::fs::statvfs(path)?.f_flag;
     let kept = [
@@ -397,7 +402,7 @@ fn restrict(tree: &OwnedFd, writable: bool) -> Result<(), Refused> {
     Ok(())
 }
 
-/// The mount points of a `mountinfo` that are truly below `path`: proc_pid_mountinfo(5).
+/// The mount points of a `mountinfo` that are truly below `path`: `proc_pid_mountinfo(5)`.
 fn mounts_below(table: &str, path: &Path) -> Vec<PathBuf> {
     table
         .lines()
@@ -437,10 +442,9 @@ pub(super) fn close_proc() -> Result<(), Refused> {
     .step(step)?;
     let null = open(Path::new("/dev/null")).step(step)?;
     for name in HIDDEN {
-        let hidden = match open(&Path::new("/proc").join(name)) {
-            Ok(hidden) => hidden,
-            // Not every kernel has all of them.
-            Err(_) => continue,
+        // Not every kernel has all of them.
+        let Ok(hidden) = open(&Path::new("/proc").join(name)) else {
+            continue;
         };
         let kind = rustix::fs::fstat(&hidden).step(step)?.st_mode;
         let cover = if FileType::from_raw_mode(kind).is_dir() {
@@ -464,4 +468,67 @@ pub(super) fn close_proc() -> Result<(), Refused> {
 
 fn open(path: &Path) -> rustix::io::Result<OwnedFd> {
     rustix::fs::openat(CWD, path, OFlags::PATH | OFlags::CLOEXEC, Mode::empty())
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+
+    #[test]
+    fn a_hundred_layers_fit_into_a_page() {
+        let layers: Vec<_> = (1000..1127).collect();
+        assert!(overlay_options(&layers, 2000, true).len() < 4096);
+        assert_eq!(
+            overlay_options(&[3, 4], 5, false),
+            "userxattr,lowerdir=3:4:5/scaffold"
+        );
+        assert_eq!(
+            overlay_options(&[3], 5, true),
+            "userxattr,lowerdir=3:5/scaffold,upperdir=5/upper,workdir=5/work"
+        );
+    }
+
+    #[test]
+    fn a_target_is_below_the_root() {
+        for (target, expected) in [
+            ("/mnt/data", Some("mnt/data")),
+            ("/a", Some("a")),
+            ("/a/./b/", Some("a/b")),
+            ("/", None),
+            ("", None),
+            ("a", None),
+            ("/a/../b", None),
+            ("/..", None),
+        ] {
+            let inner = inner(Path::new(target)).ok();
+            assert_eq!(inner.as_deref(), expected.map(Path::new), "{target}");
+        }
+    }
+
+    #[test]
+    fn mounts_below_a_volume_are_found_by_whole_names() {
+        let table = "\
+21 1 0:20 / / rw - overlay overlay rw
+22 21 8:1 /d /mnt/data ro - ext4 /dev/sda1 rw
+23 22 8:2 / /mnt/data/a\\040b\\134c rw - ext4 /dev/sda2 rw
+24 21 8:1 /e /mnt/database rw - ext4 /dev/sda1 rw
+";
+        assert_eq!(
+            mounts_below(table, Path::new("/mnt/data")),
+            [PathBuf::from("/mnt/data/a b\\c")]
+        );
+    }
+
+    #[test]
+    fn what_is_no_escape_stays() {
+        for (written, expected) in [
+            ("/a", "/a"),
+            ("/a\\011b", "/a\tb"),
+            ("/a\\9", "/a\\9"),
+            ("/a\\777", "/a\\777"),
+            ("/a\\ü0", "/a\\ü0"),
+        ] {
+            assert_eq!(unescape(written), PathBuf::from(expected), "{written}");
+        }
+    }
 }

@@ -2,6 +2,7 @@
 
 use std::fs;
 
+use landlock::{CompatLevel, Compatible as _, Ruleset, RulesetAttr as _, RulesetCreated, Scope};
 use rustix::io::Errno;
 use rustix::process::{DumpableBehavior, Gid, Resource, Rlimit, Signal, Uid};
 use rustix::thread::{CapabilitySet, CapabilitySets};
@@ -47,6 +48,7 @@ pub(super) fn apply(room: &Room) -> Result<(), Refused> {
     }
     give_up_capabilities()?;
     rustix::thread::set_no_new_privs(true).step("give up new privileges")?;
+    close_abstract_sockets()?;
     // If the first stage is killed, so is this one, and with it the namespace. A change of the user
     // would have undone it.
     rustix::process::set_parent_process_death_signal(Some(Signal::KILL))
@@ -66,6 +68,19 @@ fn stop_being_root(user: Uid, group: Gid) -> Result<(), Refused> {
     rustix::thread::set_thread_groups(&[]).step("leave the groups of root")?;
     rustix::thread::set_thread_res_gid(group, group, group).step("leave the group of root")?;
     rustix::thread::set_thread_res_uid(user, user, user).step("stop being root")
+}
+
+/// Abstract sockets belong to a network and not to a file system, so those of this machine could be
+/// spoken to. Landlock keeps them away since Linux 6.12; an older kernel cannot.
+fn close_abstract_sockets() -> Result<(), Refused> {
+    Ruleset::default()
+        .set_compatibility(CompatLevel::BestEffort)
+        .scope(Scope::AbstractUnixSocket)
+        .and_then(Ruleset::create)
+        .and_then(RulesetCreated::restrict_self)
+        .map(|_| ())
+        .map_err(|_| Errno::PERM)
+        .step("keep away from abstract sockets")
 }
 
 /// Sets a limit, or the highest one that is allowed below it.

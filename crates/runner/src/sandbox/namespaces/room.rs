@@ -10,10 +10,10 @@ use crate::sandbox::inside::{Kind, Refused, Step as _, refuse, serve};
 use crate::sandbox::protocol::Room;
 
 /// The life of the second stage.
-pub(in crate::sandbox) fn keep(control: UnixStream, room: &Room) -> io::Result<()> {
+pub(in crate::sandbox) fn keep(control: &UnixStream, room: &Room) -> io::Result<()> {
     match furnish(room) {
-        Ok(listener) => serve(control, Kind::Namespaces, listener.map(Into::into)),
-        Err(refused) => refuse(&control, &refused),
+        Ok(listener) => serve(control, &Kind::Namespaces, listener.map(Into::into)),
+        Err(refused) => refuse(control, &refused),
     }
 }
 

@@ -90,7 +90,10 @@ async fn post(
     headers: &[(&str, &str)],
     body: impl Into<reqwest::Body>,
 ) -> reqwest::Response {
-    let mut request = reqwest::Client::new()
+    let mut request = reqwest::Client::builder()
+        .no_proxy()
+        .build()
+        .unwrap()
         .post(format!("{}{path}", served.endpoint))
         .body(body);
     for (name, value) in headers {
@@ -410,12 +413,9 @@ async fn who_asks_whether_to_go_on_is_answered() {
 #[tokio::test]
 async fn how_to_use_it_can_be_seen_in_a_browser() {
     let served = serve(settings("orders"), 1, false);
-    let text = soon(reqwest::get(served.endpoint.to_string()))
-        .await
-        .unwrap()
-        .text()
-        .await
-        .unwrap();
+    let client = reqwest::Client::builder().no_proxy().build().unwrap();
+    let response = soon(client.get(served.endpoint.to_string()).send()).await;
+    let text = response.unwrap().text().await.unwrap();
     let address = served.door.address();
     let line = format!("curl -d '{{}}' http://{address}/2015-03-31/functions/orders/invocations\n");
     assert!(text.contains(&line), "{text}");
@@ -601,7 +601,7 @@ async fn closing_answers_those_who_wait() {
 #[tokio::test(flavor = "multi_thread", worker_threads = 2)]
 async fn many_requests_are_all_answered() {
     let served = serve(settings("function"), 8, false);
-    let client = reqwest::Client::new();
+    let client = reqwest::Client::builder().no_proxy().build().unwrap();
     let url = format!("{}{INVOKE}", served.endpoint);
     let ask = |n: usize| {
         let request = client.post(&url).body(format!("\"{n}\""));

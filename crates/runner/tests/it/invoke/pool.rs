@@ -282,8 +282,7 @@ async fn who_waits_goes_to_new_environments() {
     stage.noted("a1 made").await;
     pool.replace(stage.make("b", Start::AtOnce));
     assert_eq!(end(waiting).await.unwrap(), "b2:x");
-    // What was still starting ends as soon as it has started.
-    stage.starts.add_permits(1);
+    // What was still starting is not waited for.
     stage.noted("a1 ended").await;
 }
 
@@ -374,6 +373,22 @@ async fn nothing_is_left_after_the_end() {
     soon(pool.shut_down()).await;
 }
 
+#[tokio::test]
+async fn what_is_still_starting_does_not_hold_up_the_end() {
+    let stage = Stage::new();
+    let pool = pool(&stage, Start::Held, 2);
+    let waiting = begin(&pool, "x");
+    let warming = tokio::spawn({
+        let pool = pool.clone();
+        async move { pool.warm_up().await }
+    });
+    stage.noted("a1 made").await;
+    soon(pool.shut_down()).await;
+    assert_eq!(stage.count("a1 ended"), 1);
+    end(waiting).await.unwrap_err();
+    soon(warming).await.unwrap().unwrap_err();
+}
+
 #[tokio::test(flavor = "multi_thread", worker_threads = 2)]
 async fn nothing_is_lost_or_run_twice() {
     let stage = Stage::new();
@@ -415,4 +430,67 @@ async fn nothing_is_lost_or_run_twice() {
         900
     );
     soon(pool.shut_down()).await;
+}
+
+/// What came of an invocation that was noted to have begun or not.
+fn times(record: &[String], verb: &str, word: &str) -> usize {
+    let noted = format!(" {verb} \"{word}\"");
+    record.iter().filter(|line| line.ends_with(&noted)).count()
+}
+
+#[tokio::test(flavor = "multi_thread", worker_threads = 2)]
+async fn whatever_happens_everybody_is_told() {
+    let stage = Stage::new();
+    let troubled = |number| match number % 11 {
+        3 => Start::Impossible,
+        5 => Start::Dies,
+        7 => Start::InitFails,
+        _ => Start::AtOnce,
+    };
+    let settings = PoolSettings {
+        concurrency: 5,
+        idle: Duration::ZERO,
+        throttle: false,
+    };
+    let pool = Pool::new(settings, stage.make_each("a", troubled));
+    let mut listening = tokio::task::JoinSet::new();
+    let mut words = Vec::new();
+    for n in 0..600 {
+        let kind = match n % 13 {
+            0 => "die",
+            4 => "fail",
+            6 => "streamlong",
+            8 => "last",
+            _ => "x",
+        };
+        let word = format!("{kind}-{n}");
+        let progress = begin(&pool, &word);
+        if n % 17 != 0 {
+            listening.spawn(end(progress));
+        }
+        if n % 101 == 100 {
+            pool.replace(stage.make_each("b", troubled));
+        }
+        if n % 7 == 0 {
+            tokio::task::yield_now().await;
+        }
+        words.push(word);
+    }
+    let mut told = 0;
+    while let Some(ended) = soon(listening.join_next()).await {
+        if let Err(words) = ended.unwrap() {
+            let known = ["Oh", "no room for ", "environment "];
+            assert!(
+                known.iter().any(|known| words.starts_with(known)),
+                "{words}"
+            );
+        }
+        told += 1;
+    }
+    assert_eq!(told, (0..600).filter(|n| n % 17 != 0).count());
+    soon(pool.shut_down()).await;
+    let record = stage.record();
+    for word in &words {
+        assert!(times(&record, "began", word) <= 1, "{word} ran twice");
+    }
 }

@@ -89,9 +89,19 @@ impl Stage {
 
     /// Makes environments that start like this, and are noted under `name`.
     pub(crate) fn make(&self, name: &'static str, start: Start) -> MakeEnvironment<Fake> {
+        self.make_each(name, move |_| start)
+    }
+
+    /// Makes environments that start as their number says.
+    pub(crate) fn make_each(
+        &self,
+        name: &'static str,
+        start: impl Fn(u32) -> Start + Send + Sync + 'static,
+    ) -> MakeEnvironment<Fake> {
         let stage = self.clone();
         Arc::new(move |number| {
             let stage = stage.clone();
+            let start = start(number);
             Box::pin(async move {
                 let name = format!("{name}{number}");
                 stage.note(format!("{name} made"));
@@ -151,8 +161,16 @@ async fn live(
 ) {
     match start {
         Start::Held => {
-            let permit = stage.starts.acquire().await;
-            permit.expect("the stage is open").forget();
+            tokio::select! {
+                permit = stage.starts.acquire() => permit.expect("the stage is open").forget(),
+                done = next_shut_down(&mut requests) => {
+                    stage.note(format!("{name} ended"));
+                    if let Some(done) = done {
+                        let _ = done.send(());
+                    }
+                    return;
+                }
+            }
         }
         Start::Dies => return,
         Start::AtOnce | Start::InitFails | Start::Impossible => {}
@@ -198,7 +216,7 @@ async fn live(
                 log_tail: Bytes::from(format!("END RequestId: {}\n", invocation.request_id)),
             }))
             .await;
-        if event == "\"last\"" {
+        if event.starts_with("\"last") {
             drop(state);
             stage.note(format!("{name} left"));
             return;
