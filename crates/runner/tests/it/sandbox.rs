@@ -737,7 +737,11 @@ mod in_namespaces {
         assert_eq!(error.missing().unwrap().feature, Feature::Overlay);
         settings.program = PathBuf::from("/bin/true");
         let error = namespaces::start(&settings).unwrap_err();
-        assert!(matches!(error, SandboxError::NoStage { .. }), "{error}");
+        assert!(matches!(error, SandboxError::NoStage { .. }));
+        assert_eq!(
+            error.to_string(),
+            "`/bin/true` did not become a sandbox (it ended without a word)"
+        );
         settings.program = PathBuf::from("/absent");
         let error = namespaces::start(&settings).unwrap_err();
         assert_eq!(error.to_string(), "could not start `/absent` as a sandbox");

@@ -5,7 +5,6 @@ use std::io;
 use std::os::unix::net::UnixStream;
 use std::process::{self, Stdio};
 
-use rustix::process::DumpableBehavior;
 use rustix::thread::{CapabilitySet, CapabilitySets, UnshareFlags};
 
 use crate::sandbox::inside::{Refused, Step as _, refuse};
@@ -29,11 +28,7 @@ const FOR_THE_ROOM: [CapabilitySet; 8] = [
 /// The life of the first stage.
 pub(in crate::sandbox) fn enter(control: &UnixStream, entrance: &Entrance) -> io::Result<()> {
     match try_enter(control, entrance) {
-        Ok(mut room) => {
-            // Other processes of the same user are none of the box's.
-            let _ = rustix::process::set_dumpable_behavior(DumpableBehavior::NotDumpable);
-            room.wait().map(|_| ())
-        }
+        Ok(mut room) => room.wait().map(|_| ()),
         Err(refused) => refuse(control, &refused),
     }
 }
