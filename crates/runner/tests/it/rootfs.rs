@@ -488,6 +488,7 @@ fn members_go_where_symlinks_of_lower_layers_lead() {
     assert!(!paths.contains(&"usr/lib/old") && !paths.contains(&"lib/new"));
 }
 
+#[expect(clippy::too_many_lines, reason = "a table")]
 fn overlay_cases() -> Vec<(&'static str, Vec<Vec<Member>>)> {
     vec![
         (
@@ -1248,7 +1249,7 @@ fn a_full_disk_is_told_by_path_and_nothing_is_left() {
         EntryType::Regular,
         0o644,
         b"",
-        &[1; 2 << 20],
+        &vec![1; 2 << 20],
     );
     let bytes = ended(bytes);
     let id = diff_id(&bytes);
