@@ -19,6 +19,8 @@ pub(super) struct Id {
 pub(super) enum Kind {
     /// A layer, unpacked.
     Layer,
+    /// A layer whose files lie where symlinks of the layers below lead.
+    Fitted,
     /// What hardlinks of a layer make of files of the layers below.
     Links,
     /// What a layer deletes of the layers below, in the form of overlayfs.
@@ -29,23 +31,30 @@ pub(super) enum Kind {
     Flat,
 }
 
+/// What has all kinds in it.
+pub(super) const TREES: &str = "trees";
+
 impl Kind {
-    pub(super) const ALL: [Self; 5] = [
+    pub(super) const ALL: [Self; 6] = [
         Self::Layer,
+        Self::Fitted,
         Self::Links,
         Self::Deletions,
         Self::Scaffold,
         Self::Flat,
     ];
 
-    pub(super) fn directory(self) -> &'static str {
-        match self {
+    /// The directory of its kind in the cache at `root`.
+    pub(super) fn path(self, root: &Path) -> PathBuf {
+        let name = match self {
             Self::Layer => "layers",
+            Self::Fitted => "fitted",
             Self::Links => "links",
             Self::Deletions => "deletions",
             Self::Scaffold => "scaffolds",
             Self::Flat => "flat",
-        }
+        };
+        root.join(TREES).join(name)
     }
 }
 
@@ -58,13 +67,8 @@ impl Id {
     }
 
     /// Of what the last of these layers, lowest first, comes to above the others.
-    pub(super) fn of_links(layers: &[DiffId], form: Form) -> Self {
-        Self::hashed(Kind::Links, layers, form, &[])
-    }
-
-    /// As [`Id::of_links`].
-    pub(super) fn of_deletions(layers: &[DiffId], form: Form) -> Self {
-        Self::hashed(Kind::Deletions, layers, form, &[])
+    pub(super) fn of_top(kind: Kind, layers: &[DiffId], form: Form) -> Self {
+        Self::hashed(kind, layers, form, &[])
     }
 
     pub(super) fn of_scaffold(plan: &[u8]) -> Self {
@@ -97,6 +101,6 @@ impl Id {
 
     /// Where it is in the cache at `root`.
     pub(super) fn path(&self, root: &Path) -> PathBuf {
-        root.join(self.kind.directory()).join(&self.name)
+        self.kind.path(root).join(&self.name)
     }
 }

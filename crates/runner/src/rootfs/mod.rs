@@ -22,6 +22,7 @@
 //! The archive is not read by the `tar` crate, which takes names and PAX records of any length into
 //! memory, but by the reader that `lint` judges layers with: what runs is what was judged.
 
+mod ahead;
 mod cache;
 mod id;
 mod merged;

@@ -24,7 +24,7 @@ use serde::Serialize;
 use tierce_oci::DiffId;
 
 use super::cache::Kept;
-use super::id::Id;
+use super::id::{Id, Kind};
 use super::merged::{FileAt, Merged, Resolved, Seen};
 use super::note::{Note, NotePath};
 use super::places::{Places, beneath, components, join, modified_at, open_root, split};
@@ -40,6 +40,9 @@ pub struct Root {
     ///
     /// An image has up to 127 layers, whose paths do not fit into the page that `mount` takes.
     pub directories: Vec<PathBuf>,
+    /// The directory that they lie in. Every user may enter it and what is on the way from it to
+    /// them, which is not said of what it lies in: who gives up being root enters it before.
+    pub base: PathBuf,
     /// Where the mount points that were asked for are, in their order: absolute, there, and without
     /// a symlink on the way.
     pub mount_points: Vec<PathBuf>,
@@ -49,10 +52,11 @@ pub struct Root {
 }
 
 impl Root {
-    /// A root of these directories, which nothing keeps from being removed.
-    pub fn of(directories: Vec<PathBuf>) -> Self {
+    /// A root of these directories in `base`, which nothing keeps from being removed.
+    pub fn of(base: PathBuf, directories: Vec<PathBuf>) -> Self {
         Self {
             directories,
+            base,
             mount_points: Vec::new(),
             not_for_overlay: None,
             _held: Vec::new(),
@@ -140,6 +144,7 @@ impl RootfsCache {
         held.extend((0..merged.height()).map(|index| merged.kept(index)));
         Ok(Root {
             directories: held.iter().map(|kept| kept.files.clone()).collect(),
+            base: self.trees(),
             mount_points,
             not_for_overlay: None,
             _held: held,
@@ -164,6 +169,7 @@ impl RootfsCache {
         })?;
         Ok(Root {
             directories: vec![flat.files.clone()],
+            base: self.trees(),
             mount_points,
             not_for_overlay: None,
             _held: vec![flat],
@@ -205,21 +211,29 @@ impl RootfsCache {
         for (index, diff_id) in layers.iter().enumerate() {
             let layer = self.hold(&Id::of_layer(*diff_id, form))?;
             let layer = layer.ok_or(StackError::NotUnpacked(*diff_id))?;
-            let note = &layer.note;
             let chain = &layers[..=index];
             let merged = || Merged::new(below.iter().rev().cloned());
+            let note = &layer.note;
             let deletes = !note.whiteouts.is_empty() || !note.emptied.is_empty();
             let deletions = if deletes && index > 0 {
-                let id = Id::of_deletions(chain, form);
+                let id = Id::of_top(Kind::Deletions, chain, form);
                 let make = |files: &Path| delete_into(files, &mut merged()?, &layer, form);
                 Some(self.hold_or_make(&id, make)?)
             } else {
                 None
             };
+            let layer = if index > 0 && lies_behind_symlinks(note, &mut merged()?)? {
+                let id = Id::of_top(Kind::Fitted, chain, form);
+                let make = |files: &Path| fit_into(files, &mut merged()?, &layer, form);
+                self.hold_or_make(&id, make)?
+            } else {
+                layer
+            };
+            let note = &layer.note;
             let links = if note.links.is_empty() {
                 None
             } else {
-                let id = Id::of_links(chain, form);
+                let id = Id::of_top(Kind::Links, chain, form);
                 let make = |files: &Path| link_into(files, &mut merged()?, note, form, *diff_id);
                 Some(self.hold_or_make(&id, make)?)
             };
@@ -280,7 +294,7 @@ impl Plan {
             directories: BTreeMap::new(),
             files: BTreeSet::new(),
         };
-        plan.repeat_attributes(merged)?;
+        plan.repeat_attributes(merged, default)?;
         let mut resolved = Vec::new();
         for mount_point in mount_points {
             resolved.push(plan.add_mount_point(merged, mount_point, default)?);
@@ -289,7 +303,11 @@ impl Plan {
     }
 
     /// Directories whose attributes the uppermost layer that has them does not show.
-    fn repeat_attributes(&mut self, merged: &mut Merged) -> Result<(), StackError> {
+    fn repeat_attributes(
+        &mut self,
+        merged: &mut Merged,
+        default: Attributes,
+    ) -> Result<(), StackError> {
         let mut seen: BTreeMap<Vec<u8>, Option<Vec<usize>>> = BTreeMap::new();
         seen.insert(Vec::new(), Some((0..merged.height()).collect()));
         for index in 0..merged.height() {
@@ -304,7 +322,7 @@ impl Plan {
                     continue;
                 }
                 if let Some(attributes) = merged.attributes(&layers, &path)? {
-                    self.add_ancestors(merged, &mut seen, &path)?;
+                    self.add_ancestors(merged, &mut seen, &path, default)?;
                     if !path.is_empty() {
                         self.directories.insert(NotePath(path), attributes);
                     }
@@ -320,14 +338,14 @@ impl Plan {
         merged: &mut Merged,
         seen: &mut BTreeMap<Vec<u8>, Option<Vec<usize>>>,
         path: &[u8],
+        default: Attributes,
     ) -> Result<(), StackError> {
         let mut directory = split(path).0;
         while !directory.is_empty() && !self.directories.contains_key(directory) {
-            if let Some(layers) = directory_layers(merged, seen, directory)?
-                && let Some(attributes) = merged.attributes(&layers, directory)?
-            {
+            if let Some(layers) = directory_layers(merged, seen, directory)? {
+                let attributes = merged.attributes(&layers, directory)?;
                 self.directories
-                    .insert(NotePath(directory.to_vec()), attributes);
+                    .insert(NotePath(directory.to_vec()), attributes.unwrap_or(default));
             }
             directory = split(directory).0;
         }
@@ -367,7 +385,7 @@ impl Plan {
         };
         let mut seen = BTreeMap::new();
         seen.insert(Vec::new(), Some((0..merged.height()).collect()));
-        self.add_ancestors(merged, &mut seen, &join(&directory, b"-"))?;
+        self.add_ancestors(merged, &mut seen, &join(&directory, b"-"), default)?;
         let mut path = directory;
         let last = missing.len().saturating_sub(1);
         for (index, name) in missing.iter().enumerate() {
@@ -527,6 +545,121 @@ fn replaces_parent(own: &mut Merged, below: &mut Merged, path: &[u8]) -> Result<
     Ok(false)
 }
 
+/// Whether a layer has something in a directory that no member of it describes and that is a
+/// symlink in the layers below: such members are where the symlink leads, as if the layer had been
+/// unpacked over the others (as containerd does it).
+fn lies_behind_symlinks(note: &Note, below: &mut Merged) -> Result<bool, FileError> {
+    let mut seen = BTreeMap::new();
+    seen.insert(Vec::new(), Some((0..below.height()).collect()));
+    for NotePath(path) in &note.undescribed {
+        let Some(layers) = directory_layers(below, &mut seen, split(path).0)? else {
+            continue;
+        };
+        if leads_away(note, below, &layers, path, path)? {
+            return Ok(true);
+        }
+    }
+    Ok(false)
+}
+
+/// Whether the layer's directory `path` is a symlink at `at` in the layers below, to be followed.
+fn leads_away(
+    note: &Note,
+    below: &mut Merged,
+    layers: &[usize],
+    path: &[u8],
+    at: &[u8],
+) -> Result<bool, FileError> {
+    if !note.undescribed.contains(path) || note.whiteouts.contains(path) {
+        return Ok(false);
+    }
+    Ok(matches!(
+        below.see(layers, at)?,
+        Some(Seen::File(FileAt {
+            kind: FileType::Symlink,
+            ..
+        }))
+    ))
+}
+
+/// Puts the files of a layer where symlinks of the layers below lead.
+fn fit_into(
+    files: &Path,
+    below: &mut Merged,
+    layer: &Arc<Kept>,
+    form: Form,
+) -> Result<Note, StackError> {
+    let default = undescribed(form);
+    let mut own = Merged::new([Arc::clone(layer)])?;
+    let mut tree = NewTree::new(files)?;
+    let mut note = Note::default();
+    let mut described = BTreeSet::new();
+    // Where each directory went.
+    let mut places = BTreeMap::from([(Vec::new(), Vec::new())]);
+    let mut left = vec![(Vec::new(), Vec::new())];
+    while let Some((directory, place)) = left.pop() {
+        for name in own.names(0, &directory)? {
+            let path = join(&directory, &name);
+            let at = join(&place, &name);
+            match own.see(&[0], &path)? {
+                Some(Seen::Directory(_)) => {
+                    let to = place_behind_symlink(&layer.note, below, &path, &at)?;
+                    match own.attributes(&[0], &path)? {
+                        Some(attributes) => {
+                            tree.undescribed(split(&to).0, default, &mut note)?;
+                            tree.directory(&to, attributes)?;
+                            described.insert(NotePath(to.clone()));
+                        }
+                        None => tree.undescribed(&to, default, &mut note)?,
+                    }
+                    if let Some(closed) = layer.note.closed.get(&*path) {
+                        note.closed.insert(NotePath(to.clone()), *closed);
+                    }
+                    places.insert(path.clone(), to.clone());
+                    left.push((path, to));
+                }
+                Some(Seen::File(file)) => tree.link(&at, &mut own, file, &path)?,
+                None => {}
+            }
+        }
+    }
+    for (NotePath(path), target) in &layer.note.links {
+        let (directory, name) = split(path);
+        if let Some(place) = places.get(directory) {
+            note.links
+                .insert(NotePath(join(place, name)), target.clone());
+        }
+    }
+    note.undescribed.retain(|path| !described.contains(path));
+    tree.finish_as_layer(&note, default)?;
+    Ok(note)
+}
+
+/// Where the layer's directory `path`, which would be at `at`, is when symlinks of the layers below
+/// are followed.
+fn place_behind_symlink(
+    note: &Note,
+    below: &mut Merged,
+    path: &[u8],
+    at: &[u8],
+) -> Result<Vec<u8>, FileError> {
+    let layers = match below.resolve(split(at).0, false)? {
+        Resolved::There(found, Seen::Directory(layers)) if found == split(at).0 => layers,
+        _ => return Ok(at.to_vec()),
+    };
+    if !leads_away(note, below, &layers, path, at)? {
+        return Ok(at.to_vec());
+    }
+    Ok(match below.resolve(at, true)? {
+        Resolved::There(found, Seen::Directory(_)) => found,
+        Resolved::Missing(found, missing) => {
+            missing.iter().fold(found, |found, name| join(&found, name))
+        }
+        // It leads to no directory: the layer's takes its place.
+        _ => at.to_vec(),
+    })
+}
+
 /// Puts what hardlinks of a layer name in the layers below into `files`.
 fn link_into(
     files: &Path,
@@ -592,8 +725,8 @@ fn flatten_into(
 struct NewTree {
     files: PathBuf,
     places: Places,
-    /// With what they get at the end; each after the one that it lies in.
-    directories: Vec<(Vec<u8>, Attributes)>,
+    /// With what they get at the end.
+    directories: BTreeMap<Vec<u8>, Attributes>,
 }
 
 impl NewTree {
@@ -602,7 +735,7 @@ impl NewTree {
         Ok(Self {
             files: files.to_owned(),
             places: Places::new(root),
-            directories: Vec::new(),
+            directories: BTreeMap::new(),
         })
     }
 
@@ -610,19 +743,18 @@ impl NewTree {
         FileError::of("write", beneath(&self.files, path))
     }
 
-    /// Makes a directory if it is not there.
+    /// Makes a directory if it is not there, and has it get these attributes.
     fn directory(&mut self, path: &[u8], attributes: Attributes) -> Result<(), FileError> {
         let failed = self.failed(path);
         let made = self
             .places
             .parent(path)
-            .and_then(|(parent, name)| mkdirat(&parent, name, Mode::RWXU));
+            .and_then(|(parent, name)| mkdirat(parent, name, Mode::RWXU));
         match made {
-            Ok(()) => {
-                self.directories.push((path.to_vec(), attributes));
+            Ok(()) | Err(Errno::EXIST) => {
+                self.directories.insert(path.to_vec(), attributes);
                 Ok(())
             }
-            Err(Errno::EXIST) => Ok(()),
             Err(error) => Err(failed(error)),
         }
     }
@@ -637,8 +769,9 @@ impl NewTree {
         let mut directory = Vec::new();
         for name in components(path) {
             directory = join(&directory, name);
-            if note.undescribed.insert(NotePath(directory.clone())) {
+            if !self.directories.contains_key(&directory) {
                 self.directory(&directory, attributes)?;
+                note.undescribed.insert(NotePath(directory.clone()));
             }
         }
         Ok(())
@@ -652,7 +785,7 @@ impl NewTree {
         let made = self.places.parent(path).and_then(|(parent, name)| {
             let device = makedev(0, 0);
             mknodat(
-                &parent,
+                parent,
                 name,
                 FileType::CharacterDevice,
                 Mode::empty(),
@@ -675,7 +808,7 @@ impl NewTree {
         let failed = self.failed(path);
         let make = |places: &mut Places| {
             let (parent, name) = places.parent(path)?;
-            let file = openat(&parent, name, NEW_FILE, Mode::RUSR)?;
+            let file = openat(parent, name, NEW_FILE, Mode::RUSR)?;
             fchmod(&file, Mode::from_raw_mode(mode))?;
             futimens(&file, &modified_at(0))
         };
@@ -694,34 +827,48 @@ impl NewTree {
         let mut link = |to: &mut Places| {
             let (from, old_name) = merged.places(file.layer).parent(at)?;
             let (to, name) = to.parent(path)?;
-            match linkat(&from, old_name, &to, name, AtFlags::empty()) {
+            match linkat(from, old_name, to, name, AtFlags::empty()) {
                 // The file has all the names it can have, or the file system gives it none.
                 Err(Errno::MLINK | Errno::PERM | Errno::NOTSUP | Errno::XDEV) => {
                     if file.kind == FileType::Symlink {
-                        let target = readlinkat(&from, old_name, Vec::new())?;
-                        symlinkat(target, &to, name)
+                        let target = readlinkat(from, old_name, Vec::new())?;
+                        symlinkat(target, to, name)
                     } else {
                         let flags = OFlags::NOFOLLOW | OFlags::CLOEXEC;
-                        let from = openat(&from, old_name, flags, Mode::empty())?;
-                        copy(from, openat(&to, name, NEW_FILE, Mode::RUSR)?)
+                        let from = openat(from, old_name, flags, Mode::empty())?;
+                        copy(from, openat(to, name, NEW_FILE, Mode::RUSR)?)
                     }
                 }
+                // Two members of a layer that came to one place: one of them is there.
+                Err(Errno::EXIST) => Ok(()),
                 linked => linked,
             }
         };
         link(&mut self.places).map_err(failed)
     }
 
+    /// As [`NewTree::finish`], for a tree that will be stacked: closed directories, which are noted,
+    /// stay such that they can be linked from.
+    fn finish_as_layer(mut self, note: &Note, root: Attributes) -> Result<(), FileError> {
+        for (path, attributes) in &mut self.directories {
+            if note.closed.contains_key(&**path) {
+                attributes.mode |= 0o500;
+            }
+        }
+        self.finish(root)
+    }
+
     /// Gives directories their attributes, the deepest first: there are some that cannot be entered
     /// afterwards.
     fn finish(mut self, root: Attributes) -> Result<(), FileError> {
-        self.directories.insert(0, (Vec::new(), root));
+        self.directories.insert(Vec::new(), root);
+        // In the order of bytes a directory comes before all that is in it.
         for (path, attributes) in std::mem::take(&mut self.directories).iter().rev() {
             let failed = self.failed(path);
             let settle = |places: &mut Places| {
                 let directory = places.directory(path)?;
-                futimens(&directory, &modified_at(attributes.modified))?;
-                fchmod(&directory, Mode::from_raw_mode(attributes.mode))
+                futimens(directory, &modified_at(attributes.modified))?;
+                fchmod(directory, Mode::from_raw_mode(attributes.mode))
             };
             settle(&mut self.places).map_err(failed)?;
         }

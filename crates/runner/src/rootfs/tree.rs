@@ -203,12 +203,15 @@ impl LayerTree {
         };
         let (found, whole) = self.find(target)?;
         let (node, to) = match found {
-            Found::Directory => return Err(refused("is a directory")),
+            Found::Directory if self.describes(&whole) => {
+                return Err(refused("is a directory"));
+            }
             Found::Beyond => return Err(refused("lies in something that is no directory")),
             Found::File => (Node::File, Some(whole)),
             Found::Symlink(target) => (Node::Symlink(target), Some(whole)),
             Found::Below(target) => (Node::Below(target), None),
-            Found::Nothing => (Node::Below(whole), None),
+            // A directory that no member describes may be a symlink below.
+            Found::Nothing | Found::Directory => (Node::Below(whole), None),
         };
         match to {
             Some(to) => {
@@ -327,8 +330,7 @@ impl LayerTree {
         }
         let mut finished = Finished::default();
         for marker in &self.markers {
-            self.delete(marker, &mut finished)
-                .map_err(|(path, error)| (path.as_bytes().to_vec(), error))?;
+            self.delete(marker, &mut finished);
         }
         let mut left = vec![(Vec::new(), ROOT)];
         while let Some((path, index)) = left.pop() {
@@ -372,7 +374,11 @@ impl LayerTree {
 
     /// Whether this layer has something of its own at `path`, on which no symlink is followed.
     fn has_own(&self, path: &[u8]) -> bool {
-        self.node(path).is_some_and(Node::is_made)
+        match self.node(path) {
+            None | Some(Node::Below(_)) => false,
+            Some(Node::Directory(_)) => self.describes(path),
+            Some(Node::File | Node::Symlink(_)) => true,
+        }
     }
 
     /// What is at `path`, on which no symlink is followed; not the root.
@@ -389,13 +395,8 @@ impl LayerTree {
         node
     }
 
-    /// Finds out what a deletion deletes.
-    fn delete(
-        &self,
-        marker: &Marker,
-        finished: &mut Finished,
-    ) -> Result<(), (EntryPath, TreeError)> {
-        let find = |path: &EntryPath| self.find(path).map_err(|error| (path.clone(), error));
+    /// Finds out what a deletion deletes: nothing where no file could be.
+    fn delete(&self, marker: &Marker, finished: &mut Finished) {
         match marker {
             Marker::Driver | Marker::Nothing => {}
             Marker::Opaque(None) => {
@@ -403,11 +404,11 @@ impl LayerTree {
             }
             Marker::Opaque(Some(directory)) => {
                 // The directory is reached as the parent of something in it would be.
-                let Ok(inside) = directory.join(b"-") else {
-                    return Ok(());
-                };
-                let (found, inside) = find(&inside)?;
-                if !matches!(found, Found::Beyond) {
+                let inside = directory.join(b"-");
+                let found = inside.ok().and_then(|inside| self.find(&inside).ok());
+                if let Some((found, inside)) = found
+                    && !matches!(found, Found::Beyond)
+                {
                     let directory = super::places::split(&inside).0.to_vec();
                     if self.describes(&directory) {
                         finished.whiteouts.insert(directory);
@@ -416,15 +417,13 @@ impl LayerTree {
                     }
                 }
             }
-            Marker::Whiteout(path) => match find(path)? {
-                (Found::Nothing | Found::Directory, path) => {
+            Marker::Whiteout(path) => {
+                // What is a file here hides what is below without that.
+                if let Ok((Found::Nothing | Found::Directory, path)) = self.find(path) {
                     finished.whiteouts.insert(path);
                 }
-                // What is a file here hides what is below without that.
-                (Found::File | Found::Symlink(_) | Found::Below(_) | Found::Beyond, _) => {}
-            },
+            }
         }
-        Ok(())
     }
 
     /// Whether a member describes the directory `path`, on which no symlink is followed.

@@ -11,10 +11,11 @@ use rustix::fs::{
 use rustix::io::Errno;
 use tierce_layer::whiteout::Marker;
 use tierce_layer::{
-    Compression, EntryPath, LayerMember, LayerMemberKind, Limits, ReadMembersError, read_members,
+    EntryPath, LayerMember, LayerMemberKind, Limits, ReadMembersError, read_members,
 };
-use tierce_oci::{DiffId, Hasher};
+use tierce_oci::DiffId;
 
+use super::ahead::Ahead;
 use super::note::{Note, NotePath};
 use super::places::{Places, modified_at, open_root};
 use super::remove::remove_directory;
@@ -103,31 +104,33 @@ pub(super) fn unpack(
         note: Note::default(),
         buffer: vec![0; BUFFER],
     };
-    let (_, archive) = Compression::detect_and_decode(layer).map_err(UnpackError::Decompress)?;
-    let mut hashed = Hashed {
-        inner: archive,
-        hasher: Hasher::new(),
-    };
     let mut refused = None;
-    let read = read_members(&mut hashed, limits, |member, content| {
-        match writer.member(&member, content) {
-            Ok(()) => Ok(()),
-            Err(Stop::Content(error)) => Err(error),
-            Err(Stop::Refused(error)) => {
-                refused = Some(error);
-                Err(io::Error::other("the member is refused"))
+    let (read, finished) = std::thread::scope(|scope| {
+        let mut ahead = Ahead::begin(scope, layer);
+        let read = read_members(&mut ahead, limits, |member, content| {
+            match writer.member(&member, content) {
+                Ok(()) => Ok(()),
+                Err(Stop::Content(error)) => Err(error),
+                Err(Stop::Refused(error)) => {
+                    refused = Some(error);
+                    Err(io::Error::other("the member is refused"))
+                }
             }
-        }
+        });
+        // Of what is refused the rest is of no interest.
+        let finished = read.is_ok().then(|| ahead.finish());
+        (read, finished)
     });
     if let Some(refused) = refused {
         return Err(refused);
     }
     let read = read.map_err(UnpackError::Read)?;
-    io::copy(&mut hashed, &mut io::sink()).map_err(UnpackError::Decompress)?;
-    let actual = DiffId(hashed.hasher.finish());
-    if actual != diff_id {
-        let expected = diff_id;
-        return Err(UnpackError::DiffId { expected, actual });
+    if let Some(finished) = finished {
+        let actual = DiffId(finished.map_err(UnpackError::Decompress)?);
+        if actual != diff_id {
+            let expected = diff_id;
+            return Err(UnpackError::DiffId { expected, actual });
+        }
     }
     writer.note.skipped += read.misnamed;
     writer.finish()
@@ -135,20 +138,6 @@ pub(super) fn unpack(
 
 /// As much as is written at once.
 const BUFFER: usize = 256 << 10;
-
-/// Hashes what is read through it.
-struct Hashed<R> {
-    inner: R,
-    hasher: Hasher,
-}
-
-impl<R: Read> Read for Hashed<R> {
-    fn read(&mut self, buffer: &mut [u8]) -> io::Result<usize> {
-        let read = self.inner.read(buffer)?;
-        self.hasher.update(&buffer[..read]);
-        Ok(read)
-    }
-}
 
 /// Why a member ends it.
 enum Stop {
@@ -227,13 +216,13 @@ impl Writer {
             }
             let (parent, name) = self.places.parent(&place.path)?;
             match replaced {
-                Replaced::File => unlinkat(&parent, name, AtFlags::empty())?,
-                Replaced::Directory => remove_directory(&parent, name, &self.trash)?,
+                Replaced::File => unlinkat(parent, name, AtFlags::empty())?,
+                Replaced::Directory => remove_directory(parent, name, &self.trash)?,
             }
         }
         for directory in &place.directories {
             let (parent, name) = self.places.parent(directory)?;
-            mkdirat(&parent, name, Mode::RWXU)?;
+            mkdirat(parent, name, Mode::RWXU)?;
             self.note.entries += 1;
         }
         Ok(())
@@ -249,7 +238,7 @@ impl Writer {
         let (parent, name) = self.places.parent(&place.path).map_err(refused())?;
         let flags =
             OFlags::CREATE | OFlags::EXCL | OFlags::WRONLY | OFlags::NOFOLLOW | OFlags::CLOEXEC;
-        let file = openat(&parent, name, flags, Mode::RUSR).map_err(refused())?;
+        let file = openat(parent, name, flags, Mode::RUSR).map_err(refused())?;
         loop {
             let read = match content.read(&mut self.buffer) {
                 Ok(0) => break,
@@ -270,9 +259,9 @@ impl Writer {
     fn make_symlink(&mut self, place: &Place, target: &[u8], modified: i64) -> io::Result<()> {
         self.prepare(place)?;
         let (parent, name) = self.places.parent(&place.path)?;
-        symlinkat(target, &parent, name)?;
+        symlinkat(target, parent, name)?;
         utimensat(
-            &parent,
+            parent,
             name,
             &modified_at(modified),
             AtFlags::SYMLINK_NOFOLLOW,
@@ -286,7 +275,7 @@ impl Writer {
         let (from, old_name) = super::places::split(target);
         let from = rustix::io::dup(self.places.directory(from)?)?;
         let (parent, name) = self.places.parent(&place.path)?;
-        linkat(from, old_name, &parent, name, AtFlags::empty())?;
+        linkat(from, old_name, parent, name, AtFlags::empty())?;
         self.note.entries += 1;
         Ok(())
     }
@@ -320,8 +309,8 @@ impl Writer {
 
     fn settle(&mut self, path: &[u8], attributes: Attributes) -> io::Result<()> {
         let directory = self.places.directory(path)?;
-        fchmod(&directory, Mode::from_raw_mode(attributes.mode | 0o500))?;
-        futimens(&directory, &modified_at(attributes.modified))?;
+        fchmod(directory, Mode::from_raw_mode(attributes.mode | 0o500))?;
+        futimens(directory, &modified_at(attributes.modified))?;
         Ok(())
     }
 }
