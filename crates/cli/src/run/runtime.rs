@@ -8,17 +8,22 @@ use tierce_runner::sandbox::{self, MemoryKeeper, Sandbox, SandboxError, Settings
 
 use crate::background::in_background;
 use crate::diagnostic::{Hinted as _, UsageError};
-use crate::environment::Environment;
+use crate::environment::{Environment, Variables};
 use crate::output::Output;
 use crate::run::arguments::{FunctionArguments, RuntimeArgument};
 
 /// tierce itself, also when another file has got its name meanwhile.
-pub(crate) const PROGRAM: &str = "/proc/self/exe";
+const PROGRAM: &str = "/proc/self/exe";
+
+/// OCI runtimes that are known to do, the one that needs less first.
+const OCI_RUNTIMES: [&str; 2] = ["crun", "runc"];
 
 /// What runs the processes.
-#[derive(Debug, Clone, Copy, PartialEq, Eq)]
+#[derive(Debug, Clone, PartialEq, Eq)]
 enum Kind {
     Namespaces,
+    /// Namespaces, the first of which is made by this OCI runtime.
+    OciRuntime(PathBuf),
     Plain,
 }
 
@@ -60,17 +65,39 @@ impl Runtime {
                     memory: None,
                 })
             }
-            RuntimeArgument::Auto | RuntimeArgument::Namespaces => {
-                Self::of_namespaces(scratch, output).await
+            RuntimeArgument::Auto => {
+                let installed = OCI_RUNTIMES
+                    .iter()
+                    .find_map(|name| find_program(name, &environment.variables));
+                Self::of_namespaces(scratch, installed, output).await
             }
-            RuntimeArgument::Crun | RuntimeArgument::Runc => {
-                Err(UsageError("OCI runtimes cannot be used yet".to_owned()))
-                    .hint("leave --runtime out: namespaces need none")
-            }
+            RuntimeArgument::Namespaces => Self::of_namespaces(scratch, None, output).await,
+            RuntimeArgument::Crun => Self::of_runtime("crun", scratch, environment),
+            RuntimeArgument::Runc => Self::of_runtime("runc", scratch, environment),
         }
     }
 
-    async fn of_namespaces(scratch: PathBuf, output: Output) -> Result<Self> {
+    fn of_runtime(name: &str, scratch: PathBuf, environment: &Environment) -> Result<Self> {
+        let Some(program) = find_program(name, &environment.variables) else {
+            return Err(UsageError(format!("`{name}` is in no directory of PATH"))).hint(
+                "install it, or leave --runtime out: where namespaces can be made none is needed",
+            );
+        };
+        Ok(Self {
+            kind: Kind::OciRuntime(program),
+            scratch,
+            // A user's own mounts need a kernel that is young enough, and that is not tried here.
+            wants_one_directory: false,
+            memory: Some(MemoryKeeper::of_this_machine()),
+        })
+    }
+
+    /// Boxes of namespaces; `otherwise` is what opens the door where this machine lets us make none.
+    async fn of_namespaces(
+        scratch: PathBuf,
+        otherwise: Option<PathBuf>,
+        output: Output,
+    ) -> Result<Self> {
         let at = scratch.clone();
         let machine = in_background(move |_| {
             Machine::probe(Path::new(PROGRAM), &at)
@@ -79,6 +106,18 @@ impl Runtime {
         .await?;
         if let Err(error) = machine.namespaces {
             let missing = error.missing();
+            if let (Some(missing), Some(program)) = (&missing, otherwise) {
+                output.note(&format!(
+                    "tierce: {missing}: {} makes them",
+                    program.display()
+                ));
+                return Ok(Self {
+                    kind: Kind::OciRuntime(program),
+                    scratch,
+                    wants_one_directory: false,
+                    memory: Some(machine.memory),
+                });
+            }
             let error = anyhow::Error::new(error);
             return Err(match missing {
                 Some(missing) => error.context(missing.to_string()),
@@ -102,9 +141,20 @@ impl Runtime {
         })
     }
 
+    /// The program that has the stages of a sandbox in it: tierce itself.
+    pub(crate) fn program(&self) -> PathBuf {
+        let own = match self.kind {
+            // Another program starts it.
+            Kind::OciRuntime(_) => std::env::current_exe().ok(),
+            Kind::Namespaces | Kind::Plain => None,
+        };
+        own.unwrap_or_else(|| PathBuf::from(PROGRAM))
+    }
+
     /// Starts a box. It blocks for some milliseconds.
     pub(crate) fn start(&self, settings: &Settings) -> Result<Sandbox, SandboxError> {
-        match self.kind {
+        match &self.kind {
+            Kind::OciRuntime(program) => sandbox::oci_runtime::start(settings, program),
             Kind::Namespaces => sandbox::namespaces::start(settings),
             Kind::Plain => sandbox::plain::start(settings),
         }
@@ -117,4 +167,40 @@ fn scratch_in(cache: &Path) -> Result<PathBuf> {
     std::fs::create_dir_all(&scratch)
         .with_context(|| format!("could not make {}", scratch.display()))?;
     Ok(scratch)
+}
+
+/// A program of the user's PATH.
+fn find_program(name: &str, variables: &Variables) -> Option<PathBuf> {
+    let path = variables.get("PATH")?;
+    std::env::split_paths(path)
+        .map(|directory| directory.join(name))
+        .find(|program| {
+            let may_run = rustix::fs::access(program, rustix::fs::Access::EXEC_OK).is_ok();
+            program.is_absolute() && may_run && program.is_file()
+        })
+}
+
+#[cfg(test)]
+mod tests {
+    use std::os::unix::fs::PermissionsExt as _;
+
+    use super::*;
+
+    #[test]
+    fn a_program_is_found_where_it_can_be_started() {
+        let directory = tempfile::tempdir().unwrap();
+        let [first, second] = ["first", "second"].map(|name| directory.path().join(name));
+        for (folder, mode) in [(&first, 0o644), (&second, 0o755)] {
+            std::fs::create_dir(folder).unwrap();
+            std::fs::write(folder.join("crun"), "").unwrap();
+            let permissions = std::fs::Permissions::from_mode(mode);
+            std::fs::set_permissions(folder.join("crun"), permissions).unwrap();
+        }
+        std::fs::create_dir(first.join("runc")).unwrap();
+        let path = format!("relative:{}:{}", first.display(), second.display());
+        let variables = Variables::of([("PATH", path.as_str())]);
+        assert_eq!(find_program("crun", &variables), Some(second.join("crun")));
+        assert_eq!(find_program("runc", &variables), None);
+        assert_eq!(find_program("crun", &Variables::default()), None);
+    }
 }

@@ -1,7 +1,6 @@
 //! A function that runs: its environments, and the door to them.
 
 use std::net::{IpAddr, Ipv4Addr, SocketAddr, TcpListener};
-use std::path::PathBuf;
 use std::sync::{Arc, Mutex, PoisonError};
 use std::time::Duration;
 
@@ -18,7 +17,7 @@ use crate::output::Output;
 use crate::run::arguments::{FunctionArguments, NetworkArgument};
 use crate::run::log::Log;
 use crate::run::prepare::Prepared;
-use crate::run::runtime::{PROGRAM, Runtime};
+use crate::run::runtime::Runtime;
 
 /// How a function is kept running.
 pub(crate) struct SessionSettings {
@@ -150,7 +149,7 @@ impl BoxSettings {
             user: USER,
             group: GROUP,
             scratch: self.runtime.scratch.clone(),
-            program: PathBuf::from(PROGRAM),
+            program: self.runtime.program(),
         }
     }
 }

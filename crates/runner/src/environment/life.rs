@@ -30,6 +30,9 @@ use super::{Done, Invocation, Outcome, Patience, Request, SharedSink, State, hin
 /// (Lambda guide, "Lambda execution environment", Shutdown phase).
 const INTERNAL_SHUTDOWN: Duration = Duration::from_millis(500);
 
+/// More than anybody waits, and less than a clock's range.
+const FOREVER: Duration = Duration::from_secs(10 * 365 * 24 * 60 * 60);
+
 /// Where the runtime is in its protocol. The names are the public emulator's.
 #[derive(Debug, Clone, Copy, PartialEq, Eq)]
 enum Phase {
@@ -144,7 +147,7 @@ pub(super) struct Life {
     requests: mpsc::UnboundedReceiver<Request>,
     calls: mpsc::UnboundedReceiver<Call>,
     state: watch::Sender<State>,
-    server: AbortHandle,
+    server: Option<AbortHandle>,
     journal: Journal,
     runtime: Runtime,
     extensions: Extensions,
@@ -192,7 +195,16 @@ impl Life {
         let log_stream = log_stream(jiff::Timestamp::now(), &function.version, Uuid::new_v4());
         let variables = variables(&function, &address, &log_stream);
         let (sender, calls) = mpsc::unbounded_channel();
-        let server = tokio::spawn(server::serve(listener, doorkeeper, sender));
+        let (server, gone) = match server::listen(listener) {
+            Ok(listener) => {
+                let serving = tokio::spawn(server::serve(listener, doorkeeper, sender));
+                (Some(serving.abort_handle()), None)
+            }
+            Err(error) => (
+                None,
+                Some(format!("the Runtime API cannot be served: {error}")),
+            ),
+        };
         Self {
             function,
             patience,
@@ -205,7 +217,7 @@ impl Life {
             requests,
             calls,
             state,
-            server: server.abort_handle(),
+            server,
             journal: Journal::new(number, sink, network),
             runtime: Runtime::ABSENT,
             extensions: Extensions::default(),
@@ -215,7 +227,7 @@ impl Life {
             trouble: None,
             out_of_memory: None,
             is_empty: false,
-            gone: None,
+            gone,
             ending: Vec::new(),
             is_forgotten: false,
         }
@@ -246,9 +258,8 @@ impl Life {
     async fn first_initialisation(&mut self) -> Option<Duration> {
         let begun = Instant::now();
         self.journal.begin();
-        let result = self
-            .initialise(begun + self.function.init_limit, "init")
-            .await;
+        let deadline = after(begun, self.function.init_limit);
+        let result = self.initialise(deadline, "init").await;
         let failure = match result {
             Ok(()) => {
                 let duration = begun.elapsed();
@@ -376,13 +387,14 @@ impl Life {
     /// One invocation, until everybody is done with it.
     async fn invoke(&mut self, invocation: Invocation, client: Client, init: Option<Duration>) {
         let begun = Instant::now();
-        let deadline = begun + self.function.timeout;
+        let deadline = after(begun, self.function.timeout);
         let request_id = invocation.request_id.clone();
         self.journal.begin();
         let mut result = Ok(());
         if self.runtime.phase == Phase::Absent {
             result = self.initialise(deadline, "invoke").await;
             if let Err(Stop::Failed(failure)) = &result {
+                self.drain().await;
                 self.journal
                     .platform(init_report(begun.elapsed(), "invoke", failure));
             }
@@ -677,11 +689,11 @@ impl Life {
             } else {
                 self.patience.shutdown.min(INTERNAL_SHUTDOWN)
             };
-            let deadline = Instant::now() + budget;
+            let deadline = after(Instant::now(), budget);
             if let Some(process) = self.runtime.process {
                 self.order(Order::Terminate(process));
                 // The runtime's share of the time, as in the public emulator.
-                let share = Instant::now() + budget.mul_f64(0.3);
+                let share = after(Instant::now(), budget / 10 * 3);
                 while self.gone.is_none() && self.runtime.process.is_some() {
                     if self.step(Some(share)).await {
                         break;
@@ -732,7 +744,6 @@ impl Life {
             }
         }
         self.drain().await;
-        self.server.abort();
         self.state.send_replace(State::Gone);
         self.requests.close();
         while let Some(request) = self.requests.recv().await {
@@ -881,6 +892,7 @@ impl Life {
         if reply.is_closed() {
             return;
         }
+        self.runtime.waiting.retain(|waiting| !waiting.is_closed());
         match (self.runtime.phase, &mut self.current) {
             (Phase::ResponseSent, Some(current)) if !current.is_answered => {
                 current.is_answered = true;
@@ -1028,8 +1040,15 @@ impl Life {
 
 impl Drop for Life {
     fn drop(&mut self) {
-        self.server.abort();
+        if let Some(server) = &self.server {
+            server.abort();
+        }
     }
+}
+
+/// A moment so much later, or one that nobody waits for.
+fn after(begun: Instant, duration: Duration) -> Instant {
+    begun + duration.min(FOREVER)
 }
 
 /// What telemetry is told of an invocation.

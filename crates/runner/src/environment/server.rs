@@ -3,7 +3,6 @@
 
 use std::convert::Infallible;
 use std::io;
-use std::net::TcpListener;
 use std::time::Duration;
 
 use base64::Engine as _;
@@ -18,7 +17,7 @@ use hyper::{HeaderMap, Method, Request, Response, StatusCode};
 use hyper_util::rt::TokioIo;
 use serde::Deserialize;
 use serde_json::{Value, json};
-use tokio::net::TcpStream;
+use tokio::net::{TcpListener, TcpStream};
 use tokio::sync::{mpsc, oneshot};
 use tokio::task::JoinSet;
 
@@ -50,18 +49,14 @@ const PAUSE: Duration = Duration::from_millis(50);
 /// is nearly as long.
 const SMALL_BODY: u64 = 1024 * 1024;
 
+/// Makes a listener one of tokio's. Needs to be called within a runtime.
+pub(super) fn listen(listener: std::net::TcpListener) -> io::Result<TcpListener> {
+    listener.set_nonblocking(true)?;
+    TcpListener::from_std(listener)
+}
+
 /// Serves until it is dropped, connections and all.
 pub(super) async fn serve(listener: TcpListener, doorkeeper: Doorkeeper, calls: Calls) {
-    let listener = match listener
-        .set_nonblocking(true)
-        .and_then(|()| tokio::net::TcpListener::from_std(listener))
-    {
-        Ok(listener) => listener,
-        Err(error) => {
-            tracing::error!(%error, "the Runtime API cannot be served");
-            return;
-        }
-    };
     let mut connections = JoinSet::new();
     loop {
         tokio::select! {

@@ -151,7 +151,7 @@ mod tests {
     #[test]
     fn gives_the_bytes_and_their_digest() {
         for length in [0, 1, PIECE - 1, PIECE, PIECE + 1, 20 * PIECE + 7] {
-            let bytes: Vec<u8> = (0..length).map(|index| (index % 251) as u8).collect();
+            let bytes: Vec<u8> = (0..=250).cycle().take(length).collect();
             std::thread::scope(|scope| {
                 let mut ahead = Ahead::begin(scope, &bytes[..]);
                 let mut start = vec![0; length.min(1000)];

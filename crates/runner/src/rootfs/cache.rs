@@ -1,12 +1,13 @@
 //! Layers that are unpacked, and what was made of them.
 //!
 //! ```text
-//! layers/DIFFID-FORM/     a layer: `files`, and `note` with what the files cannot say
-//! fitted/ID/              a layer moved to where symlinks of the layers below it lead
-//! links/ID/               what hardlinks of a layer make of files of the layers below it
-//! deletions/ID/           what a layer deletes of the layers below it, in overlayfs's form
-//! scaffolds/ID/           a directory to lie on top of layers: mount points, modes
-//! flat/ID/                layers and scaffold in one directory, where there is no overlayfs
+//! trees/                  what follows; others may enter it, but nothing above
+//!   layers/DIFFID-FORM/   a layer: `files`, and `note` with what the files cannot say
+//!   fitted/ID/            a layer moved to where symlinks of the layers below it lead
+//!   links/ID/             what hardlinks of a layer make of files of the layers below it
+//!   deletions/ID/         what a layer deletes of the layers below it, in overlayfs's form
+//!   scaffolds/ID/         a directory to lie on top of layers: mount points, modes
+//!   flat/ID/              layers and scaffold in one directory, where there is no overlayfs
 //! begun/                  what is being made or removed
 //! ```
 //!
@@ -41,7 +42,7 @@ use serde::{Deserialize, Serialize};
 use tierce_layer::Limits;
 use tierce_oci::DiffId;
 
-use super::id::{Id, Kind};
+use super::id::{Id, Kind, TREES};
 use super::note::Note;
 use super::places::open_root;
 use super::remove::remove_tree;
@@ -133,9 +134,11 @@ impl RootfsCache {
         builder
             .create(&root)
             .map_err(FileError::of("create", &root))?;
-        let directories = Kind::ALL.map(Kind::directory);
-        for directory in directories.into_iter().chain([BEGUN]) {
-            let path = root.join(directory);
+        let kinds = Kind::ALL.map(|kind| kind.path(&root));
+        for path in [root.join(BEGUN), root.join(TREES)]
+            .into_iter()
+            .chain(kinds)
+        {
             match fs::create_dir(&path) {
                 Err(error) if error.kind() != io::ErrorKind::AlreadyExists => {
                     return Err(FileError::of("create", &path)(error).into());
@@ -156,6 +159,11 @@ impl RootfsCache {
             boot,
             held: Mutex::default(),
         })
+    }
+
+    /// The directory that all directories of roots lie in.
+    pub(super) fn trees(&self) -> PathBuf {
+        self.root.join(TREES)
     }
 
     /// Whether the layer is there. If so, it stays.
@@ -451,7 +459,7 @@ fn sweep(root: &Path) {
 fn kept_in(root: &Path) -> Result<Vec<(SystemTime, PathBuf)>, FileError> {
     let mut kept = Vec::new();
     for kind in Kind::ALL {
-        let directory = root.join(kind.directory());
+        let directory = kind.path(root);
         let entries = match fs::read_dir(&directory) {
             Ok(entries) => entries,
             Err(error) if error.kind() == io::ErrorKind::NotFound => continue,

@@ -31,6 +31,9 @@ pub(super) enum Kind {
     Flat,
 }
 
+/// What has all kinds in it.
+pub(super) const TREES: &str = "trees";
+
 impl Kind {
     pub(super) const ALL: [Self; 6] = [
         Self::Layer,
@@ -41,15 +44,17 @@ impl Kind {
         Self::Flat,
     ];
 
-    pub(super) fn directory(self) -> &'static str {
-        match self {
+    /// The directory of its kind in the cache at `root`.
+    pub(super) fn path(self, root: &Path) -> PathBuf {
+        let name = match self {
             Self::Layer => "layers",
             Self::Fitted => "fitted",
             Self::Links => "links",
             Self::Deletions => "deletions",
             Self::Scaffold => "scaffolds",
             Self::Flat => "flat",
-        }
+        };
+        root.join(TREES).join(name)
     }
 }
 
@@ -96,6 +101,6 @@ impl Id {
 
     /// Where it is in the cache at `root`.
     pub(super) fn path(&self, root: &Path) -> PathBuf {
-        root.join(self.kind.directory()).join(&self.name)
+        self.kind.path(root).join(&self.name)
     }
 }

@@ -110,7 +110,7 @@ impl Merged {
         let (layer, places) = &mut self.layers[index];
         let look = || {
             let (parent, name) = places.parent(path)?;
-            let stat = statat(&parent, name, AtFlags::SYMLINK_NOFOLLOW)?;
+            let stat = statat(parent, name, AtFlags::SYMLINK_NOFOLLOW)?;
             Ok(FileType::from_raw_mode(stat.st_mode))
         };
         match { look }() {
@@ -150,7 +150,7 @@ impl Merged {
         let (layer, places) = &mut self.layers[file.layer];
         let read = || {
             let (parent, name) = places.parent(path)?;
-            readlinkat(&parent, name, Vec::new())
+            readlinkat(parent, name, Vec::new())
         };
         let read: Result<_, Errno> = { read }();
         let target = read.map_err(FileError::of("read", beneath(&layer.files, path)))?;

@@ -136,7 +136,7 @@ mod tests {
         fs::write(tree.join("a/b/c/d/file"), "").unwrap();
         std::os::unix::fs::symlink(&outside, tree.join("a/b/link")).unwrap();
         for closed in ["a/b/c/d", "a/b/c", "a/b", "a"] {
-            fs::set_permissions(tree.join(closed), fs::Permissions::from_mode(0)).unwrap();
+            fs::set_permissions(tree.join(closed), fs::Permissions::from_mode(0o000)).unwrap();
         }
         remove_tree(&tree).unwrap();
         assert!(!tree.exists());

@@ -40,6 +40,9 @@ pub struct Root {
     ///
     /// An image has up to 127 layers, whose paths do not fit into the page that `mount` takes.
     pub directories: Vec<PathBuf>,
+    /// The directory that they lie in. Every user may enter it and what is on the way from it to
+    /// them, which is not said of what it lies in: who gives up being root enters it before.
+    pub base: PathBuf,
     /// Where the mount points that were asked for are, in their order: absolute, there, and without
     /// a symlink on the way.
     pub mount_points: Vec<PathBuf>,
@@ -49,10 +52,11 @@ pub struct Root {
 }
 
 impl Root {
-    /// A root of these directories, which nothing keeps from being removed.
-    pub fn of(directories: Vec<PathBuf>) -> Self {
+    /// A root of these directories in `base`, which nothing keeps from being removed.
+    pub fn of(base: PathBuf, directories: Vec<PathBuf>) -> Self {
         Self {
             directories,
+            base,
             mount_points: Vec::new(),
             not_for_overlay: None,
             _held: Vec::new(),
@@ -140,6 +144,7 @@ impl RootfsCache {
         held.extend((0..merged.height()).map(|index| merged.kept(index)));
         Ok(Root {
             directories: held.iter().map(|kept| kept.files.clone()).collect(),
+            base: self.trees(),
             mount_points,
             not_for_overlay: None,
             _held: held,
@@ -164,6 +169,7 @@ impl RootfsCache {
         })?;
         Ok(Root {
             directories: vec![flat.files.clone()],
+            base: self.trees(),
             mount_points,
             not_for_overlay: None,
             _held: vec![flat],
@@ -288,7 +294,7 @@ impl Plan {
             directories: BTreeMap::new(),
             files: BTreeSet::new(),
         };
-        plan.repeat_attributes(merged)?;
+        plan.repeat_attributes(merged, default)?;
         let mut resolved = Vec::new();
         for mount_point in mount_points {
             resolved.push(plan.add_mount_point(merged, mount_point, default)?);
@@ -297,7 +303,11 @@ impl Plan {
     }
 
     /// Directories whose attributes the uppermost layer that has them does not show.
-    fn repeat_attributes(&mut self, merged: &mut Merged) -> Result<(), StackError> {
+    fn repeat_attributes(
+        &mut self,
+        merged: &mut Merged,
+        default: Attributes,
+    ) -> Result<(), StackError> {
         let mut seen: BTreeMap<Vec<u8>, Option<Vec<usize>>> = BTreeMap::new();
         seen.insert(Vec::new(), Some((0..merged.height()).collect()));
         for index in 0..merged.height() {
@@ -312,7 +322,7 @@ impl Plan {
                     continue;
                 }
                 if let Some(attributes) = merged.attributes(&layers, &path)? {
-                    self.add_ancestors(merged, &mut seen, &path)?;
+                    self.add_ancestors(merged, &mut seen, &path, default)?;
                     if !path.is_empty() {
                         self.directories.insert(NotePath(path), attributes);
                     }
@@ -328,14 +338,14 @@ impl Plan {
         merged: &mut Merged,
         seen: &mut BTreeMap<Vec<u8>, Option<Vec<usize>>>,
         path: &[u8],
+        default: Attributes,
     ) -> Result<(), StackError> {
         let mut directory = split(path).0;
         while !directory.is_empty() && !self.directories.contains_key(directory) {
-            if let Some(layers) = directory_layers(merged, seen, directory)?
-                && let Some(attributes) = merged.attributes(&layers, directory)?
-            {
+            if let Some(layers) = directory_layers(merged, seen, directory)? {
+                let attributes = merged.attributes(&layers, directory)?;
                 self.directories
-                    .insert(NotePath(directory.to_vec()), attributes);
+                    .insert(NotePath(directory.to_vec()), attributes.unwrap_or(default));
             }
             directory = split(directory).0;
         }
@@ -375,7 +385,7 @@ impl Plan {
         };
         let mut seen = BTreeMap::new();
         seen.insert(Vec::new(), Some((0..merged.height()).collect()));
-        self.add_ancestors(merged, &mut seen, &join(&directory, b"-"))?;
+        self.add_ancestors(merged, &mut seen, &join(&directory, b"-"), default)?;
         let mut path = directory;
         let last = missing.len().saturating_sub(1);
         for (index, name) in missing.iter().enumerate() {
@@ -775,7 +785,7 @@ impl NewTree {
         let made = self.places.parent(path).and_then(|(parent, name)| {
             let device = makedev(0, 0);
             mknodat(
-                &parent,
+                parent,
                 name,
                 FileType::CharacterDevice,
                 Mode::empty(),
@@ -798,7 +808,7 @@ impl NewTree {
         let failed = self.failed(path);
         let make = |places: &mut Places| {
             let (parent, name) = places.parent(path)?;
-            let file = openat(&parent, name, NEW_FILE, Mode::RUSR)?;
+            let file = openat(parent, name, NEW_FILE, Mode::RUSR)?;
             fchmod(&file, Mode::from_raw_mode(mode))?;
             futimens(&file, &modified_at(0))
         };
@@ -817,16 +827,16 @@ impl NewTree {
         let mut link = |to: &mut Places| {
             let (from, old_name) = merged.places(file.layer).parent(at)?;
             let (to, name) = to.parent(path)?;
-            match linkat(&from, old_name, &to, name, AtFlags::empty()) {
+            match linkat(from, old_name, to, name, AtFlags::empty()) {
                 // The file has all the names it can have, or the file system gives it none.
                 Err(Errno::MLINK | Errno::PERM | Errno::NOTSUP | Errno::XDEV) => {
                     if file.kind == FileType::Symlink {
-                        let target = readlinkat(&from, old_name, Vec::new())?;
-                        symlinkat(target, &to, name)
+                        let target = readlinkat(from, old_name, Vec::new())?;
+                        symlinkat(target, to, name)
                     } else {
                         let flags = OFlags::NOFOLLOW | OFlags::CLOEXEC;
-                        let from = openat(&from, old_name, flags, Mode::empty())?;
-                        copy(from, openat(&to, name, NEW_FILE, Mode::RUSR)?)
+                        let from = openat(from, old_name, flags, Mode::empty())?;
+                        copy(from, openat(to, name, NEW_FILE, Mode::RUSR)?)
                     }
                 }
                 // Two members of a layer that came to one place: one of them is there.
@@ -857,8 +867,8 @@ impl NewTree {
             let failed = self.failed(path);
             let settle = |places: &mut Places| {
                 let directory = places.directory(path)?;
-                futimens(&directory, &modified_at(attributes.modified))?;
-                fchmod(&directory, Mode::from_raw_mode(attributes.mode))
+                futimens(directory, &modified_at(attributes.modified))?;
+                fchmod(directory, Mode::from_raw_mode(attributes.mode))
             };
             settle(&mut self.places).map_err(failed)?;
         }

@@ -203,12 +203,15 @@ impl LayerTree {
         };
         let (found, whole) = self.find(target)?;
         let (node, to) = match found {
-            Found::Directory => return Err(refused("is a directory")),
+            Found::Directory if self.describes(&whole) => {
+                return Err(refused("is a directory"));
+            }
             Found::Beyond => return Err(refused("lies in something that is no directory")),
             Found::File => (Node::File, Some(whole)),
             Found::Symlink(target) => (Node::Symlink(target), Some(whole)),
             Found::Below(target) => (Node::Below(target), None),
-            Found::Nothing => (Node::Below(whole), None),
+            // A directory that no member describes may be a symlink below.
+            Found::Nothing | Found::Directory => (Node::Below(whole), None),
         };
         match to {
             Some(to) => {
@@ -371,7 +374,11 @@ impl LayerTree {
 
     /// Whether this layer has something of its own at `path`, on which no symlink is followed.
     fn has_own(&self, path: &[u8]) -> bool {
-        self.node(path).is_some_and(Node::is_made)
+        match self.node(path) {
+            None | Some(Node::Below(_)) => false,
+            Some(Node::Directory(_)) => self.describes(path),
+            Some(Node::File | Node::Symlink(_)) => true,
+        }
     }
 
     /// What is at `path`, on which no symlink is followed; not the root.

@@ -216,13 +216,13 @@ impl Writer {
             }
             let (parent, name) = self.places.parent(&place.path)?;
             match replaced {
-                Replaced::File => unlinkat(&parent, name, AtFlags::empty())?,
-                Replaced::Directory => remove_directory(&parent, name, &self.trash)?,
+                Replaced::File => unlinkat(parent, name, AtFlags::empty())?,
+                Replaced::Directory => remove_directory(parent, name, &self.trash)?,
             }
         }
         for directory in &place.directories {
             let (parent, name) = self.places.parent(directory)?;
-            mkdirat(&parent, name, Mode::RWXU)?;
+            mkdirat(parent, name, Mode::RWXU)?;
             self.note.entries += 1;
         }
         Ok(())
@@ -238,7 +238,7 @@ impl Writer {
         let (parent, name) = self.places.parent(&place.path).map_err(refused())?;
         let flags =
             OFlags::CREATE | OFlags::EXCL | OFlags::WRONLY | OFlags::NOFOLLOW | OFlags::CLOEXEC;
-        let file = openat(&parent, name, flags, Mode::RUSR).map_err(refused())?;
+        let file = openat(parent, name, flags, Mode::RUSR).map_err(refused())?;
         loop {
             let read = match content.read(&mut self.buffer) {
                 Ok(0) => break,
@@ -259,9 +259,9 @@ impl Writer {
     fn make_symlink(&mut self, place: &Place, target: &[u8], modified: i64) -> io::Result<()> {
         self.prepare(place)?;
         let (parent, name) = self.places.parent(&place.path)?;
-        symlinkat(target, &parent, name)?;
+        symlinkat(target, parent, name)?;
         utimensat(
-            &parent,
+            parent,
             name,
             &modified_at(modified),
             AtFlags::SYMLINK_NOFOLLOW,
@@ -275,7 +275,7 @@ impl Writer {
         let (from, old_name) = super::places::split(target);
         let from = rustix::io::dup(self.places.directory(from)?)?;
         let (parent, name) = self.places.parent(&place.path)?;
-        linkat(from, old_name, &parent, name, AtFlags::empty())?;
+        linkat(from, old_name, parent, name, AtFlags::empty())?;
         self.note.entries += 1;
         Ok(())
     }
@@ -309,8 +309,8 @@ impl Writer {
 
     fn settle(&mut self, path: &[u8], attributes: Attributes) -> io::Result<()> {
         let directory = self.places.directory(path)?;
-        fchmod(&directory, Mode::from_raw_mode(attributes.mode | 0o500))?;
-        futimens(&directory, &modified_at(attributes.modified))?;
+        fchmod(directory, Mode::from_raw_mode(attributes.mode | 0o500))?;
+        futimens(directory, &modified_at(attributes.modified))?;
         Ok(())
     }
 }

@@ -16,9 +16,9 @@ use rustix::io::{Errno, FdFlags};
 use rustix::process::{Pid, Signal, WaitId, WaitIdOptions, WaitOptions, WaitStatus};
 
 use super::namespaces::{entrance, room};
-use super::processes;
 use super::protocol::{self, Beginning, Command, PlainSetup, Report, RuntimeSetup, Setup};
 use super::{Exit, Feature, Log, NotStarted, Process, ProcessNumber};
+use super::{oci_runtime, processes};
 
 /// How often the descendants of a plain keeper are looked for while they are being killed: they may
 /// have had children meanwhile.
@@ -121,7 +121,7 @@ fn open_container(control: &UnixStream, setup: &RuntimeSetup) -> io::Result<()> 
         }
         Err(refused) => refuse(control, &refused),
     };
-    fs::remove_dir_all(&setup.bundle).and(said)
+    oci_runtime::remove_bundle(&setup.bundle).and(said)
 }
 
 fn try_open_container(setup: &RuntimeSetup) -> Result<(), Refused> {
@@ -143,7 +143,7 @@ fn try_open_container(setup: &RuntimeSetup) -> Result<(), Refused> {
     }
     let log = fs::read_to_string(setup.bundle.join("log")).unwrap_or_default();
     let reason = log.lines().last().unwrap_or_default();
-    Err(Errno::PERM).step(format!("{step} ({reason})"))
+    Err(Errno::CANCELED).step(format!("{step} ({reason})"))
 }
 
 /// Says that there is no box.

@@ -12,6 +12,7 @@ use std::path::{Path, PathBuf};
 
 use serde_json::{Value, json};
 
+use super::namespaces::Who;
 use super::outside::Keeper;
 use super::protocol::{RuntimeSetup, Setup};
 use super::{STAGE, Sandbox, SandboxError, Settings, namespaces};
@@ -19,6 +20,9 @@ use super::{STAGE, Sandbox, SandboxError, Settings, namespaces};
 /// Without it the root of a user namespace may not be mapped into another one:
 /// `user_namespaces(7)`.
 const KEPT: [&str; 1] = ["CAP_SETFCAP"];
+
+/// The directory of a bundle that is the root of its container.
+const ROOT: &str = "root";
 
 /// Starts a box by the OCI runtime `runtime`, an absolute path. A directory of the box is in
 /// [`Settings::scratch`] until it ends. Root, who may always make namespaces, needs no door: for root
@@ -34,9 +38,14 @@ pub fn start(settings: &Settings, runtime: &Path) -> Result<Sandbox, SandboxErro
     })?;
     keeper.tell(&Setup::Runtime(RuntimeSetup {
         command: command(runtime, &bundle),
-        bundle,
+        bundle: bundle.clone(),
     }));
-    namespaces::furnish(keeper, settings, false)
+    let made = namespaces::furnish(keeper, settings, Who::User);
+    if made.is_err() {
+        // The stage does this, if it came so far.
+        let _ = remove_bundle(&bundle);
+    }
+    made
 }
 
 fn command(runtime: &Path, bundle: &Path) -> Vec<PathBuf> {
@@ -58,7 +67,7 @@ fn make_bundle(settings: &Settings) -> io::Result<PathBuf> {
     let directory = tempfile::Builder::new()
         .prefix("box-")
         .tempdir_in(&settings.scratch)?;
-    let root = directory.path().join("root");
+    let root = directory.path().join(ROOT);
     fs::create_dir(&root)?;
     let mut mounts = Vec::new();
     for entry in fs::read_dir("/")? {
@@ -76,6 +85,21 @@ fn make_bundle(settings: &Settings) -> io::Result<PathBuf> {
     fs::write(directory.path().join("config.json"), config.to_string())?;
     // It is removed by the stage, which is there also when tierce is not any more.
     Ok(directory.keep())
+}
+
+/// Removes a bundle, but never what is mounted in it: that is all of this machine.
+pub(super) fn remove_bundle(bundle: &Path) -> io::Result<()> {
+    let root = bundle.join(ROOT);
+    for entry in fs::read_dir(&root)? {
+        let entry = entry?;
+        if entry.file_type()?.is_dir() {
+            fs::remove_dir(entry.path())?;
+        } else {
+            fs::remove_file(entry.path())?;
+        }
+    }
+    fs::remove_dir(root)?;
+    fs::remove_dir_all(bundle)
 }
 
 fn config(settings: &Settings, root: &Path, mounts: &[PathBuf]) -> Value {
@@ -103,4 +127,42 @@ fn config(settings: &Settings, root: &Path, mounts: &[PathBuf]) -> Value {
             "gidMappings": to_root(rustix::process::getegid().as_raw()),
         },
     })
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+
+    #[test]
+    fn what_is_in_a_mount_point_is_not_removed_with_the_bundle() {
+        let scratch = tempfile::tempdir().unwrap();
+        let bundle = scratch.path().join("box");
+        let mounted = bundle.join(ROOT).join("home/file");
+        fs::create_dir_all(mounted.parent().unwrap()).unwrap();
+        symlink("usr/bin", bundle.join(ROOT).join("bin")).unwrap();
+        fs::write(&mounted, "").unwrap();
+        assert!(remove_bundle(&bundle).is_err());
+        assert!(mounted.exists());
+        fs::remove_file(mounted).unwrap();
+        remove_bundle(&bundle).unwrap();
+        assert!(!bundle.exists());
+    }
+
+    #[test]
+    fn each_runtime_is_called_as_it_understands() {
+        let called = |runtime: &str| {
+            let command = command(Path::new(runtime), Path::new("/b"));
+            let words: Vec<_> = command
+                .iter()
+                .map(|word| word.display().to_string())
+                .collect();
+            words.join(" ")
+        };
+        let rest = "--root /b/state --log /b/log run --detach --bundle /b box";
+        assert_eq!(called("/bin/runc"), format!("/bin/runc {rest}"));
+        assert_eq!(
+            called("/bin/crun"),
+            format!("/bin/crun --cgroup-manager=disabled {rest}")
+        );
+    }
 }

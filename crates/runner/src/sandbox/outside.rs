@@ -94,7 +94,12 @@ impl Keeper {
                 source: io::Error::from_raw_os_error(errno),
             }),
             Ok(said) => Ok(said),
-            Err(error) => Err(self.no_stage(&error.to_string())),
+            Err(error) => Err(match error.kind() {
+                io::ErrorKind::UnexpectedEof | io::ErrorKind::ConnectionReset => {
+                    self.no_stage("it ended without a word")
+                }
+                _ => self.no_stage(&error.to_string()),
+            }),
         }
     }
 

@@ -58,6 +58,8 @@ pub(super) struct Entrance {
     pub own_network: bool,
     /// Whether it is root that may do all this.
     pub privileged: bool,
+    /// Whether the box is to have a namespace of users.
+    pub own_users: bool,
 }
 
 /// See [`super::namespaces::room`].

@@ -231,12 +231,14 @@ impl Stage {
 
     fn starting(function: Function, start: Start) -> Self {
         let (fake, sandbox) = FakeBox::new(start);
+        Self::over(function, fake, sandbox, Duration::from_secs(2))
+    }
+
+    fn over(function: Function, fake: FakeBox, sandbox: Sandbox, shutdown: Duration) -> Self {
         let address = sandbox.listener.local_addr().unwrap().to_string();
         let lines = Arc::new(Lines::default());
         let sink = Arc::clone(&lines) as Arc<dyn LogSink>;
-        let patience = Patience {
-            shutdown: Duration::from_secs(2),
-        };
+        let patience = Patience { shutdown };
         let environment = Environment::begin(1, Arc::new(function), sandbox, sink, patience);
         Self {
             environment,
@@ -888,6 +890,20 @@ async fn another_response_mode_is_refused() {
 }
 
 #[tokio::test]
+async fn a_time_beyond_all_clocks_is_no_limit() {
+    let (stage, _, next) = Stage::ready(Function {
+        timeout: Duration::MAX,
+        init_limit: Duration::MAX,
+        ..function()
+    })
+    .await;
+    let progress = stage.environment.invoke(invocation("1"));
+    next.await.unwrap();
+    stage.respond("1", "1").await;
+    assert_eq!(success(&done(progress).await), "1");
+}
+
+#[tokio::test]
 async fn a_function_goes_on_without_its_client() {
     let (stage, _, next) = Stage::ready(function()).await;
     drop(stage.environment.invoke(invocation("1")));
@@ -966,6 +982,16 @@ async fn traps_are_explained_after_a_failure_and_only_then() {
     let hints = stage.lines.of(LogSource::Hint);
     assert_eq!(hints.len(), 1);
     assert!(hints[0].contains("/dev/shm"), "{hints:?}");
+}
+
+#[tokio::test]
+async fn strangers_are_turned_away() {
+    let (fake, mut sandbox) = FakeBox::new((Ok(()), Network::Host));
+    // Nobody is a descendant of itself.
+    sandbox.doorkeeper = Doorkeeper::Descendants(std::process::id());
+    let stage = Stage::over(function(), fake, sandbox, PATIENCE);
+    let ping = stage.http.get(stage.url("/2018-06-01/ping")).send();
+    assert!(soon(ping).await.is_err());
 }
 
 #[tokio::test]
@@ -1197,6 +1223,73 @@ async fn an_external_extension_comes_first_and_goes_last() {
             "EXTENSION\tName: watch\tState: Ready\tEvents: [INVOKE, SHUTDOWN]",
             "EXTENSION\tName: inner\tState: Ready\tEvents: [INVOKE]",
         ]
+    );
+}
+
+#[tokio::test]
+async fn extensions_are_told_why_they_end_and_not_waited_for_forever() {
+    for reason in ["spindown", "timeout", "failure"] {
+        let (fake, sandbox) = FakeBox::new((Ok(()), Network::Host));
+        let timeout = match reason {
+            "timeout" => Duration::from_millis(50),
+            _ => PATIENCE,
+        };
+        let function = Function {
+            timeout,
+            ..with_extension()
+        };
+        let mut stage = Stage::over(function, fake, sandbox, Duration::from_millis(50));
+        stage.fake.start().await;
+        let watch = register(&stage, "watch", json!(["SHUTDOWN"]))
+            .await
+            .unwrap();
+        let (runtime, _) = stage.fake.start().await;
+        let watching = event(&stage, &watch);
+        let next = stage.next();
+        stage.wait_for(&State::Ready).await;
+        if reason == "spindown" {
+            soon(stage.environment.clone().shut_down()).await;
+        } else {
+            let progress = stage.environment.invoke(invocation("1"));
+            next.await.unwrap();
+            if reason == "failure" {
+                stage.fake.exit(runtime, Exit::Code(1));
+            }
+            failure(&done(progress).await);
+        }
+        let (_, told) = soon(watching).await.unwrap();
+        assert_eq!(told["shutdownReason"], reason);
+        // A runtime that is there is asked to end; neither it nor the extension does.
+        if reason != "failure" {
+            match stage.fake.order().await {
+                Order::Terminate(number) => assert_eq!(number, runtime),
+                other => panic!("{other:?}"),
+            }
+        }
+        assert!(matches!(stage.fake.order().await, Order::KillAll));
+    }
+}
+
+#[tokio::test]
+async fn internal_extensions_are_not_told_of_the_end() {
+    let mut stage = Stage::new(function());
+    let (runtime, _) = stage.fake.start().await;
+    let inner = register(&stage, "inner", json!(["INVOKE"])).await.unwrap();
+    let waiting = event(&stage, &inner);
+    let _next = stage.next();
+    stage.wait_for(&State::Ready).await;
+    let ending = tokio::spawn(stage.environment.clone().shut_down());
+    match stage.fake.order().await {
+        Order::Terminate(number) => assert_eq!(number, runtime),
+        other => panic!("{other:?}"),
+    }
+    stage.fake.exit(runtime, Exit::Signal(15));
+    assert!(matches!(stage.fake.order().await, Order::KillAll));
+    soon(ending).await.unwrap();
+    let (status, body) = soon(waiting).await.unwrap();
+    assert_eq!(
+        (status, &body["errorType"]),
+        (500, &json!("InternalServerError"))
     );
 }
 

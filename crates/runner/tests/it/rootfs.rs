@@ -108,8 +108,9 @@ struct Bench {
 
 impl Bench {
     fn new() -> Self {
-        let directory = tempfile::tempdir().unwrap();
-        let cache = RootfsCache::open(directory.path().join("rootfs-1")).unwrap();
+        let directory = tempfile::tempdir().expect("the test's own files can be used");
+        let cache = RootfsCache::open(directory.path().join("rootfs-1"))
+            .expect("the test's own files can be used");
         Self { directory, cache }
     }
 
@@ -131,14 +132,15 @@ impl Bench {
     fn flat_with(&self, layers: &[Vec<Member>], mount_points: &[MountPoint]) -> Root {
         let ids = self.unpack_all(layers);
         let flattened = self.cache.flatten(&ids, Form::AsPacked, mount_points);
-        flattened.unwrap()
+        flattened.expect("the test's own files can be used")
     }
 
     fn unpack_all(&self, layers: &[Vec<Member>]) -> Vec<DiffId> {
         let archives = layers.iter().map(|layer| archive(layer));
         archives
             .map(|archive| {
-                self.unpack(&archive).unwrap();
+                self.unpack(&archive)
+                    .expect("the test's own files can be used");
                 diff_id(&archive)
             })
             .collect()
@@ -146,30 +148,41 @@ impl Bench {
 
     /// What is begun and not finished.
     fn begun(&self) -> usize {
-        fs::read_dir(self.root().join("begun")).unwrap().count()
+        fs::read_dir(self.root().join("begun"))
+            .expect("the test's own files can be used")
+            .count()
     }
 }
 
 /// A tree as text: one line for each path, with what can be told of it.
 fn listing(root: &Path) -> BTreeMap<String, String> {
     fn add(root: &Path, directory: &Path, lines: &mut BTreeMap<String, String>) {
-        for entry in fs::read_dir(directory).unwrap() {
-            let path = entry.unwrap().path();
-            let metadata = path.symlink_metadata().unwrap();
+        for entry in fs::read_dir(directory).expect("the test's own files can be used") {
+            let path = entry.expect("the test's own files can be used").path();
+            let metadata = path
+                .symlink_metadata()
+                .expect("the test's own files can be used");
             let mode = metadata.permissions().mode() & 0o7777;
             let kind = metadata.file_type();
             let line = if kind.is_symlink() {
-                format!("-> {}", fs::read_link(&path).unwrap().display())
+                format!(
+                    "-> {}",
+                    fs::read_link(&path)
+                        .expect("the test's own files can be used")
+                        .display()
+                )
             } else if kind.is_dir() {
                 add(root, &path, lines);
                 format!("{mode:o} directory")
             } else if kind.is_char_device() {
                 "whiteout".to_owned()
             } else {
-                let content = fs::read(&path).unwrap();
+                let content = fs::read(&path).expect("the test's own files can be used");
                 format!("{mode:o} {}", String::from_utf8_lossy(&content))
             };
-            let name = path.strip_prefix(root).unwrap();
+            let name = path
+                .strip_prefix(root)
+                .expect("the test's own files can be used");
             lines.insert(
                 String::from_utf8_lossy(name.as_os_str().as_bytes()).into_owned(),
                 line,
@@ -211,14 +224,23 @@ fn a_layer_becomes_files_with_its_modes_and_times() {
         ])
     );
     for path in ["usr", "usr/bin", "usr/bin/tool", "bin", "tmp"] {
-        let metadata = root.join(path).symlink_metadata().unwrap();
-        assert_eq!(metadata.mtime(), TIME as i64, "{path}");
+        let metadata = root
+            .join(path)
+            .symlink_metadata()
+            .expect("the test's own files can be used");
+        assert_eq!(metadata.mtime(), TIME.cast_signed(), "{path}");
     }
-    let inode = |path: &str| root.join(path).metadata().unwrap().ino();
+    let inode = |path: &str| {
+        root.join(path)
+            .metadata()
+            .expect("the test's own files can be used")
+            .ino()
+    };
     assert_eq!(inode("usr/bin/same"), inode("usr/bin/tool"));
 }
 
 #[test]
+#[expect(clippy::too_many_lines, reason = "a table")]
 fn layers_lie_over_each_other() {
     let below = || {
         vec![
@@ -344,7 +366,7 @@ fn seen_by_find(prepare: &str, directory: &Path) -> Vec<String> {
         .arg(directory)
         .env("LC_ALL", "C")
         .output()
-        .unwrap();
+        .expect("the test's own files can be used");
     let said = String::from_utf8_lossy(&output.stderr);
     assert!(output.status.success(), "{prepare}: {said}");
     let mut lines: Vec<_> = String::from_utf8_lossy(&output.stdout)
@@ -357,14 +379,15 @@ fn seen_by_find(prepare: &str, directory: &Path) -> Vec<String> {
 
 /// The same of layers that overlayfs lays over each other.
 fn seen_in_overlay(root: &Root) -> Vec<String> {
-    let scratch = tempfile::tempdir().unwrap();
+    let scratch = tempfile::tempdir().expect("the test's own files can be used");
     let mut lower = Vec::new();
     for (index, directory) in root.directories.iter().enumerate() {
         let name = format!("l{index}");
-        std::os::unix::fs::symlink(directory, scratch.path().join(&name)).unwrap();
+        std::os::unix::fs::symlink(directory, scratch.path().join(&name))
+            .expect("the test's own files can be used");
         lower.push(name);
     }
-    fs::create_dir(scratch.path().join("merged")).unwrap();
+    fs::create_dir(scratch.path().join("merged")).expect("the test's own files can be used");
     let prepare = format!(
         "cd '{}'; mount -t overlay overlay -o ro,userxattr,lowerdir={} merged;",
         scratch.path().display(),
@@ -395,10 +418,10 @@ fn overlayfs_sees_what_flattening_makes() {
         let ids = bench.unpack_all(&layers);
         for mount_points in [vec![], box_mount_points()] {
             let stacked = bench.cache.stack(&ids, Form::AsPacked, &mount_points);
-            let stacked = stacked.unwrap();
+            let stacked = stacked.expect("the test's own files can be used");
             assert_eq!(stacked.not_for_overlay, None, "{what}");
             let flat = bench.cache.flatten(&ids, Form::AsPacked, &mount_points);
-            let flat = flat.unwrap();
+            let flat = flat.expect("the test's own files can be used");
             assert_eq!(stacked.mount_points, flat.mount_points, "{what}");
             assert_eq!(
                 seen_in_overlay(&stacked),
@@ -433,8 +456,14 @@ fn members_go_where_symlinks_of_lower_layers_lead() {
         ],
     ];
     let ids = bench.unpack_all(&layers);
-    let flat = bench.cache.flatten(&ids, Form::AsPacked, &[]).unwrap();
-    let stacked = bench.cache.stack(&ids, Form::AsPacked, &[]).unwrap();
+    let flat = bench
+        .cache
+        .flatten(&ids, Form::AsPacked, &[])
+        .expect("the test's own files can be used");
+    let stacked = bench
+        .cache
+        .stack(&ids, Form::AsPacked, &[])
+        .expect("the test's own files can be used");
     let seen = seen_by_find("", &flat.directories[0]);
     assert_eq!(seen_in_overlay(&stacked), seen);
     let seen: Vec<_> = seen
@@ -459,6 +488,7 @@ fn members_go_where_symlinks_of_lower_layers_lead() {
     assert!(!paths.contains(&"usr/lib/old") && !paths.contains(&"lib/new"));
 }
 
+#[expect(clippy::too_many_lines, reason = "a table")]
 fn overlay_cases() -> Vec<(&'static str, Vec<Vec<Member>>)> {
     vec![
         (
@@ -526,6 +556,20 @@ fn overlay_cases() -> Vec<(&'static str, Vec<Vec<Member>>)> {
             ],
         ),
         (
+            "a described directory in one that no layer describes",
+            vec![
+                vec![Directory("b/c", 0o711)],
+                vec![Directory("b/c/a", 0o755)],
+            ],
+        ),
+        (
+            "a hardlink to a symlink of a lower layer that the layer goes through",
+            vec![
+                vec![Symlink("a/c", "a")],
+                vec![Directory("a/c/a", 0o755), Link("b", "a/c")],
+            ],
+        ),
+        (
             "mount points of an image that has links in their places",
             vec![vec![
                 Symlink("tmp", "var/tmp"),
@@ -552,8 +596,14 @@ fn overlay_cases() -> Vec<(&'static str, Vec<Vec<Member>>)> {
 /// What is in `directory` apart from the cache.
 fn beside(bench: &Bench) -> Vec<String> {
     let mut names: Vec<_> = fs::read_dir(bench.directory.path())
-        .unwrap()
-        .map(|entry| entry.unwrap().file_name().into_string().unwrap())
+        .expect("the test's own files can be used")
+        .map(|entry| {
+            entry
+                .expect("the test's own files can be used")
+                .file_name()
+                .into_string()
+                .expect("the test's own files can be used")
+        })
         .collect();
     names.sort();
     names
@@ -728,14 +778,16 @@ fn what_no_root_gets_is_counted() {
     append(&mut bytes, b"file", EntryType::Regular, 0o644, b"", b"x");
     let bytes = ended(bytes);
     let bench = Bench::new();
-    let unpacked = bench.unpack(&bytes).unwrap();
+    let unpacked = bench
+        .unpack(&bytes)
+        .expect("the test's own files can be used");
     assert_eq!(
         (unpacked.skipped, unpacked.entries, unpacked.bytes),
         (6, 1, 1)
     );
     let root = bench.cache.flatten(&[diff_id(&bytes)], Form::AsPacked, &[]);
     assert_eq!(
-        listing(&root.unwrap().directories[0]),
+        listing(&root.expect("the test's own files can be used").directories[0]),
         lines(&[("file", "644 x")])
     );
 }
@@ -751,22 +803,31 @@ fn as_deep_and_long_as_linux_has_it() {
     append_long(&mut bytes, &[&b"e/"[..], &deep].concat(), b"x");
     let bytes = ended(bytes);
     let bench = Bench::new();
-    bench.unpack(&bytes).unwrap();
+    bench
+        .unpack(&bytes)
+        .expect("the test's own files can be used");
     let flat = bench.cache.flatten(&[diff_id(&bytes)], Form::AsPacked, &[]);
-    let root = flat.unwrap();
+    let root = flat.expect("the test's own files can be used");
     let root = &root.directories[0];
-    assert_eq!(fs::read(root.join("n".repeat(255))).unwrap(), b"y");
+    assert_eq!(
+        fs::read(root.join("n".repeat(255))).expect("the test's own files can be used"),
+        b"y"
+    );
     assert!(root.join("d").is_file() && root.join("e/d/d/d").is_dir());
 }
 
 #[test]
 fn a_sparse_file_is_refused() {
     let mut header = Header::new_gnu();
-    header.set_path("hole").unwrap();
+    header
+        .set_path("hole")
+        .expect("the test's own files can be used");
     header.set_entry_type(EntryType::GNUSparse);
     header.set_size(0);
     header.set_mode(0o644);
-    let gnu = header.as_gnu_mut().unwrap();
+    let gnu = header
+        .as_gnu_mut()
+        .expect("the test's own files can be used");
     gnu.realsize[..11].copy_from_slice(b"00004000000");
     header.set_cksum();
     let bench = Bench::new();
@@ -797,14 +858,32 @@ fn bytes_that_are_not_the_layer_leave_nothing() {
         let bench = Bench::new();
         let unpacked = bench.cache.unpack(id, Form::Lambda, bytes, limits);
         assert!(unpacked.is_err(), "{what}");
-        assert!(!bench.cache.has(id, Form::Lambda).unwrap(), "{what}");
+        assert!(
+            !bench
+                .cache
+                .has(id, Form::Lambda)
+                .expect("the test's own files can be used"),
+            "{what}"
+        );
         assert_eq!(bench.begun(), 0, "{what}");
     }
     // Garbage that the diff id covers is part of the layer.
     let bench = Bench::new();
-    bench.unpack(&trailing).unwrap();
-    assert!(bench.cache.has(diff_id(&trailing), Form::AsPacked).unwrap());
-    assert!(!bench.cache.has(diff_id(&trailing), Form::Lambda).unwrap());
+    bench
+        .unpack(&trailing)
+        .expect("the test's own files can be used");
+    assert!(
+        bench
+            .cache
+            .has(diff_id(&trailing), Form::AsPacked)
+            .expect("the test's own files can be used")
+    );
+    assert!(
+        !bench
+            .cache
+            .has(diff_id(&trailing), Form::Lambda)
+            .expect("the test's own files can be used")
+    );
 }
 
 #[test]
@@ -819,10 +898,16 @@ fn by_default_the_owner_sees_what_others_see() {
     bench
         .cache
         .unpack(id, Form::Lambda, &bytes[..], Limits::default())
-        .unwrap();
+        .expect("the test's own files can be used");
     for root in [
-        bench.cache.flatten(&[id], Form::Lambda, &[]).unwrap(),
-        bench.cache.stack(&[id], Form::Lambda, &[]).unwrap(),
+        bench
+            .cache
+            .flatten(&[id], Form::Lambda, &[])
+            .expect("the test's own files can be used"),
+        bench
+            .cache
+            .stack(&[id], Form::Lambda, &[])
+            .expect("the test's own files can be used"),
     ] {
         let seen = if root.directories.len() == 1 {
             seen_by_find("", &root.directories[0])
@@ -869,7 +954,7 @@ fn mount_points_are_found_inside_the_root() {
     let found: Vec<_> = root
         .mount_points
         .iter()
-        .map(|path| path.to_str().unwrap())
+        .map(|path| path.to_str().expect("the test's own files can be used"))
         .collect();
     assert_eq!(
         found,
@@ -939,7 +1024,7 @@ fn mount_points_are_found_inside_the_root() {
 fn prune_to(left: u64, path: &Path, since: SystemTime) {
     let deadline = Instant::now() + Duration::from_secs(20);
     loop {
-        let pruned = RootfsCache::prune(path, since).unwrap();
+        let pruned = RootfsCache::prune(path, since).expect("the test's own files can be used");
         assert!(pruned.left.trees >= left, "{pruned:?}");
         if pruned.left.trees == left {
             return;
@@ -954,24 +1039,42 @@ fn what_is_used_is_not_pruned() {
     let bench = Bench::new();
     let layers = [vec![Directory("a", 0o000)], vec![File("b", 0o644, "b")]];
     let ids = bench.unpack_all(&layers);
-    let root = bench.cache.stack(&ids[..1], Form::AsPacked, &[]).unwrap();
+    let root = bench
+        .cache
+        .stack(&ids[..1], Form::AsPacked, &[])
+        .expect("the test's own files can be used");
     let path = bench.root();
-    let later = SystemTime::now() + Duration::from_secs(60);
+    let later = SystemTime::now() + Duration::from_mins(1);
     // Both are held by who unpacked them.
-    assert_eq!(RootfsCache::prune(&path, later).unwrap().removed.trees, 0);
+    assert_eq!(
+        RootfsCache::prune(&path, later)
+            .expect("the test's own files can be used")
+            .removed
+            .trees,
+        0
+    );
     let Bench { directory, cache } = bench;
     drop(cache);
     // Only what the root is made of stays.
     prune_to(2, &path, later);
     assert!(root.directories.iter().all(|directory| directory.is_dir()));
     drop(root);
-    let before = SystemTime::now() - Duration::from_secs(60);
-    let pruned = RootfsCache::prune(&path, before).unwrap();
+    let before = SystemTime::now() - Duration::from_mins(1);
+    let pruned = RootfsCache::prune(&path, before).expect("the test's own files can be used");
     assert_eq!((pruned.removed.trees, pruned.left.trees), (0, 2));
     prune_to(0, &path, later);
-    assert_eq!(RootfsCache::info(&path).unwrap().trees, 0);
-    let cache = RootfsCache::open(&path).unwrap();
-    assert!(!cache.has(ids[0], Form::AsPacked).unwrap());
+    assert_eq!(
+        RootfsCache::info(&path)
+            .expect("the test's own files can be used")
+            .trees,
+        0
+    );
+    let cache = RootfsCache::open(&path).expect("the test's own files can be used");
+    assert!(
+        !cache
+            .has(ids[0], Form::AsPacked)
+            .expect("the test's own files can be used")
+    );
     drop(directory);
 }
 
@@ -980,19 +1083,27 @@ fn what_is_not_certain_is_unpacked_again() {
     let bench = Bench::new();
     let bytes = archive(&[File("a", 0o644, "content")]);
     let id = diff_id(&bytes);
-    bench.unpack(&bytes).unwrap();
+    bench
+        .unpack(&bytes)
+        .expect("the test's own files can be used");
     let path = bench.root();
-    let layer = fs::read_dir(path.join("layers")).unwrap().next().unwrap();
-    let layer = layer.unwrap().path();
+    let layer = fs::read_dir(path.join("trees/layers"))
+        .expect("the test's own files can be used")
+        .next()
+        .expect("the test's own files can be used");
+    let layer = layer.expect("the test's own files can be used").path();
     let note = layer.join("note");
-    let written = fs::read_to_string(&note).unwrap();
-    let boot = fs::read_to_string("/proc/sys/kernel/random/boot_id").unwrap();
+    let written = fs::read_to_string(&note).expect("the test's own files can be used");
+    let boot = fs::read_to_string("/proc/sys/kernel/random/boot_id")
+        .expect("the test's own files can be used");
     assert!(written.contains(boot.trim()), "{written}");
     let Bench { directory, cache } = bench;
     drop(cache);
     let has = || {
-        let cache = RootfsCache::open(&path).unwrap();
-        cache.has(id, Form::AsPacked).unwrap()
+        let cache = RootfsCache::open(&path).expect("the test's own files can be used");
+        cache
+            .has(id, Form::AsPacked)
+            .expect("the test's own files can be used")
     };
     // Removed it is not while a child of another test has the lock: see `prune_to`.
     let assert_gone = || {
@@ -1005,33 +1116,37 @@ fn what_is_not_certain_is_unpacked_again() {
     assert!(has());
     // As after a crash of the system.
     let other_boot = written.replace(boot.trim(), "another");
-    fs::write(&note, &other_boot).unwrap();
+    fs::write(&note, &other_boot).expect("the test's own files can be used");
     assert_gone();
     let unpack = || {
-        let cache = RootfsCache::open(&path).unwrap();
+        let cache = RootfsCache::open(&path).expect("the test's own files can be used");
         cache
             .unpack(id, Form::AsPacked, &bytes[..], Limits::default())
-            .unwrap();
+            .expect("the test's own files can be used");
         cache
     };
-    unpack().settle().unwrap();
-    assert!(!fs::read_to_string(&note).unwrap().contains(boot.trim()));
+    unpack().settle().expect("the test's own files can be used");
+    assert!(
+        !fs::read_to_string(&note)
+            .expect("the test's own files can be used")
+            .contains(boot.trim())
+    );
     assert!(has());
     // A copy of the files may lack what is no content.
     let copied = layer.join("copied");
-    fs::create_dir(&copied).unwrap();
-    fs::remove_dir_all(layer.join("files")).unwrap();
-    fs::rename(&copied, layer.join("files")).unwrap();
+    fs::create_dir(&copied).expect("the test's own files can be used");
+    fs::remove_dir_all(layer.join("files")).expect("the test's own files can be used");
+    fs::rename(&copied, layer.join("files")).expect("the test's own files can be used");
     assert_gone();
     unpack();
-    fs::write(&note, "{").unwrap();
+    fs::write(&note, "{").expect("the test's own files can be used");
     assert_gone();
     drop(directory);
 }
 
 #[test]
 fn many_unpack_one_layer_at_once() {
-    let directory = tempfile::tempdir().unwrap();
+    let directory = tempfile::tempdir().expect("the test's own files can be used");
     let path = directory.path().join("rootfs-1");
     let members: Vec<_> = (0..200)
         .map(|index| format!("d{}/f{index}", index % 7))
@@ -1052,36 +1167,100 @@ fn many_unpack_one_layer_at_once() {
     std::thread::scope(|scope| {
         for _ in 0..6 {
             scope.spawn(|| {
-                let cache = RootfsCache::open(&path).unwrap();
+                let cache = RootfsCache::open(&path).expect("the test's own files can be used");
                 cache
                     .unpack(id, Form::AsPacked, &bytes[..], Limits::default())
-                    .unwrap();
-                let root = cache.flatten(&[id], Form::AsPacked, &[]).unwrap();
+                    .expect("the test's own files can be used");
+                let root = cache
+                    .flatten(&[id], Form::AsPacked, &[])
+                    .expect("the test's own files can be used");
                 for name in &members {
-                    let content = fs::read_to_string(root.directories[0].join(name)).unwrap();
+                    let content = fs::read_to_string(root.directories[0].join(name))
+                        .expect("the test's own files can be used");
                     assert_eq!(content, *name);
                 }
             });
         }
     });
-    assert_eq!(fs::read_dir(path.join("begun")).unwrap().count(), 0);
-    assert_eq!(fs::read_dir(path.join("layers")).unwrap().count(), 1);
+    assert_eq!(
+        fs::read_dir(path.join("begun"))
+            .expect("the test's own files can be used")
+            .count(),
+        0
+    );
+    assert_eq!(
+        fs::read_dir(path.join("trees/layers"))
+            .expect("the test's own files can be used")
+            .count(),
+        1
+    );
 }
 
 #[test]
 fn what_a_killed_process_began_is_swept_away() {
     let bench = Bench::new();
     let abandoned = bench.root().join("begun/abandoned");
-    fs::create_dir_all(abandoned.join("files/closed")).unwrap();
+    fs::create_dir_all(abandoned.join("files/closed")).expect("the test's own files can be used");
     fs::set_permissions(
         abandoned.join("files/closed"),
-        fs::Permissions::from_mode(0),
+        fs::Permissions::from_mode(0o000),
     )
-    .unwrap();
+    .expect("the test's own files can be used");
     let held = bench.root().join("begun/held");
-    fs::create_dir(&held).unwrap();
-    let lock = fs::File::open(&held).unwrap();
-    lock.lock().unwrap();
-    RootfsCache::open(bench.root()).unwrap();
+    fs::create_dir(&held).expect("the test's own files can be used");
+    let lock = fs::File::open(&held).expect("the test's own files can be used");
+    lock.lock().expect("the test's own files can be used");
+    RootfsCache::open(bench.root()).expect("the test's own files can be used");
     assert!(!abandoned.exists() && held.exists());
+}
+
+#[test]
+fn a_full_disk_is_told_by_path_and_nothing_is_left() {
+    // The test runs itself again where there is a small disk.
+    const SMALL_DISK: &str = "TIERCE_TEST_SMALL_DISK";
+    let Ok(disk) = std::env::var(SMALL_DISK) else {
+        let directory = tempfile::tempdir().unwrap();
+        let output = Command::new("unshare")
+            .args(["-Urm", "sh", "-ec"])
+            .arg("mount -t tmpfs -o size=1m tmpfs \"$1\"; shift; exec \"$@\"")
+            .arg("sh")
+            .arg(directory.path())
+            .arg(std::env::current_exe().unwrap())
+            .args([
+                "--exact",
+                "rootfs::a_full_disk_is_told_by_path_and_nothing_is_left",
+            ])
+            .env(SMALL_DISK, directory.path())
+            .output()
+            .unwrap();
+        let said = String::from_utf8_lossy(&output.stdout);
+        assert!(
+            output.status.success() && said.contains("1 passed"),
+            "{said}"
+        );
+        return;
+    };
+    let cache = RootfsCache::open(Path::new(&disk).join("rootfs-1")).unwrap();
+    let mut bytes = Vec::new();
+    append(&mut bytes, b"small", EntryType::Regular, 0o644, b"", b"x");
+    append(
+        &mut bytes,
+        b"opt/large",
+        EntryType::Regular,
+        0o644,
+        b"",
+        &vec![1; 2 << 20],
+    );
+    let bytes = ended(bytes);
+    let id = diff_id(&bytes);
+    let error = cache
+        .unpack(id, Form::Lambda, &bytes[..], Limits::default())
+        .unwrap_err();
+    let UnpackError::Write { member, source } = error else {
+        panic!("{error}");
+    };
+    assert_eq!(member, "opt/large");
+    assert_eq!(source.kind(), std::io::ErrorKind::StorageFull);
+    let begun = Path::new(&disk).join("rootfs-1/begun");
+    assert_eq!(fs::read_dir(begun).unwrap().count(), 0);
 }

@@ -5,7 +5,6 @@ use std::io;
 use std::os::unix::net::UnixStream;
 use std::process::{self, Stdio};
 
-use rustix::process::DumpableBehavior;
 use rustix::thread::{CapabilitySet, CapabilitySets, UnshareFlags};
 
 use crate::sandbox::inside::{Refused, Step as _, refuse};
@@ -29,11 +28,7 @@ const FOR_THE_ROOM: [CapabilitySet; 8] = [
 /// The life of the first stage.
 pub(in crate::sandbox) fn enter(control: &UnixStream, entrance: &Entrance) -> io::Result<()> {
     match try_enter(control, entrance) {
-        Ok(mut room) => {
-            // Other processes of the same user are none of the box's.
-            let _ = rustix::process::set_dumpable_behavior(DumpableBehavior::NotDumpable);
-            room.wait().map(|_| ())
-        }
+        Ok(mut room) => room.wait().map(|_| ()),
         Err(refused) => refuse(control, &refused),
     }
 }
@@ -95,14 +90,12 @@ fn enter_as_user(entrance: &Entrance) -> Result<(), Refused> {
 /// forbidden in it is not forbidden elsewhere. All users are mapped to themselves by tierce, so that
 /// owners of files are seen as they are.
 fn enter_as_root(control: &UnixStream, entrance: &Entrance) -> Result<(), Refused> {
-    let own_users = match unshare(UnshareFlags::NEWUSER | namespaces(entrance)) {
-        Ok(()) => true,
-        // User namespaces may be forbidden even to root.
-        Err(_) => {
-            unshare(namespaces(entrance)).step_of(Feature::Namespaces, "make namespaces")?;
-            false
-        }
-    };
+    let with_users = UnshareFlags::NEWUSER | namespaces(entrance);
+    // User namespaces may be forbidden even to root.
+    let own_users = entrance.own_users && unshare(with_users).is_ok();
+    if !own_users {
+        unshare(namespaces(entrance)).step_of(Feature::Namespaces, "make namespaces")?;
+    }
     protocol::send(control, &Beginning::Entered { own_users }).step("tell of the namespaces")?;
     match protocol::receive(control).step("hear of the users")? {
         Setup::Mapped => Ok(()),

@@ -9,7 +9,8 @@
 //! A namespace of processes begins with the next child, so there are two stages. A user maps one user
 //! and one group, those of Lambda, to his own: everything that he owns is seen as the box's. Root maps
 //! all users to themselves, and the second stage becomes Lambda's user when it has mounted. Where even
-//! root may make no namespace of users there is none, and the limit of processes is one for all boxes.
+//! root may make no namespace of users there is none; then the limit of processes is one for all boxes,
+//! and what is in a box may make namespaces of users if this machine lets anybody.
 //!
 //! What is not kept away from a process in the box: the clock and load of the machine; the network when
 //! it is the host's, before Linux 6.12 with abstract sockets; the session keyring; and the supplementary groups of a
@@ -38,16 +39,38 @@ const NETWORK_FILES: [&str; 2] = ["/etc/resolv.conf", "/etc/hosts"];
 /// Starts a box of namespaces. It blocks for some milliseconds, and needs to be called in the context
 /// of a tokio runtime.
 pub fn start(settings: &Settings) -> Result<Sandbox, SandboxError> {
-    let keeper = Keeper::start(&settings.program)?;
-    furnish(keeper, settings, privileged(settings))
+    let attempt = |who| furnish(Keeper::start(&settings.program)?, settings, who);
+    if !privileged(settings) {
+        return attempt(Who::User);
+    }
+    match attempt(Who::Root) {
+        // A container that hides parts of /proc lets nobody mount another in a namespace of users.
+        Err(SandboxError::Step {
+            feature: Some(Feature::Proc),
+            ..
+        }) => attempt(Who::RootAmongOthers),
+        done => done,
+    }
+}
+
+/// Who makes a box.
+#[derive(Debug, Clone, Copy, PartialEq, Eq)]
+pub(super) enum Who {
+    /// Somebody who can do this only in a namespace of users.
+    User,
+    /// Root, who had better make one too.
+    Root,
+    /// Root without one.
+    RootAmongOthers,
 }
 
 /// Makes the box of a stage that was told nothing yet.
 pub(super) fn furnish(
     keeper: Keeper,
     settings: &Settings,
-    privileged: bool,
+    who: Who,
 ) -> Result<Sandbox, SandboxError> {
+    let privileged = who != Who::User;
     let root = if settings.writable_root {
         settings.tmp_size
     } else {
@@ -62,6 +85,7 @@ pub(super) fn furnish(
         group: settings.group,
         own_network: settings.network == Network::None,
         privileged,
+        own_users: who != Who::RootAmongOthers,
     }));
     let own_users = if privileged {
         map_users(&keeper)?

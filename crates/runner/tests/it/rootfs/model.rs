@@ -140,6 +140,7 @@ fn apply(tree: &mut Tree, layer: &[Member]) -> Result<(), Unclear> {
                 }
             }
         }
+        let through_links = place != parent(path);
         let path = join(&place, path.rsplit('/').next().unwrap_or_default());
         let kind = match kind {
             Kind::Link(target) => {
@@ -162,6 +163,10 @@ fn apply(tree: &mut Tree, layer: &[Member]) -> Result<(), Unclear> {
                     .iter()
                     .any(|name| *name == path || name.starts_with(&inside))
                 {
+                    return Err(Unclear);
+                }
+                // It may be the symlink that it came through, which is then gone for the next.
+                if through_links && matches!(tree.get(&path), Some(Kind::Symlink(_))) {
                     return Err(Unclear);
                 }
                 remove(tree, &path);
