@@ -292,6 +292,11 @@ mod in_namespaces {
             "mknod /tmp/null c 1 3".to_owned(),
             "chroot / true".to_owned(),
             "test -s /proc/keys".to_owned(),
+            // KEYCTL_GET_KEYRING_ID of the session.
+            format!(
+                "perl -e 'exit(syscall({}, 0, -3, 1) == -1)'",
+                libc::SYS_keyctl
+            ),
         ] {
             let (exit, said) = run(&mut sandbox, shell(&script)).await;
             assert!(
