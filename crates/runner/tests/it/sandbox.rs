@@ -641,10 +641,13 @@ mod in_namespaces {
     fn nothing_is_left_after_tierce_is_killed() {
         // Two stages or a keeper, then a shell and two children.
         for (kind, processes) in [("namespaces", 5), ("plain", 4)] {
+            // What the holder itself makes is removed here, because it is killed.
+            let directory = tempfile::tempdir().unwrap();
             let mut holder = std::process::Command::new(std::env::current_exe().unwrap())
                 .args(["--ignored", "--exact", "--nocapture"])
                 .arg("sandbox::in_namespaces::a_tierce_to_be_killed")
                 .env(KIND, kind)
+                .env("TMPDIR", directory.path())
                 .stdout(std::process::Stdio::piped())
                 .spawn()
                 .unwrap();
