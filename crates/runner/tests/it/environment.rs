@@ -626,7 +626,7 @@ async fn an_init_has_a_limit_and_then_the_functions_time() {
 #[tokio::test]
 async fn a_function_that_takes_too_long_is_killed_and_starts_anew() {
     let (mut stage, _, next) = Stage::ready(Function {
-        timeout: Duration::from_millis(50),
+        timeout: Duration::from_millis(500),
         ..function()
     })
     .await;
@@ -640,7 +640,7 @@ async fn a_function_that_takes_too_long_is_killed_and_starts_anew() {
             "Sandbox.Timedout",
             json!({
                 "errorType": "Sandbox.Timedout",
-                "errorMessage": "RequestId: 1 Error: Task timed out after 0.05 seconds",
+                "errorMessage": "RequestId: 1 Error: Task timed out after 0.50 seconds",
             })
         )
     );
@@ -648,12 +648,12 @@ async fn a_function_that_takes_too_long_is_killed_and_starts_anew() {
     let lines: Vec<&str> = tail.lines().collect();
     assert_eq!(lines[1], "working");
     assert!(
-        lines[2].ends_with("Z 1 Task timed out after 0.05 seconds"),
+        lines[2].ends_with("Z 1 Task timed out after 0.50 seconds"),
         "{tail}"
     );
     assert_eq!(lines[3], "END RequestId: 1");
     assert!(
-        lines[4].starts_with("REPORT RequestId: 1\tDuration: 50.00 ms\tBilled Duration: "),
+        lines[4].starts_with("REPORT RequestId: 1\tDuration: 500.00 ms\tBilled Duration: "),
         "{tail}"
     );
     assert!(lines[4].ends_with("\tStatus: timeout"), "{tail}");
@@ -1231,14 +1231,14 @@ async fn extensions_are_told_why_they_end_and_not_waited_for_forever() {
     for reason in ["spindown", "timeout", "failure"] {
         let (fake, sandbox) = FakeBox::new((Ok(()), Network::Host));
         let timeout = match reason {
-            "timeout" => Duration::from_millis(50),
+            "timeout" => Duration::from_millis(300),
             _ => PATIENCE,
         };
         let function = Function {
             timeout,
             ..with_extension()
         };
-        let mut stage = Stage::over(function, fake, sandbox, Duration::from_millis(50));
+        let mut stage = Stage::over(function, fake, sandbox, Duration::from_millis(300));
         stage.fake.start().await;
         let watch = register(&stage, "watch", json!(["SHUTDOWN"]))
             .await
