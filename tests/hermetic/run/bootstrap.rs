@@ -68,9 +68,9 @@ fn main() {
                 continue;
             }
             "break" => {
-                // The body of an error is base64 in a trailer: {"errorMessage":"broke"}.
+                // The body of an error is base64 in a trailer: {"errorType":"Function.Broke",…}.
                 let trailers = "Lambda-Runtime-Function-Error-Type: Function.Broke\r\n\
-                    Lambda-Runtime-Function-Error-Body: eyJlcnJvck1lc3NhZ2UiOiJicm9rZSJ9\r\n";
+                    Lambda-Runtime-Function-Error-Body: eyJlcnJvclR5cGUiOiJGdW5jdGlvbi5Ccm9rZSIsImVycm9yTWVzc2FnZSI6ImJyb2tlIn0=\r\n";
                 stream(&api, &id, &["one ", "two "], trailers);
                 continue;
             }

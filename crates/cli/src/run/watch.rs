@@ -84,7 +84,6 @@ impl Watch {
     pub(crate) fn new(context: &Path, own: &[&Path]) -> Result<Self, WatchError> {
         let begin = |error: Errno| WatchError::Begin(error.into());
         let queue = inotify::init(CreateFlags::NONBLOCK | CreateFlags::CLOEXEC).map_err(begin)?;
-        let real = |path: &Path| path.canonicalize().unwrap_or_else(|_| path.to_owned());
         Ok(Self {
             queue: Arc::new(queue),
             context: real(context),
@@ -103,6 +102,9 @@ impl Watch {
         self.ignored = std::fs::read(&ignore_file)
             .ok()
             .and_then(|text| Matcher::parse(&text, &ignore_file).ok());
+        // A directory has one name here, or it would be watched twice for different names.
+        let inputs: Vec<PathBuf> = inputs.iter().map(|input| real(input)).collect();
+        let inputs = &inputs[..];
         let mut wanted = BTreeMap::new();
         self.want_tree(&self.context, inputs, &FILLED_BY_TOOLS, &mut wanted);
         for input in inputs {
@@ -112,10 +114,15 @@ impl Watch {
                 want_file(input, &mut wanted);
             }
         }
-        let mut watched = BTreeMap::new();
+        let mut watched: BTreeMap<i32, Watched> = BTreeMap::new();
         for (directory, names) in wanted {
             if let Some(number) = self.watch(&directory)? {
-                watched.insert(number, Watched { directory, names });
+                let one = Watched { directory, names };
+                match watched.get_mut(&number) {
+                    // Mounted in two places, and wanted in both.
+                    Some(other) => other.names = Names::All,
+                    None => drop(watched.insert(number, one)),
+                }
             }
         }
         for number in self.watched.keys().filter(|it| !watched.contains_key(it)) {
@@ -269,6 +276,22 @@ impl Watch {
     }
 }
 
+/// The path without symlinks, as far as it leads to something.
+fn real(path: &Path) -> PathBuf {
+    if let Ok(real) = path.canonicalize() {
+        return real;
+    }
+    let parent = match path.parent() {
+        Some(parent) if parent.as_os_str().is_empty() => Path::new("."),
+        Some(parent) => parent,
+        None => return path.to_owned(),
+    };
+    match path.file_name() {
+        Some(name) => real(parent).join(name),
+        None => path.to_owned(),
+    }
+}
+
 /// Wants one file by its name: others beside it may change all the time. Where its folder is not
 /// there yet, the name that is missing is waited for.
 fn want_file(file: &Path, wanted: &mut BTreeMap<PathBuf, Names>) {
@@ -340,6 +363,17 @@ mod tests {
         }
         fs::write(at("src/more/deep.py"), "x").unwrap();
         assert!(watch.news().unwrap(), "a folder that came later");
+    }
+
+    #[tokio::test]
+    async fn a_file_is_watched_by_whatever_path_it_is_named() {
+        let (directory, mut watch) = watched(&["tierce.toml", "src/app.py"], &["src"]);
+        let at = |name: &str| directory.path().join(name);
+        // It is not there, and in a directory that is watched as a whole.
+        watch.cover(&[at("src/../tierce.lock")]).unwrap();
+        watch.news().unwrap();
+        fs::write(at("tierce.toml"), "x").unwrap();
+        assert!(watch.news().unwrap());
     }
 
     #[tokio::test]

@@ -83,7 +83,7 @@ impl Machine {
 
 fn try_box(program: &Path, scratch: &Path, directories: Vec<PathBuf>) -> Result<(), SandboxError> {
     let settings = Settings {
-        root: Arc::new(Root::of(directories)),
+        root: Arc::new(Root::of(scratch.to_owned(), directories)),
         writable_root: false,
         tmp_size: 1 << 20,
         shared_memory: None,
