@@ -37,6 +37,11 @@ pub struct Root {
     /// `userxattr`; one alone is the whole root. They are never written to: their files are shared
     /// with other roots. Their owner may not be able to enter every directory in them.
     ///
+    /// Who mounts them must have capabilities over their owner's files: their owner in a user
+    /// namespace in which that is root, or the system's root, before it becomes somebody else.
+    /// overlayfs reads an extended attribute of each directory with the rights of who mounted it,
+    /// and does not even show a directory that may not be read with them.
+    ///
     /// An image has up to 127 layers, whose paths do not fit into the page that `mount` takes.
     pub directories: Vec<PathBuf>,
     /// The directory that they lie in. Every user may enter it and what is on the way from it to
