@@ -198,9 +198,11 @@ impl RootfsCache {
             } else {
                 None
             };
-            let layer = if index > 0 && lies_behind_symlinks(note, &mut merged()?)? {
+            // Deletions come before all that the layer has.
+            let left = || Merged::new(deletions.iter().chain(below.iter().rev()).cloned());
+            let layer = if index > 0 && lies_behind_symlinks(note, &mut left()?)? {
                 let id = Id::of_top(Kind::Fitted, chain, form);
-                let make = |files: &Path| fit_into(files, &mut merged()?, &layer, form);
+                let make = |files: &Path| fit_into(files, &mut left()?, &layer, form);
                 self.hold_or_make(&id, make)?
             } else {
                 layer
@@ -546,7 +548,7 @@ fn leads_away(
     path: &[u8],
     at: &[u8],
 ) -> Result<bool, FileError> {
-    if !note.undescribed.contains(path) || note.whiteouts.contains(path) {
+    if !note.undescribed.contains(path) {
         return Ok(false);
     }
     Ok(matches!(
