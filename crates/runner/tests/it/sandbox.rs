@@ -292,6 +292,11 @@ mod in_namespaces {
             "mknod /tmp/null c 1 3".to_owned(),
             "chroot / true".to_owned(),
             "test -s /proc/keys".to_owned(),
+            // KEYCTL_GET_KEYRING_ID of the session.
+            format!(
+                "perl -e 'exit(syscall({}, 0, -3, 1) == -1)'",
+                libc::SYS_keyctl
+            ),
         ] {
             let (exit, said) = run(&mut sandbox, shell(&script)).await;
             assert!(
@@ -636,10 +641,13 @@ mod in_namespaces {
     fn nothing_is_left_after_tierce_is_killed() {
         // Two stages or a keeper, then a shell and two children.
         for (kind, processes) in [("namespaces", 5), ("plain", 4)] {
+            // What the holder itself makes is removed here, because it is killed.
+            let directory = tempfile::tempdir().unwrap();
             let mut holder = std::process::Command::new(std::env::current_exe().unwrap())
                 .args(["--ignored", "--exact", "--nocapture"])
                 .arg("sandbox::in_namespaces::a_tierce_to_be_killed")
                 .env(KIND, kind)
+                .env("TMPDIR", directory.path())
                 .stdout(std::process::Stdio::piped())
                 .spawn()
                 .unwrap();

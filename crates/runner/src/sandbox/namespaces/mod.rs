@@ -13,8 +13,8 @@
 //! and what is in a box may make namespaces of users if this machine lets anybody.
 //!
 //! What is not kept away from a process in the box: the clock and load of the machine; the network when
-//! it is the host's, before Linux 6.12 with abstract sockets; the session keyring; and the supplementary groups of a
-//! user who is not root, which nobody but root can give up.
+//! it is the host's, before Linux 6.12 with abstract sockets; and the supplementary groups of a user
+//! who is not root, which nobody but root can give up.
 
 use std::fs;
 use std::net::TcpListener;

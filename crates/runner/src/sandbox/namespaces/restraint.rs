@@ -6,6 +6,7 @@ use landlock::{CompatLevel, Compatible as _, Ruleset, RulesetAttr as _, RulesetC
 use rustix::io::Errno;
 use rustix::process::{DumpableBehavior, Gid, Resource, Rlimit, Signal, Uid};
 use rustix::thread::{CapabilitySet, CapabilitySets};
+use seccompiler::{BpfProgram, SeccompAction, SeccompFilter, TargetArch};
 
 use super::mounts;
 use crate::sandbox::inside::{Refused, Step as _};
@@ -49,6 +50,7 @@ pub(super) fn apply(room: &Room) -> Result<(), Refused> {
     give_up_capabilities()?;
     rustix::thread::set_no_new_privs(true).step("give up new privileges")?;
     close_abstract_sockets()?;
+    close_keyrings()?;
     // If the first stage is killed, so is this one, and with it the namespace. A change of the user
     // would have undone it.
     rustix::process::set_parent_process_death_signal(Some(Signal::KILL))
@@ -81,6 +83,31 @@ fn close_abstract_sockets() -> Result<(), Refused> {
         .map(|_| ())
         .map_err(|_| Errno::PERM)
         .step("keep away from abstract sockets")
+}
+
+/// Keyrings are inherited from whoever started tierce, with the keys of a login in them, and no
+/// namespace is about them (`session-keyring(7)`). So the calls are refused, as container runtimes do.
+fn close_keyrings() -> Result<(), Refused> {
+    let architecture = match std::env::consts::ARCH {
+        "x86_64" => TargetArch::x86_64,
+        "aarch64" => TargetArch::aarch64,
+        // Lambda has no other.
+        _ => return Ok(()),
+    };
+    let calls = [libc::SYS_add_key, libc::SYS_request_key, libc::SYS_keyctl];
+    let refused = calls.into_iter().map(|call| (call, Vec::new())).collect();
+    let errno = Errno::PERM.raw_os_error().unsigned_abs();
+    SeccompFilter::new(
+        refused,
+        SeccompAction::Allow,
+        SeccompAction::Errno(errno),
+        architecture,
+    )
+    .and_then(BpfProgram::try_from)
+    .map_err(seccompiler::Error::from)
+    .and_then(|filter| seccompiler::apply_filter(&filter))
+    .map_err(|_| Errno::PERM)
+    .step("keep away from keyrings")
 }
 
 /// Sets a limit, or the highest one that is allowed below it.
