@@ -55,7 +55,7 @@ impl Subject {
             }
             RunSource::Either(folder, _) if has_file(folder) => {
                 let shown = folder.display();
-                output.note(&format!(
+                output.step(&format!(
                     "`{shown}` is the folder here; `store:{shown}` or `docker://{shown}` would be an image"
                 ));
                 Ok(Self::Context(folder.clone()))
