@@ -31,7 +31,7 @@ use super::{Done, Invocation, Outcome, Patience, Request, SharedSink, State, hin
 const INTERNAL_SHUTDOWN: Duration = Duration::from_millis(500);
 
 /// More than anybody waits, and less than a clock's range.
-const FOREVER: Duration = Duration::from_secs(10 * 365 * 24 * 60 * 60);
+const FOREVER: Duration = Duration::from_hours(10 * 365 * 24);
 
 /// Where the runtime is in its protocol. The names are the public emulator's.
 #[derive(Debug, Clone, Copy, PartialEq, Eq)]
