@@ -107,7 +107,7 @@ fn plain(control: &UnixStream, setup: PlainSetup) -> io::Result<()> {
     if let Err(refused) = adopted.step("become the parent of orphans") {
         return refuse(control, &refused);
     }
-    serve(control, &Kind::Plain(setup.directories), None)
+    serve(control, &Kind::Plain(setup.directories), None, Score::own())
 }
 
 /// Lets a runtime start the next stage, which has the streams of this one, and stays until it ends.
@@ -168,6 +168,7 @@ pub(super) fn serve(
     control: &UnixStream,
     kind: &Kind,
     listener: Option<OwnedFd>,
+    score: Option<Score>,
 ) -> io::Result<()> {
     let streams = Streams {
         function: File::from(rustix::stdio::stdout().try_clone_to_owned()?),
@@ -175,6 +176,7 @@ pub(super) fn serve(
     };
     let keeper = Arc::new(Keeper {
         control: control.try_clone()?,
+        score,
         household: Mutex::default(),
         changed: Condvar::new(),
     });
@@ -206,6 +208,34 @@ pub(super) fn serve(
     Ok(())
 }
 
+/// The own adjustment of how eagerly the kernel kills when memory is short
+/// (`proc_pid_oom_score_adj(5)`). Processes of a box have a higher one than their keeper, which is in
+/// the same cgroup and may be the largest of what is left when the largest is gone.
+pub(super) struct Score {
+    file: File,
+    own: Vec<u8>,
+}
+
+impl Score {
+    /// To be called before the process gives up looking at itself; nothing where it cannot be told.
+    pub(super) fn own() -> Option<Self> {
+        let path = "/proc/self/oom_score_adj";
+        let file = File::options().read(true).write(true).open(path).ok()?;
+        let own = fs::read(path).ok()?;
+        Some(Self { file, own })
+    }
+
+    fn raise(&self) {
+        // As if it used half of all memory more than it does. Everybody may raise his own, and lower
+        // it again to what it was.
+        let _ = rustix::io::pwrite(&self.file, b"500", 0);
+    }
+
+    fn restore(&self) {
+        let _ = rustix::io::pwrite(&self.file, &self.own, 0);
+    }
+}
+
 /// The ends of the pipes that processes write to.
 struct Streams {
     function: File,
@@ -215,6 +245,7 @@ struct Streams {
 struct Keeper {
     /// Written to under the lock of `household`, so that reports are in the order of what happened.
     control: UnixStream,
+    score: Option<Score>,
     household: Mutex<Household>,
     /// Told when a process was started or when the last one is gone.
     changed: Condvar,
@@ -261,7 +292,14 @@ impl Keeper {
         // Held while std starts a program, because std waits itself for a child that could not
         // execute it, and the reaper must not have taken it.
         let mut household = self.lock();
+        // Inherited at birth: what is raised later is too late for what is born meanwhile.
+        if let Some(score) = &self.score {
+            score.raise();
+        }
         let started = start(process, kind, streams);
+        if let Some(score) = &self.score {
+            score.restore();
+        }
         let report = match started {
             Ok(child) => {
                 if let Some(pid) = i32::try_from(child.id()).ok().and_then(Pid::from_raw) {

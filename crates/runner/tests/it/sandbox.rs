@@ -253,6 +253,10 @@ mod in_namespaces {
                 "again\nout\n",
             ),
             ("ulimit -n; ulimit -Hn; ulimit -c", "1024\n1024\n0\n"),
+            (
+                "cat /proc/self/oom_score_adj /proc/1/oom_score_adj | sort -u | wc -l",
+                "2\n",
+            ),
             ("cat; hostname; umask", "localhost\n0022\n"),
             ("env", "PATH=/usr/bin:/bin\nPWD=/\n"),
             ("ls -m /proc/self/fd", "0, 1, 2, 3\n"),

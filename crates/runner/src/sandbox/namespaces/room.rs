@@ -6,18 +6,18 @@ use std::net::{Ipv4Addr, TcpListener};
 use std::os::unix::net::UnixStream;
 
 use super::{loopback, mounts, restraint};
-use crate::sandbox::inside::{Kind, Refused, Step as _, refuse, serve};
+use crate::sandbox::inside::{Kind, Refused, Score, Step as _, refuse, serve};
 use crate::sandbox::protocol::Room;
 
 /// The life of the second stage.
 pub(in crate::sandbox) fn keep(control: &UnixStream, room: &Room) -> io::Result<()> {
     match furnish(room) {
-        Ok(listener) => serve(control, &Kind::Namespaces, listener.map(Into::into)),
+        Ok((listener, score)) => serve(control, &Kind::Namespaces, listener.map(Into::into), score),
         Err(refused) => refuse(control, &refused),
     }
 }
 
-fn furnish(room: &Room) -> Result<Option<TcpListener>, Refused> {
+fn furnish(room: &Room) -> Result<(Option<TcpListener>, Option<Score>), Refused> {
     mounts::make(room)?;
     let listener = if room.own_network {
         loopback::bring_up()?;
@@ -26,6 +26,7 @@ fn furnish(room: &Room) -> Result<Option<TcpListener>, Refused> {
     } else {
         None
     };
+    let score = Score::own();
     restraint::apply(room)?;
-    Ok(listener)
+    Ok((listener, score))
 }
