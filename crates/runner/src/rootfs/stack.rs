@@ -38,6 +38,11 @@ pub struct Root {
     /// `userxattr`; one alone is the whole root. They are never written to: their files are shared
     /// with other roots. Their owner may not be able to enter every directory in them.
     ///
+    /// Who mounts them must have capabilities over their owner's files: their owner in a user
+    /// namespace in which that is root, or the system's root, before it becomes somebody else.
+    /// overlayfs reads an extended attribute of each directory with the rights of who mounted it,
+    /// and does not even show a directory that may not be read with them.
+    ///
     /// An image has up to 127 layers, whose paths do not fit into the page that `mount` takes.
     pub directories: Vec<PathBuf>,
     /// The directory that they lie in. Every user may enter it and what is on the way from it to
@@ -222,9 +227,11 @@ impl RootfsCache {
             } else {
                 None
             };
-            let layer = if index > 0 && lies_behind_symlinks(note, &mut merged()?)? {
+            // Deletions come before all that the layer has.
+            let left = || Merged::new(deletions.iter().chain(below.iter().rev()).cloned());
+            let layer = if index > 0 && lies_behind_symlinks(note, &mut left()?)? {
                 let id = Id::of_top(Kind::Fitted, chain, form);
-                let make = |files: &Path| fit_into(files, &mut merged()?, &layer, form);
+                let make = |files: &Path| fit_into(files, &mut left()?, &layer, form);
                 self.hold_or_make(&id, make)?
             } else {
                 layer
@@ -570,7 +577,7 @@ fn leads_away(
     path: &[u8],
     at: &[u8],
 ) -> Result<bool, FileError> {
-    if !note.undescribed.contains(path) || note.whiteouts.contains(path) {
+    if !note.undescribed.contains(path) {
         return Ok(false);
     }
     Ok(matches!(

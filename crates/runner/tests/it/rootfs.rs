@@ -488,6 +488,20 @@ fn members_go_where_symlinks_of_lower_layers_lead() {
     assert!(!paths.contains(&"usr/lib/old") && !paths.contains(&"lib/new"));
 }
 
+#[test]
+fn a_deleted_symlink_leads_nowhere() {
+    let bench = Bench::new();
+    let root = bench.flat(&[
+        vec![Symlink("b/a", "b")],
+        vec![Directory("b/a/a", 0o755), File(".wh.b", 0, "")],
+    ]);
+    let directory = "755 directory";
+    assert_eq!(
+        listing(&root.directories[0]),
+        lines(&[("b", directory), ("b/a", directory), ("b/a/a", directory)])
+    );
+}
+
 #[expect(clippy::too_many_lines, reason = "a table")]
 fn overlay_cases() -> Vec<(&'static str, Vec<Vec<Member>>)> {
     vec![
@@ -567,6 +581,13 @@ fn overlay_cases() -> Vec<(&'static str, Vec<Vec<Member>>)> {
             vec![
                 vec![Symlink("a/c", "a")],
                 vec![Directory("a/c/a", 0o755), Link("b", "a/c")],
+            ],
+        ),
+        (
+            "a directory whose name was a symlink that the layer deletes with all around it",
+            vec![
+                vec![Symlink("b/a", "b")],
+                vec![Directory("b/a/a", 0o755), File(".wh.b", 0, "")],
             ],
         ),
         (
