@@ -503,16 +503,66 @@ fn the_end_leaves_nothing() {
 fn what_cannot_run_is_told_before_it_starts() {
     let mut world = world();
     world.sandbox.write("empty/file", "");
-    insta::assert_snapshot!(world.fails(2, &["run", "./empty"]), @"");
-    insta::assert_snapshot!(world.fails(2, &["run", "app", "-e", "AWS_REGION=x"]), @"");
-    insta::assert_snapshot!(world.fails(1, &["run", "app", "-v", "nowhere:/x"]), @"");
-    insta::assert_snapshot!(world.fails(2, &["run", "--watch", "store:app"]), @"");
+    insta::assert_snapshot!(world.fails(2, &["run", "./empty"]), @"
+    error: there is no tierce.toml in `./empty`
+    hint: `tierce init` writes one; an image is named as elsewhere: HOST/REPO:TAG, store:NAME, oci:DIR, oci-archive:FILE or docker-archive:FILE
+    ");
+    insta::assert_snapshot!(world.fails(1, &["run", "-p0", "app", "-v", "nowhere:/x"]), @"
+    error: could not find `nowhere`, to put it into the function
+      caused by: No such file or directory (os error 2)
+    ");
+    insta::assert_snapshot!(world.fails(2, &["run", "--watch", "store:app"]), @"
+    error: --watch is for a folder, and an image is named
+    hint: `tierce run --watch CONTEXT` builds and runs what is in a folder
+    ");
     let taken = std::net::TcpListener::bind("127.0.0.1:0").unwrap();
     let port = taken.local_addr().unwrap().port().to_string();
     world.call(&port, "PORT");
-    insta::assert_snapshot!(world.fails(1, &["run", "app", "-p", &port]), @"");
+    insta::assert_snapshot!(world.fails(1, &["run", "app", "-p", &port]), @"
+    error: could not listen at 127.0.0.1:[PORT]
+      caused by: Address already in use (os error 98)
+    hint: something listens there, perhaps another `tierce run`; `--port 0` takes a free one
+    ");
     drop(taken);
-    insta::assert_snapshot!(world.fails(1, &["invoke", "-p", &port]), @"");
-    insta::assert_snapshot!(world.fails(2, &["invoke", "{no JSON"]), @"");
-    insta::assert_snapshot!(world.fails(1, &["invoke", "no-file.json"]), @"");
+    insta::assert_snapshot!(world.fails(1, &["invoke", "-p", &port]), @"
+    error: nothing listens at http://127.0.0.1:[PORT]
+    hint: start the function with `tierce run`, or for this one event: `tierce invoke --image IMAGE`
+    ");
+    insta::assert_snapshot!(world.fails(2, &["invoke", "{no JSON"]), @"
+    error: the event is not JSON: key must be a string at line 1 column 2
+    hint: Lambda takes nothing else; a text is JSON in quotes: `'\"text\"'`
+    ");
+    insta::assert_snapshot!(world.fails(1, &["invoke", "no-file.json"]), @"
+    error: could not read the event `no-file.json`
+      caused by: No such file or directory (os error 2)
+    ");
+}
+
+#[test]
+fn what_lambda_would_refuse_of_a_function_is_refused() {
+    let world = world();
+    // What this machine can do is tried before, in a directory of the cache.
+    let fails = |code, arguments: &[&str]| {
+        let output = world.tierce(&["run", "-p0", "app"]).args(arguments).run();
+        let output = output.assert_code(code);
+        assert_eq!(output.stdout(), "");
+        world.assert_no_litter();
+        world.shown(output.stderr().trim_end())
+    };
+    insta::assert_snapshot!(fails(2, &["-e", "AWS_REGION=x"]), @"
+    error: the variable AWS_REGION is Lambda's own, and no function can be configured with it
+    hint: --region sets it
+    ");
+    world.sandbox.write("bad.env", "A1=b\nexport B1=c\n");
+    insta::assert_snapshot!(fails(1, &["--env-file=bad.env"]), @"
+    error: bad.env:2: the name `export B1` has spaces in it
+    ");
+    insta::assert_snapshot!(fails(2, &["--workdir=task"]), @"
+    error: WORKDIR `task` does not begin with a slash
+    hint: name a directory of the image with `--workdir`, from the root on
+    ");
+    insta::assert_snapshot!(fails(1, &["--entrypoint=/lambda-entrypoint.sh", "--cmd=a", "--cmd=b"]), @"
+    error: /lambda-entrypoint.sh ends at once unless CMD is exactly one word, the handler, and there are 2
+    hint: name it with `--cmd app.handler`, or `handler` of tierce.toml
+    ");
 }

@@ -108,9 +108,12 @@ async fn invoke_once(
     let prepared = async {
         let boxes = Boxes::new(&arguments.function, environment, output).await?;
         let name = &arguments.function_name;
-        let surroundings = Surroundings::settle(name, &arguments.function, environment).await?;
+        let surroundings =
+            Surroundings::settle(name, &arguments.function, &arguments.registry, environment)
+                .await?;
         let preparation = Preparation {
             arguments: &arguments.function,
+            registry: &arguments.registry,
             surroundings: &surroundings,
             environment,
             wants_one_directory: boxes.runtime().wants_one_directory,

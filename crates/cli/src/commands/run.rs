@@ -42,7 +42,9 @@ pub(crate) async fn run(
     let settled = async {
         let boxes = Boxes::new(&arguments.function, environment, output).await?;
         let name = &arguments.name;
-        let surroundings = Surroundings::settle(name, &arguments.function, environment).await?;
+        let surroundings =
+            Surroundings::settle(name, &arguments.function, &arguments.registry, environment)
+                .await?;
         Ok((boxes, surroundings))
     };
     let Some((boxes, surroundings)) = unless_interrupted(interrupt, settled).await? else {
@@ -50,6 +52,7 @@ pub(crate) async fn run(
     };
     let preparation = Preparation {
         arguments: &arguments.function,
+        registry: &arguments.registry,
         surroundings: &surroundings,
         environment,
         wants_one_directory: boxes.runtime().wants_one_directory,

@@ -87,6 +87,9 @@ pub(crate) struct RunArguments {
 
     #[command(flatten)]
     pub(crate) function: FunctionArguments,
+
+    #[command(flatten)]
+    pub(crate) registry: RegistryArguments,
 }
 
 /// Where a function listens unless something else is said: what the documentation of AWS's emulator
@@ -96,7 +99,8 @@ pub(crate) const PORT: u16 = 9000;
 /// What a function is called unless something else is said: the only name that AWS's emulator knows.
 pub(crate) const FUNCTION_NAME: &str = "function";
 
-/// The image that is run, and how.
+/// How an image is run.
+// clap leaves the group empty where more is flattened in.
 #[derive(Debug, Clone, Args)]
 #[group(requires = "image")]
 #[expect(
@@ -198,9 +202,6 @@ pub(crate) struct FunctionArguments {
     /// machine's. For a static program that you trust
     #[arg(long, conflicts_with = "runtime", help_heading = SANDBOX)]
     pub(crate) unsandboxed: bool,
-
-    #[command(flatten)]
-    pub(crate) registry: RegistryArguments,
 }
 
 const FUNCTION: &str = "Function options";
@@ -295,6 +296,9 @@ pub(crate) struct InvokeArguments {
 
     #[command(flatten)]
     pub(crate) function: FunctionArguments,
+
+    #[command(flatten)]
+    pub(crate) registry: RegistryArguments,
 }
 
 /// What is to be run, as it is written.

@@ -7,7 +7,7 @@ use tierce_aws::{AwsError, Caller};
 use tierce_oci::ImageConfig;
 use tierce_runner::function::{Credentials, Function};
 
-use crate::arguments::AwsArguments;
+use crate::arguments::{AwsArguments, RegistryArguments};
 use crate::environment::Environment;
 use crate::registries;
 use crate::run::arguments::{FunctionArguments, FunctionName, TimeLimit};
@@ -38,12 +38,13 @@ impl Surroundings {
     pub(crate) async fn settle(
         name: &FunctionName,
         arguments: &FunctionArguments,
+        registry: &RegistryArguments,
         environment: &Environment,
     ) -> Result<Self> {
         let variables =
             env_file::settle(&arguments.env_file, &arguments.env, &environment.variables)?;
         let caller = match arguments.aws_credentials || arguments.profile.is_some() {
-            true => Some(caller(arguments, environment).await?),
+            true => Some(caller(arguments, registry, environment).await?),
             false => None,
         };
         let here = ["AWS_REGION", "AWS_DEFAULT_REGION"].map(|name| {
@@ -101,12 +102,16 @@ impl Surroundings {
 }
 
 /// The credentials that the function is to have.
-async fn caller(arguments: &FunctionArguments, environment: &Environment) -> Result<Caller> {
+async fn caller(
+    arguments: &FunctionArguments,
+    registry: &RegistryArguments,
+    environment: &Environment,
+) -> Result<Caller> {
     let identity = AwsArguments {
         aws_profile: arguments.profile.clone(),
         aws_role: None,
     };
-    let aws = registries::aws(&identity, &arguments.registry.ca_file, environment)?;
+    let aws = registries::aws(&identity, &registry.ca_file, environment)?;
     let caller = match aws.caller(arguments.region.as_deref()).await {
         Err(AwsError::NoRegion { .. }) => aws.caller(Some(REGION)).await,
         caller => caller,

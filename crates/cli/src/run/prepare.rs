@@ -9,7 +9,7 @@ use tierce_oci::{Digest, Platform};
 use tierce_runner::function::Function;
 use tierce_runner::rootfs::{Form, MountKind, MountPoint, Root};
 
-use crate::arguments::BuildArguments;
+use crate::arguments::{BuildArguments, RegistryArguments};
 use crate::commands::build::build_and_take;
 use crate::diagnostic::{Hinted as _, UsageError, find};
 use crate::environment::Environment;
@@ -55,7 +55,7 @@ impl Subject {
             }
             RunSource::Either(folder, _) if has_file(folder) => {
                 let shown = folder.display();
-                output.note(&format!(
+                output.step(&format!(
                     "`{shown}` is the folder here; `store:{shown}` or `docker://{shown}` would be an image"
                 ));
                 Ok(Self::Context(folder.clone()))
@@ -68,6 +68,7 @@ impl Subject {
 /// How a function is prepared, each time.
 pub(crate) struct Preparation<'a> {
     pub(crate) arguments: &'a FunctionArguments,
+    pub(crate) registry: &'a RegistryArguments,
     pub(crate) surroundings: &'a Surroundings,
     pub(crate) environment: &'a Environment,
     /// Whether the root must be one directory.
@@ -81,7 +82,7 @@ impl Preparation<'_> {
     pub(crate) async fn prepare(&self, subject: &Subject, output: Output) -> Result<Prepared> {
         let mut places = Places::open(
             &PlacesSettings {
-                registry: &self.arguments.registry,
+                registry: self.registry,
                 create_repository: false,
                 offline: self.arguments.offline,
                 remembers: true,
@@ -104,11 +105,8 @@ impl Preparation<'_> {
 
     /// What is built in `context`: the one image for this machine.
     pub(crate) fn plan(&self, context: &Path) -> Result<BuildPlan> {
-        let arguments = BuildArguments::of_context(
-            context,
-            self.arguments.offline,
-            self.arguments.registry.clone(),
-        );
+        let arguments =
+            BuildArguments::of_context(context, self.arguments.offline, self.registry.clone());
         let mut plan = BuildPlan::resolve(&arguments, self.environment)?;
         let wanted = wanted_platform(self.arguments.platform.as_ref(), &plan.platforms);
         // Before anything is made for nothing.

@@ -22,7 +22,8 @@ use tierce_layer::Matcher;
 
 use crate::background::in_background;
 
-/// Folders that tools fill. They matter only where they are named as what goes into the image.
+/// Folders that tools fill. They matter only where they, or what is in them, are named as what goes
+/// into the image.
 const FILLED_BY_TOOLS: [&str; 5] = ["target", "node_modules", "__pycache__", ".venv", "venv"];
 
 /// Never part of an image.
@@ -103,15 +104,14 @@ impl Watch {
             .ok()
             .and_then(|text| Matcher::parse(&text, &ignore_file).ok());
         // A directory has one name here, or it would be watched twice for different names.
-        let inputs: Vec<PathBuf> = inputs.iter().map(|input| real(input)).collect();
-        let inputs = &inputs[..];
+        let inputs = inputs.iter().map(|input| real(input));
         let mut wanted = BTreeMap::new();
-        self.want_tree(&self.context, inputs, &FILLED_BY_TOOLS, &mut wanted);
+        self.want_tree(&self.context, &FILLED_BY_TOOLS, &mut wanted);
         for input in inputs {
             if input.is_dir() {
-                self.want_tree(input, inputs, &[], &mut wanted);
+                self.want_tree(&input, &[], &mut wanted);
             } else {
-                want_file(input, &mut wanted);
+                want_file(&input, &mut wanted);
             }
         }
         let mut watched: BTreeMap<i32, Watched> = BTreeMap::new();
@@ -221,14 +221,8 @@ impl Watch {
         inside.is_ok_and(|path| ignored.is_match(path.as_os_str().as_bytes()))
     }
 
-    /// Wants a directory and all below it but what is `left_out` and in no input.
-    fn want_tree(
-        &self,
-        root: &Path,
-        inputs: &[PathBuf],
-        left_out: &[&str],
-        wanted: &mut BTreeMap<PathBuf, Names>,
-    ) {
+    /// Wants a directory and all below it but folders of the names that are `left_out`.
+    fn want_tree(&self, root: &Path, left_out: &[&str], wanted: &mut BTreeMap<PathBuf, Names>) {
         let mut open = vec![root.to_owned()];
         while let Some(directory) = open.pop() {
             // What cannot be listed, or no longer, has nothing that a build could read.
@@ -241,13 +235,11 @@ impl Watch {
                     continue;
                 }
                 let (name, path) = (entry.file_name(), entry.path());
-                let leads_to_input = || inputs.iter().any(|input| input.starts_with(&path));
                 let is_left_out = name == NEVER_MEANT
                     || self.own.contains(&path)
-                    || (left_out.iter().any(|it| name == *it) && !leads_to_input())
+                    || left_out.iter().any(|it| name == *it)
                     || (self.is_ignored(&path)
-                        && !self.ignored.as_ref().is_some_and(Matcher::reincludes)
-                        && !leads_to_input());
+                        && !self.ignored.as_ref().is_some_and(Matcher::reincludes));
                 if !is_left_out {
                     open.push(path);
                 }
