@@ -200,20 +200,25 @@ fn the_aws_command_line_invokes() {
 fn boto3_gets_a_stream_piece_by_piece() {
     for person in EVERYBODY {
         let place = Place::of(person);
-        let image = place.build(&["rust"]);
-        let running = place.run(&image, &["--timeout", "20"]);
         let python = target().join("moto/bin/python");
         let python = if python.exists() {
             python
         } else {
             "python3".into()
         };
-        let output = Command::new(python)
-            .arg(repository("tests/real/run/stream-with-boto3"))
-            .arg(running.endpoint())
-            .output()
-            .unwrap();
-        let stderr = String::from_utf8_lossy(&output.stderr);
-        assert!(output.status.success(), "{stderr}");
+        for (language, flags) in [
+            ("rust", [].as_slice()),
+            ("node", &["--cmd", "trial.stream"]),
+        ] {
+            let image = place.build(&[language]);
+            let running = place.run(&image, &[&["--timeout", "20"], flags].concat());
+            let output = Command::new(&python)
+                .arg(repository("tests/real/run/stream-with-boto3"))
+                .args([running.endpoint(), language])
+                .output()
+                .unwrap();
+            let stderr = String::from_utf8_lossy(&output.stderr);
+            assert!(output.status.success(), "{stderr}");
+        }
     }
 }

@@ -68,7 +68,7 @@ pub(crate) async fn run(
     let settings = SessionSettings {
         pool: PoolSettings {
             concurrency: arguments.concurrency.get(),
-            idle: arguments.idle.0,
+            idle: arguments.idle.0.unwrap_or(std::time::Duration::MAX),
             throttle: arguments.throttle,
         },
         hosts: arguments.host.clone(),

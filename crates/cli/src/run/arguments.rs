@@ -65,7 +65,7 @@ pub(crate) struct RunArguments {
 
     /// End environments that had nothing to do for so long; the last one stays
     #[arg(long, value_name = "TIME", default_value = "10m")]
-    pub(crate) idle: TimeSpan,
+    pub(crate) idle: TimeLimit,
 
     /// Refuse what comes while all environments are busy, as Lambda does, instead of letting it wait
     #[arg(long)]

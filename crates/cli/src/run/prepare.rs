@@ -179,6 +179,8 @@ impl Preparation<'_> {
         RootSettings {
             form: if self.arguments.keep_modes {
                 Form::AsPacked
+            } else if self.arguments.writable {
+                Form::Writable
             } else {
                 Form::Lambda
             },

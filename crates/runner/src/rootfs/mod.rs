@@ -53,6 +53,9 @@ pub enum Form {
     Lambda,
     /// As the archive says.
     AsPacked,
+    /// Everybody may do what others may, and change what the owner may change: for a root that can
+    /// be written to, which otherwise the function's user could not make use of.
+    Writable,
 }
 
 impl Form {
@@ -64,6 +67,10 @@ impl Form {
                 mode & 0o1000 | others << 6 | others << 3 | others
             }
             Self::AsPacked => mode & 0o1777,
+            Self::Writable => {
+                let everybody = mode & 0o7 | (mode >> 6) & 0o2;
+                mode & 0o1000 | everybody << 6 | everybody << 3 | everybody
+            }
         }
     }
 
@@ -72,6 +79,7 @@ impl Form {
         match self {
             Self::Lambda => 'l',
             Self::AsPacked => 'p',
+            Self::Writable => 'w',
         }
     }
 }
@@ -109,17 +117,19 @@ mod tests {
 
     #[test]
     fn forms_decide_modes() {
-        for (mode, lambda, packed) in [
-            (0o644, 0o444, 0o644),
-            (0o755, 0o555, 0o755),
-            (0o600, 0o000, 0o600),
-            (0o6755, 0o555, 0o755),
-            (0o1777, 0o1777, 0o1777),
-            (0o100_644, 0o444, 0o644),
-            (0o702, 0o222, 0o702),
+        for (mode, lambda, packed, writable) in [
+            (0o644, 0o444, 0o644, 0o666),
+            (0o755, 0o555, 0o755, 0o777),
+            (0o555, 0o555, 0o555, 0o555),
+            (0o600, 0o000, 0o600, 0o222),
+            (0o6755, 0o555, 0o755, 0o777),
+            (0o1777, 0o1777, 0o1777, 0o1777),
+            (0o100_644, 0o444, 0o644, 0o666),
+            (0o702, 0o222, 0o702, 0o222),
         ] {
             assert_eq!(Form::Lambda.mode(mode), lambda, "{mode:o}");
             assert_eq!(Form::AsPacked.mode(mode), packed, "{mode:o}");
+            assert_eq!(Form::Writable.mode(mode), writable, "{mode:o}");
         }
     }
 }
