@@ -554,9 +554,7 @@ fn what_lambda_would_refuse_of_a_function_is_refused() {
     hint: --region sets it
     ");
     world.sandbox.write("bad.env", "A1=b\nexport B1=c\n");
-    insta::assert_snapshot!(fails(1, &["--env-file=bad.env"]), @"
-    error: bad.env:2: the name `export B1` has spaces in it
-    ");
+    insta::assert_snapshot!(fails(1, &["--env-file=bad.env"]), @"error: bad.env:2: the name `export B1` has spaces in it");
     insta::assert_snapshot!(fails(2, &["--workdir=task"]), @"
     error: WORKDIR `task` does not begin with a slash
     hint: name a directory of the image with `--workdir`, from the root on

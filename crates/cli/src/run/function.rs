@@ -21,7 +21,7 @@ const ACCOUNT: &str = "012345678912";
 const REGION: &str = "us-east-1";
 
 /// What stands for no limit: longer than anybody waits, and short enough to be added to a time.
-const NO_LIMIT: Duration = Duration::from_secs(365 * 24 * 60 * 60);
+const NO_LIMIT: Duration = Duration::from_hours(365 * 24);
 
 /// What a function is told besides what its image says. It is settled once: a function that is
 /// built anew goes on with it.
@@ -43,9 +43,11 @@ impl Surroundings {
     ) -> Result<Self> {
         let variables =
             env_file::settle(&arguments.env_file, &arguments.env, &environment.variables)?;
-        let caller = match arguments.aws_credentials || arguments.profile.is_some() {
-            true => Some(caller(arguments, registry, environment).await?),
-            false => None,
+        let wants_credentials = arguments.aws_credentials || arguments.profile.is_some();
+        let caller = if wants_credentials {
+            Some(caller(arguments, registry, environment).await?)
+        } else {
+            None
         };
         let here = ["AWS_REGION", "AWS_DEFAULT_REGION"].map(|name| {
             let value = environment.variables.get(name);
