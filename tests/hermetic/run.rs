@@ -9,6 +9,7 @@ use std::sync::mpsc::{Receiver, channel};
 use std::time::{Duration, Instant};
 
 use serde_json::{Value, json};
+use tierce_testkit::FakeRegistry;
 use tierce_testkit::sandbox::Output;
 
 use crate::support::World;
@@ -268,9 +269,14 @@ fn flags_change_what_the_function_is() {
         "--shm-size=1MiB",
         "-v",
         "data:/mnt/data",
+        "--aws-credentials",
     ];
     let command = world.tierce(&["run", "--port=0"]).args(arguments);
-    let running = Running::start_as(command.env("FROM_HERE", "here"));
+    let command = command
+        .env("FROM_HERE", "here")
+        .env("AWS_ACCESS_KEY_ID", "AKIDEXAMPLE")
+        .env("AWS_SECRET_ACCESS_KEY", "not a secret");
+    let running = Running::start_as(command);
     let all = [
         "invoke",
         "--url",
@@ -300,6 +306,9 @@ fn flags_change_what_the_function_is() {
         ("TABLE", json!("flag")),
         ("FROM_HERE", json!("here")),
         ("NOWHERE", Value::Null),
+        ("AWS_ACCESS_KEY_ID", json!("AKIDEXAMPLE")),
+        ("AWS_SECRET_ACCESS_KEY", json!("not a secret")),
+        ("AWS_SESSION_TOKEN", Value::Null),
     ] {
         assert_eq!(about["variables"][name], value, "{name}");
     }
@@ -438,6 +447,27 @@ fn an_image_can_be_invoked_once() {
         "{failed:?}"
     );
     world.assert_no_litter();
+}
+
+#[test]
+fn layers_of_a_registry_are_fetched_once() {
+    let world = world();
+    let registry = FakeRegistry::start();
+    let name = format!("{}/app:1", registry.host());
+    world.runs(&["build", "app", "-t", &name, "--push"]);
+    let invoke = || {
+        let output = world.ok(&["invoke", "--image", &name, "{\"do\": \"about\"}"]);
+        let about: Value = serde_json::from_str(&output.stdout()).unwrap();
+        assert_eq!(about["edition"], FIRST);
+        registry.log().filter(|it| it.is_blob_download()).len()
+    };
+    let first = invoke();
+    assert!(first > 0);
+    assert_eq!(invoke(), first);
+    // Unpacked layers are no more than a cache.
+    let pruned = world.ok(&["cache", "prune", "--to=0"]);
+    assert!(pruned.stdout().starts_with("removed "), "{pruned:?}");
+    assert!(invoke() > first);
 }
 
 #[test]

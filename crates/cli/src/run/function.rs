@@ -45,7 +45,7 @@ impl Surroundings {
             env_file::settle(&arguments.env_file, &arguments.env, &environment.variables)?;
         let wants_credentials = arguments.aws_credentials || arguments.profile.is_some();
         let caller = if wants_credentials {
-            Some(caller(arguments, registry, environment).await?)
+            Some(Box::pin(caller(arguments, registry, environment)).await?)
         } else {
             None
         };
