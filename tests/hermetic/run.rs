@@ -154,7 +154,15 @@ impl Running {
         let mut rest = String::new();
         self.stdout.read_to_string(&mut rest).unwrap();
         self.heard.extend(self.log.iter());
-        (status.code(), rest, self.heard)
+        (status.code(), rest, std::mem::take(&mut self.heard))
+    }
+}
+
+impl Drop for Running {
+    fn drop(&mut self) {
+        // A test that fails half-way leaves nothing either.
+        let _ = self.child.kill();
+        let _ = self.child.wait();
     }
 }
 
