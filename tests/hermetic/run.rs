@@ -9,13 +9,13 @@ use std::sync::mpsc::{Receiver, channel};
 use std::time::{Duration, Instant};
 
 use serde_json::{Value, json};
-use tierce_testkit::FakeRegistry;
 use tierce_testkit::sandbox::Output;
+use tierce_testkit::{FakeRegistry, Record};
 
 use crate::support::World;
 
 /// Nothing here takes that long; a test that would wait for ever fails instead.
-const DEADLINE: Duration = Duration::from_secs(60);
+const DEADLINE: Duration = Duration::from_mins(1);
 
 /// The function of `run/bootstrap.rs`, compiled once for all tests, in the edition that is named.
 fn bootstrap(edition: &str) -> Vec<u8> {
@@ -467,7 +467,7 @@ fn layers_of_a_registry_are_fetched_once() {
         let output = world.ok(&["invoke", "--image", &name, "{\"do\": \"about\"}"]);
         let about: Value = serde_json::from_str(&output.stdout()).unwrap();
         assert_eq!(about["edition"], FIRST);
-        registry.log().filter(|it| it.is_blob_download()).len()
+        registry.log().filter(Record::is_blob_download).len()
     };
     let first = invoke();
     assert!(first > 0);
