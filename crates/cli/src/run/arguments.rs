@@ -335,7 +335,7 @@ impl FromStr for RunSource {
     }
 }
 
-/// A function's name, as CreateFunction takes it: letters, digits, `-` and `_`, 64 at most
+/// A function's name, as `CreateFunction` takes it: letters, digits, `-` and `_`, 64 at most
 /// (AWS Lambda API reference, `FunctionName`).
 #[derive(Debug, Clone, PartialEq, Eq)]
 pub(crate) struct FunctionName(pub(crate) String);

@@ -10,7 +10,7 @@ use tokio::sync::mpsc;
 
 use super::stage::{Fake, Stage, Start, soon};
 
-const HOUR: Duration = Duration::from_secs(3600);
+const HOUR: Duration = Duration::from_hours(1);
 
 fn pool(stage: &Stage, start: Start, concurrency: u32) -> Pool<Fake> {
     let settings = PoolSettings {

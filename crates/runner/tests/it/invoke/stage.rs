@@ -82,9 +82,8 @@ impl Stage {
         let mut record = self.record.subscribe();
         let seen =
             record.wait_for(|record| record.iter().filter(|noted| *noted == line).count() >= times);
-        if tokio::time::timeout(DEADLINE, seen).await.is_err() {
-            panic!("`{line}` was not noted: {:?}", self.record());
-        }
+        let noted = tokio::time::timeout(DEADLINE, seen).await.is_ok();
+        assert!(noted, "`{line}` was not noted: {:?}", self.record());
     }
 
     /// Makes environments that start like this, and are noted under `name`.
