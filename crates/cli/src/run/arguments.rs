@@ -169,7 +169,7 @@ pub(crate) struct FunctionArguments {
     #[arg(long, value_name = "SIZE", help_heading = SANDBOX)]
     pub(crate) shm_size: Option<ByteSize>,
 
-    /// Let the function write wherever its user may; what it writes is gone with its environment
+    /// Let the function write everywhere; what it writes is gone with its environment
     #[arg(long, help_heading = SANDBOX)]
     pub(crate) writable: bool,
 
