@@ -69,7 +69,7 @@ impl Place {
         }
     }
 
-    /// Builds a function of `fixtures/functions/trials`, and names the image.
+    /// Builds a function of `fixtures/trials`, and names the image.
     pub(super) fn build(&self, trial: &[&str]) -> String {
         let context = prepared(trial);
         self.build_folder(&context, trial[0], &trial.concat())
