@@ -32,6 +32,8 @@ fn left_behind(place: &Place) -> Vec<String> {
         .iter()
         .flat_map(|folder| fs::read_dir(cache.join(folder)).unwrap().flatten())
         .map(|entry| entry.path().display().to_string())
+        // What is known of the machine is no box.
+        .filter(|path| !path.ends_with("/tried"))
         .collect()
 }
 

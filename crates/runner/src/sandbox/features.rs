@@ -5,7 +5,7 @@
 
 use std::fmt;
 use std::fs;
-use std::io;
+use std::io::{self, Write as _};
 use std::path::{Path, PathBuf};
 use std::sync::Arc;
 
@@ -56,9 +56,30 @@ pub struct Machine {
 }
 
 impl Machine {
-    /// Tries everything. `program` is that of [`Settings`], and `scratch` is on the file system where
-    /// roots will be. It takes some milliseconds, in the context of a tokio runtime.
+    /// What is known of this machine, or found out by trying everything. `program` is that of
+    /// [`Settings`], and `scratch` is on the file system where roots will be. Trying takes some
+    /// milliseconds, in the context of a tokio runtime; that all of it worked is noted in `scratch`,
+    /// and holds until the machine is started anew or set up otherwise.
     pub fn probe(program: &Path, scratch: &Path) -> io::Result<Self> {
+        let conditions = conditions();
+        let note = scratch.join(TRIED);
+        if fs::read_to_string(&note).is_ok_and(|noted| noted == conditions) {
+            return Ok(Self {
+                namespaces: Ok(()),
+                overlay: Ok(()),
+                memory: MemoryKeeper::of_this_machine(),
+            });
+        }
+        let machine = Self::try_everything(program, scratch)?;
+        if machine.overlay.is_ok() {
+            let mut file = tempfile::NamedTempFile::new_in(scratch)?;
+            file.write_all(conditions.as_bytes())?;
+            file.persist(&note).map_err(|error| error.error)?;
+        }
+        Ok(machine)
+    }
+
+    fn try_everything(program: &Path, scratch: &Path) -> io::Result<Self> {
         let directory = tempfile::tempdir_in(scratch)?;
         let layers = ["upper", "lower"].map(|name| directory.path().join(name));
         for layer in &layers {
@@ -79,6 +100,41 @@ impl Machine {
             memory: MemoryKeeper::of_this_machine(),
         })
     }
+}
+
+/// The note of what worked, in the directory for boxes.
+const TRIED: &str = "tried";
+
+/// What decides whether namespaces can be made and mounts in them: this boot of the machine, as whom
+/// and within what tierce runs, and the settings that [`remedies`] speaks of.
+fn conditions() -> String {
+    let mut conditions = vec![rustix::process::geteuid().as_raw().to_string()];
+    for link in ["/proc/self/ns/user", "/proc/self/ns/mnt"] {
+        let namespace = fs::read_link(link).unwrap_or_default();
+        conditions.push(namespace.display().to_string());
+    }
+    let status = fs::read_to_string("/proc/self/status").unwrap_or_default();
+    let within = [
+        "CapEff:",
+        "CapBnd:",
+        "NoNewPrivs:",
+        "Seccomp:",
+        "Seccomp_filters:",
+    ];
+    let lines = status.lines();
+    let lines = lines.filter(|line| within.iter().any(|name| line.starts_with(name)));
+    conditions.extend(lines.map(str::to_owned));
+    for path in [
+        "/proc/sys/kernel/random/boot_id",
+        "/proc/self/attr/current",
+        "/proc/sys/user/max_user_namespaces",
+        "/proc/sys/kernel/unprivileged_userns_clone",
+        "/proc/sys/kernel/apparmor_restrict_unprivileged_userns",
+    ] {
+        let value = fs::read_to_string(path).unwrap_or_default();
+        conditions.push(format!("{path} {}", value.trim()));
+    }
+    conditions.join("\n")
 }
 
 fn try_box(program: &Path, scratch: &Path, directories: Vec<PathBuf>) -> Result<(), SandboxError> {

@@ -24,6 +24,8 @@ use super::{Event, processes};
 
 /// Looks are not closer to each other, and not farther.
 const SOONEST: Duration = Duration::from_millis(10);
+/// While the sum grows, with much left.
+const GROWING: Duration = Duration::from_millis(30);
 /// See [`SOONEST`].
 const LATEST: Duration = Duration::from_millis(100);
 
@@ -321,7 +323,7 @@ struct Sizes {
 /// How long to wait for the next look: longer while nothing changes, and not so long that what is
 /// left could be filled.
 fn next_pause(last: Duration, changed: bool, limit: Option<u64>, resident: u64) -> Duration {
-    let pause = if changed { SOONEST } else { last * 2 };
+    let pause = if changed { GROWING } else { last * 2 };
     let left = limit.map_or(u64::MAX, |limit| limit.saturating_sub(resident));
     let filled = Duration::from_millis(left / (FILLED_PER_SECOND / 1000));
     pause.min(filled).clamp(SOONEST, LATEST)
@@ -395,7 +397,8 @@ mod tests {
         let ms = Duration::from_millis;
         let gib = 1 << 30;
         for (last, changed, limit, resident, expected) in [
-            (ms(10), true, None, 5, ms(10)),
+            (ms(10), true, None, 5, ms(30)),
+            (ms(10), true, Some(gib), gib - (gib >> 6), ms(10)),
             (ms(10), false, None, 5, ms(20)),
             (ms(80), false, None, 5, ms(100)),
             (ms(80), false, Some(gib), 0, ms(100)),
