@@ -209,13 +209,21 @@ async fn live(
             return;
         };
         stage.note(format!("{name} did {event}"));
-        state.send_replace(State::Ready);
+        let lingers = event.starts_with("\"linger");
+        if !lingers {
+            state.send_replace(State::Ready);
+        }
         let _ = progress
             .send(Progress::Done(Done {
                 outcome,
                 log_tail: Bytes::from(format!("END RequestId: {}\n", invocation.request_id)),
             }))
             .await;
+        if lingers {
+            let permit = stage.gate.acquire().await;
+            permit.expect("the stage is open").forget();
+            state.send_replace(State::Ready);
+        }
         if event.starts_with("\"last") {
             drop(state);
             stage.note(format!("{name} left"));
