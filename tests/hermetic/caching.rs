@@ -999,6 +999,10 @@ fn the_cache_tells_what_it_takes() {
             "bytes": 0,
             "files": 0,
             "trees": 0
+          },
+          "unpacked": {
+            "bytes": 0,
+            "trees": 0
           }
         }
         "#);

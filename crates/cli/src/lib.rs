@@ -232,10 +232,17 @@ async fn run(command: Command, output: Output, interrupt: Interrupt) -> anyhow::
         }
         Command::Lint(arguments) => commands::lint::lint(arguments, &environment, output).await,
         Command::Run(arguments) => {
-            commands::run::run(*arguments, &environment, output, &interrupt).await
+            Box::pin(commands::run::run(
+                *arguments,
+                &environment,
+                output,
+                &interrupt,
+            ))
+            .await
         }
         Command::Invoke(arguments) => {
-            commands::invoke::invoke(*arguments, &environment, output, &interrupt).await
+            let invoked = commands::invoke::invoke(*arguments, &environment, output, &interrupt);
+            Box::pin(invoked).await
         }
         Command::Attach(arguments) => {
             commands::referrers::attach(arguments, &environment, output).await

@@ -108,9 +108,14 @@ async fn invoke_once(
     let prepared = async {
         let boxes = Boxes::new(&arguments.function, environment, output).await?;
         let name = &arguments.function_name;
-        let surroundings =
-            Surroundings::settle(name, &arguments.function, &arguments.registry, environment)
-                .await?;
+        let surroundings = Surroundings::settle(
+            name,
+            &arguments.function,
+            &arguments.registry,
+            environment,
+            output,
+        )
+        .await?;
         let preparation = Preparation {
             arguments: &arguments.function,
             registry: &arguments.registry,

@@ -42,9 +42,14 @@ pub(crate) async fn run(
     let settled = async {
         let boxes = Boxes::new(&arguments.function, environment, output).await?;
         let name = &arguments.name;
-        let surroundings =
-            Surroundings::settle(name, &arguments.function, &arguments.registry, environment)
-                .await?;
+        let surroundings = Surroundings::settle(
+            name,
+            &arguments.function,
+            &arguments.registry,
+            environment,
+            output,
+        )
+        .await?;
         Ok((boxes, surroundings))
     };
     let Some((boxes, surroundings)) = unless_interrupted(interrupt, settled).await? else {

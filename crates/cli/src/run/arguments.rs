@@ -169,7 +169,7 @@ pub(crate) struct FunctionArguments {
     #[arg(long, value_name = "SIZE", help_heading = SANDBOX)]
     pub(crate) shm_size: Option<ByteSize>,
 
-    /// Let the function write wherever its user may; what it writes is gone with its environment
+    /// Let the function write everywhere; what it writes is gone with its environment
     #[arg(long, help_heading = SANDBOX)]
     pub(crate) writable: bool,
 
@@ -335,7 +335,7 @@ impl FromStr for RunSource {
     }
 }
 
-/// A function's name, as CreateFunction takes it: letters, digits, `-` and `_`, 64 at most
+/// A function's name, as `CreateFunction` takes it: letters, digits, `-` and `_`, 64 at most
 /// (AWS Lambda API reference, `FunctionName`).
 #[derive(Debug, Clone, PartialEq, Eq)]
 pub(crate) struct FunctionName(pub(crate) String);

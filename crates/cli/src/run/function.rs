@@ -9,6 +9,7 @@ use tierce_runner::function::{Credentials, Function};
 
 use crate::arguments::{AwsArguments, RegistryArguments};
 use crate::environment::Environment;
+use crate::output::Output;
 use crate::registries;
 use crate::run::arguments::{FunctionArguments, FunctionName, TimeLimit};
 use crate::run::env_file;
@@ -21,7 +22,11 @@ const ACCOUNT: &str = "012345678912";
 const REGION: &str = "us-east-1";
 
 /// What stands for no limit: longer than anybody waits, and short enough to be added to a time.
-const NO_LIMIT: Duration = Duration::from_secs(365 * 24 * 60 * 60);
+const NO_LIMIT: Duration = Duration::from_hours(365 * 24);
+
+/// Bytes of all variables that a function is configured with (Lambda quotas). How exactly they are
+/// counted is not documented.
+const VARIABLES_LIMIT: usize = 4096;
 
 /// What a function is told besides what its image says. It is settled once: a function that is
 /// built anew goes on with it.
@@ -40,12 +45,24 @@ impl Surroundings {
         arguments: &FunctionArguments,
         registry: &RegistryArguments,
         environment: &Environment,
+        output: Output,
     ) -> Result<Self> {
         let variables =
             env_file::settle(&arguments.env_file, &arguments.env, &environment.variables)?;
-        let caller = match arguments.aws_credentials || arguments.profile.is_some() {
-            true => Some(caller(arguments, registry, environment).await?),
-            false => None,
+        let size: usize = variables
+            .iter()
+            .map(|(name, value)| name.len() + value.len())
+            .sum();
+        if size > VARIABLES_LIMIT {
+            output.warn(&format!(
+                "the function's own variables have {size} bytes, and Lambda takes {VARIABLES_LIMIT}"
+            ));
+        }
+        let wants_credentials = arguments.aws_credentials || arguments.profile.is_some();
+        let caller = if wants_credentials {
+            Some(Box::pin(caller(arguments, registry, environment)).await?)
+        } else {
+            None
         };
         let here = ["AWS_REGION", "AWS_DEFAULT_REGION"].map(|name| {
             let value = environment.variables.get(name);

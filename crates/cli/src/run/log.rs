@@ -45,9 +45,10 @@ impl Log {
 
 impl LogSink for Log {
     fn line(&self, line: LogLine) {
-        let prefix = match self.are_several(line.environment) {
-            true => format!("[{}] ", line.environment),
-            false => String::new(),
+        let prefix = if self.are_several(line.environment) {
+            format!("[{}] ", line.environment)
+        } else {
+            String::new()
         };
         match line.source {
             LogSource::Hint => {

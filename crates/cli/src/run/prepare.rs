@@ -44,7 +44,6 @@ impl Subject {
     pub(crate) fn of(source: &RunSource, output: Output) -> Result<Self> {
         let has_file = |folder: &Path| folder.join("tierce.toml").is_file();
         match source {
-            RunSource::Image(image) => Ok(Self::Image(image.clone())),
             RunSource::Context(folder) if has_file(folder) => Ok(Self::Context(folder.clone())),
             RunSource::Context(folder) => {
                 let shown = folder.display();
@@ -60,7 +59,7 @@ impl Subject {
                 ));
                 Ok(Self::Context(folder.clone()))
             }
-            RunSource::Either(_, image) => Ok(Self::Image(image.clone())),
+            RunSource::Either(_, image) | RunSource::Image(image) => Ok(Self::Image(image.clone())),
         }
     }
 }

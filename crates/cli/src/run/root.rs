@@ -23,10 +23,10 @@ pub(crate) fn rootfs_in(cache: &Path) -> PathBuf {
 
 /// How long nobody must have used what is pruned, tried one after the other until enough is gone.
 const AGES: [Duration; 5] = [
-    Duration::from_secs(30 * 24 * 60 * 60),
-    Duration::from_secs(7 * 24 * 60 * 60),
-    Duration::from_secs(24 * 60 * 60),
-    Duration::from_secs(60 * 60),
+    Duration::from_hours(30 * 24),
+    Duration::from_hours(7 * 24),
+    Duration::from_hours(24),
+    Duration::from_hours(1),
     Duration::ZERO,
 ];
 
@@ -117,9 +117,10 @@ pub(crate) async fn unpack(
             })
             .collect();
         mount_points.extend(settings.mount_points);
-        let root = match settings.is_flat {
-            true => cache.flatten(&layers, form, &mount_points)?,
-            false => cache.stack(&layers, form, &mount_points)?,
+        let root = if settings.is_flat {
+            cache.flatten(&layers, form, &mount_points)?
+        } else {
+            cache.stack(&layers, form, &mount_points)?
         };
         // Each is taken for a program, and what is none is told when it does not start.
         let extensions = cache.files_in(&layers, form, Path::new(EXTENSIONS))?;

@@ -547,7 +547,7 @@ impl<E: Invocable> Shared<E> {
         );
         // First: whoever gets the answer may ask again at once, and shall find it warm.
         self.settling(number, is_usable);
-        let tell = async {
+        let tell = async move {
             for progress in pieces.into_iter().chain([last]) {
                 if listener.send(progress).await.is_err() {
                     return;

@@ -1559,9 +1559,7 @@ mod plain_processes {
 
     fn begin(timeout: Duration) -> (Environment, Arc<Lines>) {
         let settings = Settings {
-            root: Arc::new(Root {
-                directories: vec!["/".into()],
-            }),
+            root: Arc::new(Root::of("/".into(), vec!["/".into()])),
             writable_root: false,
             tmp_size: 16 << 20,
             shared_memory: None,

@@ -23,7 +23,7 @@ const PATIENCE: Duration = Duration::from_mins(1);
 
 fn settings(directories: Vec<PathBuf>) -> Settings {
     Settings {
-        root: Arc::new(Root { directories }),
+        root: Arc::new(Root::of("/".into(), directories)),
         writable_root: false,
         tmp_size: 16 << 20,
         shared_memory: None,
@@ -741,9 +741,7 @@ mod in_namespaces {
         let mut settings = root.settings();
         let file = root.upper().join("file");
         std::fs::write(&file, "").unwrap();
-        settings.root = Arc::new(Root {
-            directories: vec![root.upper(), file],
-        });
+        settings.root = Arc::new(Root::of("/".into(), vec![root.upper(), file]));
         let error = namespaces::start(&settings).unwrap_err();
         assert_eq!(error.to_string(), "could not mount the root by overlay");
         assert_eq!(error.missing().unwrap().feature, Feature::Overlay);

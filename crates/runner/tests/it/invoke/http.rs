@@ -55,7 +55,7 @@ fn serve(settings: DoorSettings, concurrency: u32, throttle: bool) -> Served {
     let pool: Pool<Fake> = Pool::new(
         PoolSettings {
             concurrency,
-            idle: Duration::from_secs(3600),
+            idle: Duration::from_hours(1),
             throttle,
         },
         stage.make("a", Start::AtOnce),

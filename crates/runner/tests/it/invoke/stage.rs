@@ -82,9 +82,8 @@ impl Stage {
         let mut record = self.record.subscribe();
         let seen =
             record.wait_for(|record| record.iter().filter(|noted| *noted == line).count() >= times);
-        if tokio::time::timeout(DEADLINE, seen).await.is_err() {
-            panic!("`{line}` was not noted: {:?}", self.record());
-        }
+        let noted = tokio::time::timeout(DEADLINE, seen).await.is_ok();
+        assert!(noted, "`{line}` was not noted: {:?}", self.record());
     }
 
     /// Makes environments that start like this, and are noted under `name`.
@@ -109,8 +108,8 @@ impl Stage {
                     return Err(CannotStart(format!("no room for {name}")));
                 }
                 let (requests, received) = mpsc::unbounded_channel();
-                let (state, seen) = watch::channel(State::Initialising);
-                tokio::spawn(live(name, start, stage, state, received));
+                let (told, seen) = watch::channel(State::Initialising);
+                tokio::spawn(live(name, start, stage, told, received));
                 Ok(Fake {
                     requests,
                     state: seen,
@@ -156,7 +155,7 @@ async fn live(
     name: String,
     start: Start,
     stage: Stage,
-    state: watch::Sender<State>,
+    told: watch::Sender<State>,
     mut requests: mpsc::UnboundedReceiver<Request>,
 ) {
     match start {
@@ -175,7 +174,7 @@ async fn live(
         Start::Dies => return,
         Start::AtOnce | Start::InitFails | Start::Impossible => {}
     }
-    state.send_replace(match start {
+    told.send_replace(match start {
         Start::InitFails => State::InitFailed("no such module".to_owned()),
         _ => State::Ready,
     });
@@ -183,13 +182,13 @@ async fn live(
         let (invocation, progress) = match request {
             Request::Invoke(invocation, progress) => (invocation, progress),
             Request::ShutDown(done) => {
-                state.send_replace(State::Gone);
+                told.send_replace(State::Gone);
                 stage.note(format!("{name} ended"));
                 let _ = done.send(());
                 return;
             }
         };
-        state.send_replace(State::Busy);
+        told.send_replace(State::Busy);
         let event = String::from_utf8_lossy(&invocation.payload).into_owned();
         stage.note(format!("{name} began {event}"));
         let run = run(&name, &event, &stage, &invocation, &progress);
@@ -211,7 +210,7 @@ async fn live(
         stage.note(format!("{name} did {event}"));
         let lingers = event.starts_with("\"linger");
         if !lingers {
-            state.send_replace(State::Ready);
+            told.send_replace(State::Ready);
         }
         let _ = progress
             .send(Progress::Done(Done {
@@ -222,10 +221,10 @@ async fn live(
         if lingers {
             let permit = stage.gate.acquire().await;
             permit.expect("the stage is open").forget();
-            state.send_replace(State::Ready);
+            told.send_replace(State::Ready);
         }
         if event.starts_with("\"last") {
-            drop(state);
+            drop(told);
             stage.note(format!("{name} left"));
             return;
         }
