@@ -9,7 +9,7 @@ use super::call::{ExtensionFault, Refusal, Registration, Reply};
 use super::failure::{Failure, words};
 
 /// The most extensions of a function, internal ones included (Lambda quotas).
-const LIMIT: usize = 10;
+pub(super) const LIMIT: usize = 10;
 
 /// What an extension is told when it is registered.
 #[derive(Debug)]

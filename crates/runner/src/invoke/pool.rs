@@ -295,7 +295,7 @@ impl<E: Invocable> Member<E> {
 /// Whether an environment with this state takes nothing more.
 fn is_over(state: &watch::Receiver<State>) -> bool {
     // `has_changed` fails when whoever would tell has ended.
-    *state.borrow() == State::Gone || state.has_changed().is_err()
+    matches!(*state.borrow(), State::Gone(_)) || state.has_changed().is_err()
 }
 
 struct Waiting {
@@ -413,7 +413,7 @@ impl<E: Invocable> Shared<E> {
                 let mut state = environment.state();
                 let initialised = tokio::select! {
                     state = state.wait_for(|state| *state != State::Initialising) => {
-                        state.map_or(State::Gone, |state| state.clone())
+                        state.map_or(State::Gone(None), |state| state.clone())
                     }
                     // It will be ended, so it need not come to an end of this.
                     _ = wanted.changed() => State::Initialising,
@@ -453,10 +453,12 @@ impl<E: Invocable> Shared<E> {
         }
         roster.starting -= 1;
         let outcome = match started {
-            Ok((member, State::Gone)) => {
+            Ok((member, State::Gone(reason))) => {
                 end(member);
+                let reason = reason.map(|reason| format!(": {reason}"));
                 Err(CannotStart(format!(
-                    "environment {number} ended while it was starting"
+                    "environment {number} ended while it was starting{}",
+                    reason.unwrap_or_default()
                 )))
             }
             Ok((member, state)) => {

@@ -159,8 +159,8 @@ async fn who_waits_for_what_cannot_be_made_is_told_why() {
         (Start::Impossible, "no room for a1", "no room for a2"),
         (
             Start::Dies,
-            "environment 1 ended while it was starting",
-            "environment 2 ended while it was starting",
+            "environment 1 ended while it was starting: the box broke",
+            "environment 2 ended while it was starting: the box broke",
         ),
     ] {
         let stage = Stage::new();

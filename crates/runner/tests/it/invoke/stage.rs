@@ -171,7 +171,10 @@ async fn live(
                 }
             }
         }
-        Start::Dies => return,
+        Start::Dies => {
+            told.send_replace(State::Gone(Some("the box broke".to_owned())));
+            return;
+        }
         Start::AtOnce | Start::InitFails | Start::Impossible => {}
     }
     told.send_replace(match start {
@@ -182,7 +185,7 @@ async fn live(
         let (invocation, progress) = match request {
             Request::Invoke(invocation, progress) => (invocation, progress),
             Request::ShutDown(done) => {
-                told.send_replace(State::Gone);
+                told.send_replace(State::Gone(None));
                 stage.note(format!("{name} ended"));
                 let _ = done.send(());
                 return;
