@@ -374,8 +374,8 @@ impl<E: Invocable> Shared<E> {
             {
                 // A function that waits for itself would wait until its time is over.
                 tracing::warn!(
-                    "all {} environments are busy, so invocations wait for each other: \
-                     --concurrency allows more",
+                    "invocations wait, because all environments that --concurrency allows ({}) are \
+                     busy",
                     self.concurrency()
                 );
             }

@@ -566,8 +566,8 @@ async fn what_a_runtime_says_of_its_init_reaches_the_client() {
     let report = "\tPhase: init\tStatus: error\tError Type: Runtime.ImportModuleError";
     let payload = serde_json::from_str(ERROR).unwrap();
     init_fails(&mut stage, fails, report, &payload).await;
-    let state = stage.environment.state().borrow().clone();
-    assert!(!matches!(state, State::Gone(_)), "{state:?}");
+    let now = stage.environment.state().borrow().clone();
+    assert!(!matches!(now, State::Gone(_)), "{now:?}");
 }
 
 #[tokio::test]
