@@ -23,6 +23,7 @@ use super::failure::{self, Failure, Kind, RESPONSE_LIMIT};
 use super::journal::Journal;
 use super::relay::{Client, Relay};
 use super::report::{Report, init_report, rounded};
+use super::telemetry::Subscription;
 use super::variables::{of_extensions, variables};
 use super::{Done, Invocation, Outcome, Patience, Request, SharedSink, State, hints, server};
 
@@ -313,6 +314,11 @@ impl Life {
         }
         self.journal
             .event("platform.initRuntimeDone", || record.clone());
+        if result.is_ok() {
+            for extension in self.extensions.records() {
+                self.journal.event("platform.extension", || extension);
+            }
+        }
         record["metrics"] = json!({"durationMs": rounded(begun.elapsed())});
         self.journal.event("platform.initReport", || record);
         self.journal.telemetry.close();
@@ -901,8 +907,8 @@ impl Life {
             Call::Subscribe(identifier, subscription, reply) => {
                 let result = self
                     .extensions
-                    .check(&identifier)
-                    .map(|()| self.journal.telemetry.subscribe(subscription));
+                    .name(&identifier)
+                    .map(|name| self.subscribe(&name, subscription));
                 let _ = reply.send(result);
             }
         }
@@ -1045,6 +1051,15 @@ impl Life {
             handler: self.function.handler.clone(),
             account: registration.account.then(|| self.function.account.clone()),
         })
+    }
+
+    fn subscribe(&mut self, name: &str, subscription: Subscription) {
+        let types = subscription.types();
+        self.journal.telemetry.subscribe(subscription);
+        self.journal.event(
+            "platform.telemetrySubscription",
+            || json!({"name": name, "state": "Subscribed", "types": types}),
+        );
     }
 
     fn new_process(&mut self) -> ProcessNumber {

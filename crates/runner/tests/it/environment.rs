@@ -1475,7 +1475,9 @@ async fn telemetry_comes_to_those_who_subscribed() {
         types,
         [
             "platform.initStart",
+            "platform.telemetrySubscription",
             "platform.initRuntimeDone",
+            "platform.extension",
             "platform.initReport",
             "platform.start",
             "function",
@@ -1483,9 +1485,17 @@ async fn telemetry_comes_to_those_who_subscribed() {
             "platform.report",
         ]
     );
-    assert_eq!(events[4]["record"], "hello");
-    assert_eq!(events[6]["record"]["status"], "success");
-    assert_eq!(events[6]["record"]["metrics"]["memorySizeMB"], 128);
+    assert_eq!(
+        events[1]["record"],
+        json!({"name": "watch", "state": "Subscribed", "types": ["platform", "function"]})
+    );
+    assert_eq!(
+        events[3]["record"],
+        json!({"name": "watch", "state": "Ready", "events": []})
+    );
+    assert_eq!(events[6]["record"], "hello");
+    assert_eq!(events[8]["record"]["status"], "success");
+    assert_eq!(events[8]["record"]["metrics"]["memorySizeMB"], 128);
 }
 
 #[tokio::test]
