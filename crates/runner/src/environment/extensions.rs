@@ -1,6 +1,7 @@
 //! The extensions of an environment, and what state each is in.
 
 use bytes::Bytes;
+use serde_json::{Value, json};
 use uuid::Uuid;
 
 use crate::sandbox::{Exit, NotStarted, ProcessNumber};
@@ -9,7 +10,7 @@ use super::call::{ExtensionFault, Refusal, Registration, Reply};
 use super::failure::{Failure, words};
 
 /// The most extensions of a function, internal ones included (Lambda quotas).
-const LIMIT: usize = 10;
+pub(super) const LIMIT: usize = 10;
 
 /// What an extension is told when it is registered.
 #[derive(Debug)]
@@ -93,6 +94,14 @@ impl Extension {
         };
         self.pending = undelivered;
         self.state = State::Running;
+    }
+
+    /// What it asked for.
+    fn events(&self) -> Vec<&'static str> {
+        [("INVOKE", self.invoke), ("SHUTDOWN", self.shutdown)]
+            .into_iter()
+            .filter_map(|(name, asked)| asked.then_some(name))
+            .collect()
     }
 
     fn refuse(&self, to: State) -> Refusal {
@@ -220,9 +229,10 @@ impl Extensions {
         ))
     }
 
-    /// Whether an extension has this identifier.
-    pub(super) fn check(&mut self, identifier: &str) -> Result<(), Refusal> {
-        self.find(identifier).map(|_| ())
+    /// The name of the extension that has this identifier.
+    pub(super) fn name(&mut self, identifier: &str) -> Result<String, Refusal> {
+        self.find(identifier)
+            .map(|extension| extension.name.clone())
     }
 
     /// A process is gone; `None` if it is not an extension's. While they are not being shut down
@@ -314,19 +324,26 @@ impl Extensions {
         self.all
             .iter()
             .map(|extension| {
-                let events: Vec<&str> = [
-                    ("INVOKE", extension.invoke),
-                    ("SHUTDOWN", extension.shutdown),
-                ]
-                .into_iter()
-                .filter_map(|(name, asked)| asked.then_some(name))
-                .collect();
                 format!(
                     "EXTENSION\tName: {}\tState: {}\tEvents: [{}]",
                     extension.name,
                     extension.state.name(),
-                    events.join(", ")
+                    extension.events().join(", ")
                 )
+            })
+            .collect()
+    }
+
+    /// What telemetry is told of each after an initialisation.
+    pub(super) fn records(&self) -> Vec<Value> {
+        self.all
+            .iter()
+            .map(|extension| {
+                json!({
+                    "name": extension.name,
+                    "state": extension.state.name(),
+                    "events": extension.events(),
+                })
             })
             .collect()
     }

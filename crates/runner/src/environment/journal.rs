@@ -192,7 +192,10 @@ impl Tail {
     }
 
     fn bytes(&self) -> Bytes {
-        Bytes::copy_from_slice(&self.kept[self.kept.len().saturating_sub(TAIL)..])
+        let tail = &self.kept[self.kept.len().saturating_sub(TAIL)..];
+        // The rest of a character that was cut would spoil it for who reads it as UTF-8.
+        let rest = tail.iter().take(3).take_while(|byte| **byte & 0xc0 == 0x80);
+        Bytes::copy_from_slice(&tail[rest.count()..])
     }
 }
 
@@ -245,5 +248,18 @@ mod tests {
         tail.push(&[b'y'; TAIL * 3]);
         assert_eq!(tail.bytes().len(), TAIL);
         assert!(tail.bytes().ends_with(b"yyy\n"));
+    }
+
+    #[test]
+    fn no_character_of_the_tail_is_cut() {
+        for character in ["x", "\u{17e}", "\u{20ac}", "\u{1f956}"] {
+            for before in 0..4 {
+                let mut tail = Tail::default();
+                tail.push((character.repeat(TAIL) + &"-".repeat(before)).as_bytes());
+                let bytes = tail.bytes();
+                assert!(bytes.len() > TAIL - character.len(), "{character}");
+                assert!(std::str::from_utf8(&bytes).is_ok(), "{character} {before}");
+            }
+        }
     }
 }

@@ -18,11 +18,12 @@ use crate::sandbox::{
 };
 
 use super::call::{Call, Event as Invoked, Refusal, Registration, Reply, Response};
-use super::extensions::{Extensions, Registered};
+use super::extensions::{self, Extensions, Registered};
 use super::failure::{self, Failure, Kind, RESPONSE_LIMIT};
 use super::journal::Journal;
 use super::relay::{Client, Relay};
 use super::report::{Report, init_report, rounded};
+use super::telemetry::Subscription;
 use super::variables::{of_extensions, variables};
 use super::{Done, Invocation, Outcome, Patience, Request, SharedSink, State, hints, server};
 
@@ -258,8 +259,8 @@ impl Life {
     async fn first_initialisation(&mut self) -> Option<Duration> {
         let begun = Instant::now();
         self.journal.begin();
-        let deadline = after(begun, self.function.init_limit);
-        let result = self.initialise(deadline, "init").await;
+        let limit = self.function.init_limit;
+        let result = self.initialise(begun, limit, "init").await;
         let failure = match result {
             Ok(()) => {
                 let duration = begun.elapsed();
@@ -272,7 +273,7 @@ impl Life {
         let failure = self.kill_if_memory(failure).await;
         self.drain().await;
         let duration = match failure.kind {
-            Kind::Timeout => self.function.init_limit,
+            Kind::Timeout => limit,
             Kind::Error => begun.elapsed(),
         };
         self.journal
@@ -284,8 +285,13 @@ impl Life {
     }
 
     /// Starts all processes and waits until they wait for an invocation.
-    /// `phase` is `init`, or `invoke` within an invocation.
-    async fn initialise(&mut self, deadline: Instant, phase: &str) -> Result<(), Stop> {
+    /// `phase` is `init`, or `invoke` within an invocation, which began then and is limited so.
+    async fn initialise(
+        &mut self,
+        phase_begun: Instant,
+        limit: Duration,
+        phase: &str,
+    ) -> Result<(), Stop> {
         let begun = Instant::now();
         self.journal.telemetry.open();
         self.journal.event("platform.initStart", || {
@@ -296,7 +302,7 @@ impl Life {
                 "functionVersion": self.function.version,
             })
         });
-        let result = self.start_and_wait(deadline).await;
+        let result = self.start_and_wait(phase_begun, limit).await;
         let mut record = json!({"initializationType": "on-demand", "phase": phase});
         match &result {
             Ok(()) => record["status"] = "success".into(),
@@ -308,13 +314,19 @@ impl Life {
         }
         self.journal
             .event("platform.initRuntimeDone", || record.clone());
+        if result.is_ok() {
+            for extension in self.extensions.records() {
+                self.journal.event("platform.extension", || extension);
+            }
+        }
         record["metrics"] = json!({"durationMs": rounded(begun.elapsed())});
         self.journal.event("platform.initReport", || record);
         self.journal.telemetry.close();
         result
     }
 
-    async fn start_and_wait(&mut self, deadline: Instant) -> Result<(), Stop> {
+    async fn start_and_wait(&mut self, begun: Instant, limit: Duration) -> Result<(), Stop> {
+        let deadline = after(begun, limit);
         self.extensions = Extensions::default();
         self.runtime = Runtime::ABSENT;
         self.out_of_memory = None;
@@ -333,7 +345,7 @@ impl Life {
                 break;
             }
             if self.step(Some(deadline)).await {
-                return Err(Stop::Failed(Failure::timed_out(self.function.timeout)));
+                return Err(Stop::Failed(Failure::timed_out(limit)));
             }
         }
         self.extensions.close();
@@ -347,6 +359,17 @@ impl Life {
 
     fn start_extensions(&mut self) {
         let function = Arc::clone(&self.function);
+        if function.extensions.len() > extensions::LIMIT {
+            self.fail(Failure::new(
+                "Extension.LaunchError",
+                format!(
+                    "the image has {} extensions, and {} is the most",
+                    function.extensions.len(),
+                    extensions::LIMIT
+                ),
+            ));
+            return;
+        }
         for program in &function.extensions {
             let number = self.new_process();
             let name = program.rsplit('/').next().unwrap_or(program);
@@ -392,7 +415,9 @@ impl Life {
         self.journal.begin();
         let mut result = Ok(());
         if self.runtime.phase == Phase::Absent {
-            result = self.initialise(deadline, "invoke").await;
+            result = self
+                .initialise(begun, self.function.timeout, "invoke")
+                .await;
             if let Err(Stop::Failed(failure)) = &result {
                 self.drain().await;
                 self.journal
@@ -737,14 +762,15 @@ impl Life {
     /// Ends the box and tells everybody.
     async fn end(mut self) {
         self.wind_down(Reason::Spindown).await;
-        if self.gone.is_none() {
+        let reason = self.gone.clone();
+        if reason.is_none() {
             self.order(Order::End);
             while self.gone.is_none() {
                 self.step(None).await;
             }
         }
         self.drain().await;
-        self.state.send_replace(State::Gone);
+        self.state.send_replace(State::Gone(reason));
         self.requests.close();
         while let Some(request) = self.requests.recv().await {
             self.take_request(request);
@@ -881,8 +907,8 @@ impl Life {
             Call::Subscribe(identifier, subscription, reply) => {
                 let result = self
                     .extensions
-                    .check(&identifier)
-                    .map(|()| self.journal.telemetry.subscribe(subscription));
+                    .name(&identifier)
+                    .map(|name| self.subscribe(&name, subscription));
                 let _ = reply.send(result);
             }
         }
@@ -1025,6 +1051,15 @@ impl Life {
             handler: self.function.handler.clone(),
             account: registration.account.then(|| self.function.account.clone()),
         })
+    }
+
+    fn subscribe(&mut self, name: &str, subscription: Subscription) {
+        let types = subscription.types();
+        self.journal.telemetry.subscribe(subscription);
+        self.journal.event(
+            "platform.telemetrySubscription",
+            || json!({"name": name, "state": "Subscribed", "types": types}),
+        );
     }
 
     fn new_process(&mut self) -> ProcessNumber {

@@ -123,8 +123,8 @@ pub enum State {
     InitFailed(String),
     /// It has an invocation.
     Busy,
-    /// Nothing is left of it, and it takes nothing more.
-    Gone,
+    /// Nothing is left of it, and it takes nothing more; with the reason if nobody asked for that.
+    Gone(Option<String>),
 }
 
 #[derive(Debug)]

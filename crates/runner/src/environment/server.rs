@@ -42,6 +42,10 @@ const EXTENSION_IDENTIFIER: &str = "Lambda-Extension-Identifier";
 const EXTENSION_ERROR_TYPE: &str = "Lambda-Extension-Function-Error-Type";
 const EXTENSION_FEATURES: &str = "Lambda-Extension-Accept-Feature";
 
+/// So many connections of one box at once; the rest waits to be accepted. A runtime has one or two, an
+/// extension as many, and all that a box may open would be more than this process may.
+const CONNECTIONS: usize = 256;
+
 /// Between attempts to accept connections when files are short.
 const PAUSE: Duration = Duration::from_millis(50);
 
@@ -60,7 +64,7 @@ pub(super) async fn serve(listener: TcpListener, doorkeeper: Doorkeeper, calls: 
     let mut connections = JoinSet::new();
     loop {
         tokio::select! {
-            accepted = listener.accept() => match accepted {
+            accepted = listener.accept(), if connections.len() < CONNECTIONS => match accepted {
                 Ok((stream, _)) => {
                     connections.spawn(connection(stream, doorkeeper, calls.clone()));
                 }

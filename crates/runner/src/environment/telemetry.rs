@@ -44,6 +44,14 @@ pub(super) enum Kind {
 }
 
 impl Kind {
+    fn name(self) -> &'static str {
+        match self {
+            Self::Platform => "platform",
+            Self::Function => "function",
+            Self::Extension => "extension",
+        }
+    }
+
     fn of(name: &str) -> Option<Self> {
         match name {
             "platform" => Some(Self::Platform),
@@ -69,6 +77,11 @@ pub(super) struct Subscription {
 }
 
 impl Subscription {
+    /// What it asks for, as it was written.
+    pub(super) fn types(&self) -> Vec<&'static str> {
+        self.kinds.iter().map(|kind| kind.name()).collect()
+    }
+
     /// Reads the body of a request.
     pub(super) fn parse(body: &[u8]) -> Result<Self, Refusal> {
         let body: Value =

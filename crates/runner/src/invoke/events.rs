@@ -3,7 +3,7 @@
 use std::sync::Arc;
 use std::time::Duration;
 
-use tokio::sync::Semaphore;
+use tokio::sync::{Semaphore, mpsc};
 
 use super::fault::InvokeFault;
 use super::pool::{Invocable, Pool};
@@ -37,8 +37,10 @@ impl<E: Invocable> Events<E> {
         };
         let pool = self.pool.clone();
         let retries = Arc::clone(&self.retries);
+        // Not in the task, so that events begin in the order in which they were taken.
+        let progress = pool.invoke_in_turn(invocation.clone());
         tokio::spawn(async move {
-            run(&pool, &invocation, &retries).await;
+            run(&pool, &invocation, progress, &retries).await;
             drop(place);
         });
         Ok(())
@@ -46,11 +48,15 @@ impl<E: Invocable> Events<E> {
 }
 
 /// The same event has the same request id in each attempt, as on Lambda.
-async fn run<E: Invocable>(pool: &Pool<E>, invocation: &Invocation, retries: &[Duration]) {
+async fn run<E: Invocable>(
+    pool: &Pool<E>,
+    invocation: &Invocation,
+    mut progress: mpsc::Receiver<Progress>,
+    retries: &[Duration],
+) {
     let request_id = &invocation.request_id;
     let mut pauses = retries.iter();
     loop {
-        let mut progress = pool.invoke_in_turn(invocation.clone());
         let outcome = loop {
             match progress.recv().await {
                 Some(Progress::Done(done)) => break done.outcome,
@@ -80,5 +86,6 @@ async fn run<E: Invocable>(pool: &Pool<E>, invocation: &Invocation, retries: &[D
             pause.as_secs()
         );
         tokio::time::sleep(*pause).await;
+        progress = pool.invoke_in_turn(invocation.clone());
     }
 }

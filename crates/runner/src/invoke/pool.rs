@@ -36,8 +36,9 @@ pub struct PoolSettings {
 pub trait Invocable: Send + Sync + 'static {
     /// What it is about, now and later. A closed channel means the same as [`State::Gone`].
     fn state(&self) -> watch::Receiver<State>;
-    /// Takes an invocation; the next one may come after `Done`, which waits for nobody. Who does not
-    /// take what comes before it holds the function up.
+    /// Takes an invocation; the next one may come after `Done`, which waits for nobody, but is not
+    /// begun before the state is another than [`State::Busy`]. Who does not take what comes before
+    /// `Done` holds the function up.
     fn invoke(&self, invocation: Invocation) -> mpsc::Receiver<Progress>;
     /// Ends it, and waits until nothing is left of it.
     fn shut_down(self) -> impl Future<Output = ()> + Send;
@@ -113,6 +114,7 @@ impl<E: Invocable> Pool<E> {
                 busy: BTreeMap::new(),
                 waiting: VecDeque::new(),
                 warming: Vec::new(),
+                is_crowd_told: false,
                 closed: false,
             }),
             alive: watch::Sender::new(0),
@@ -220,6 +222,10 @@ const PIECES: usize = 16;
 /// up to 6 MiB.
 const WAITING: usize = 1_000;
 
+/// How long who waits counts on an environment that has answered, before another is started: about
+/// as long as a start takes.
+const SETTLING: Duration = Duration::from_millis(500);
+
 const SHUT_DOWN: &str = "the function was shut down";
 
 struct Shared<E: Invocable> {
@@ -248,12 +254,16 @@ struct Roster<E> {
     waiting: VecDeque<Waiting>,
     /// Who waits for the first environment.
     warming: Vec<oneshot::Sender<Result<State, CannotStart>>>,
+    /// Whether it was told that invocations wait because there may be no more environments.
+    is_crowd_told: bool,
     closed: bool,
 }
 
 struct Member<E> {
     number: u32,
     generation: u64,
+    /// Whether it is busy only with what comes after an answer, and most likely not for long.
+    settling: bool,
     /// Since when it has been idle.
     since: Instant,
     environment: E,
@@ -285,7 +295,7 @@ impl<E: Invocable> Member<E> {
 /// Whether an environment with this state takes nothing more.
 fn is_over(state: &watch::Receiver<State>) -> bool {
     // `has_changed` fails when whoever would tell has ended.
-    *state.borrow() == State::Gone || state.has_changed().is_err()
+    matches!(*state.borrow(), State::Gone(_)) || state.has_changed().is_err()
 }
 
 struct Waiting {
@@ -318,6 +328,11 @@ impl<E> Roster<E> {
     fn count(&self) -> usize {
         self.starting + self.idle.len() + self.current_busy().count()
     }
+
+    /// How many of them will take who waits before long.
+    fn coming(&self) -> usize {
+        self.starting + self.current_busy().filter(|member| member.settling).count()
+    }
 }
 
 impl<E: Invocable> Shared<E> {
@@ -334,7 +349,7 @@ impl<E: Invocable> Shared<E> {
     fn would_wait(&self, roster: &Roster<E>) -> bool {
         roster.idle.is_empty()
             && roster.count() >= self.concurrency()
-            && roster.waiting.len() >= roster.starting
+            && roster.waiting.len() >= roster.coming()
     }
 
     fn accept(
@@ -354,6 +369,16 @@ impl<E: Invocable> Shared<E> {
         } else {
             roster.waiting.push_back(waiting);
             self.start_needed(roster);
+            if roster.coming() < roster.waiting.len()
+                && !std::mem::replace(&mut roster.is_crowd_told, true)
+            {
+                // A function that waits for itself would wait until its time is over.
+                tracing::warn!(
+                    "invocations wait, because all environments that --concurrency allows ({}) are \
+                     busy",
+                    self.concurrency()
+                );
+            }
         }
         receiver
     }
@@ -365,9 +390,9 @@ impl<E: Invocable> Shared<E> {
         }
     }
 
-    /// Starts as many environments as there are invocations that none of those starting will take.
+    /// Starts as many environments as there are invocations that none of those coming will take.
     fn start_needed(self: &Arc<Self>, roster: &mut Roster<E>) {
-        while roster.starting < roster.waiting.len() && roster.count() < self.concurrency() {
+        while roster.coming() < roster.waiting.len() && roster.count() < self.concurrency() {
             self.start(roster);
         }
     }
@@ -388,7 +413,7 @@ impl<E: Invocable> Shared<E> {
                 let mut state = environment.state();
                 let initialised = tokio::select! {
                     state = state.wait_for(|state| *state != State::Initialising) => {
-                        state.map_or(State::Gone, |state| state.clone())
+                        state.map_or(State::Gone(None), |state| state.clone())
                     }
                     // It will be ended, so it need not come to an end of this.
                     _ = wanted.changed() => State::Initialising,
@@ -396,6 +421,7 @@ impl<E: Invocable> Shared<E> {
                 let member = Member {
                     number,
                     generation,
+                    settling: false,
                     since: Instant::now(),
                     environment,
                     alive,
@@ -427,10 +453,12 @@ impl<E: Invocable> Shared<E> {
         }
         roster.starting -= 1;
         let outcome = match started {
-            Ok((member, State::Gone)) => {
+            Ok((member, State::Gone(reason))) => {
                 end(member);
+                let reason = reason.map(|reason| format!(": {reason}"));
                 Err(CannotStart(format!(
-                    "environment {number} ended while it was starting"
+                    "environment {number} ended while it was starting{}",
+                    reason.unwrap_or_default()
                 )))
             }
             Ok((member, state)) => {
@@ -514,26 +542,59 @@ impl<E: Invocable> Shared<E> {
                     if !pieces.is_empty() && !is_over => is_over = true,
             }
         };
-        // Free first: whoever gets the answer may ask again at once, and shall find it warm.
-        self.finished(number, last.is_some());
+        let is_usable = last.is_some();
         let last = last.map_or_else(
             || failed(&format!("environment {number} ended during the invocation")),
             Progress::Done,
         );
-        for progress in pieces.into_iter().chain([last]) {
-            if listener.send(progress).await.is_err() {
-                return;
+        // First: whoever gets the answer may ask again at once, and shall find it warm.
+        self.settling(number, is_usable);
+        let tell = async move {
+            for progress in pieces.into_iter().chain([last]) {
+                if listener.send(progress).await.is_err() {
+                    return;
+                }
             }
+        };
+        let settle = async {
+            if is_usable {
+                self.settle(number, state).await;
+            }
+            self.finished(number, is_usable);
+        };
+        tokio::join!(settle, tell);
+    }
+
+    /// Waits until an environment that has answered has nothing more to do: its extensions may go
+    /// on, or it ends what failed. Who waits does not wait for that longer than a start would take.
+    async fn settle(self: &Arc<Self>, number: u32, mut state: watch::Receiver<State>) {
+        let mut settled = std::pin::pin!(state.wait_for(|state| *state != State::Busy));
+        if tokio::time::timeout(SETTLING, settled.as_mut())
+            .await
+            .is_err()
+        {
+            self.settling(number, false);
+            let _ = settled.await;
         }
+    }
+
+    fn settling(self: &Arc<Self>, number: u32, is_settling: bool) {
+        let mut roster = self.lock();
+        // It is not there when all are being shut down.
+        if let Some(member) = roster.busy.get_mut(&number) {
+            member.settling = is_settling;
+        }
+        self.start_needed(&mut roster);
     }
 
     /// Takes an environment back, unless it must end.
     fn finished(self: &Arc<Self>, number: u32, is_usable: bool) {
         let mut roster = self.lock();
         // It is not there when all are being shut down.
-        let Some(member) = roster.busy.remove(&number) else {
+        let Some(mut member) = roster.busy.remove(&number) else {
             return;
         };
+        member.settling = false;
         if is_usable && member.generation == roster.generation {
             self.free(&mut roster, member);
         } else {

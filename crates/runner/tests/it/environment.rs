@@ -566,7 +566,8 @@ async fn what_a_runtime_says_of_its_init_reaches_the_client() {
     let report = "\tPhase: init\tStatus: error\tError Type: Runtime.ImportModuleError";
     let payload = serde_json::from_str(ERROR).unwrap();
     init_fails(&mut stage, fails, report, &payload).await;
-    assert_ne!(*stage.environment.state().borrow(), State::Gone);
+    let now = stage.environment.state().borrow().clone();
+    assert!(!matches!(now, State::Gone(_)), "{now:?}");
 }
 
 #[tokio::test]
@@ -604,14 +605,8 @@ async fn an_init_has_a_limit_and_then_the_functions_time() {
         ..function()
     });
     let _first = stage.fake.start().await;
-    soon(
-        stage
-            .environment
-            .state()
-            .wait_for(|now| matches!(now, State::InitFailed(_))),
-    )
-    .await
-    .unwrap();
+    let words = "Sandbox.Timedout: Task timed out after 0.02 seconds".to_owned();
+    stage.wait_for(&State::InitFailed(words)).await;
     assert_eq!(
         stage.lines.of(LogSource::Platform),
         ["INIT_REPORT Init Duration: 20.00 ms\tPhase: init\tStatus: timeout"]
@@ -1002,7 +997,8 @@ async fn a_box_that_is_gone_fails_what_is_asked_of_it() {
     next.await.unwrap();
     let reason = "the keeper was killed".to_owned();
     stage.fake.events.send(Event::Ended(Some(reason))).unwrap();
-    stage.wait_for(&State::Gone).await;
+    let reason = Some("the keeper was killed".to_owned());
+    stage.wait_for(&State::Gone(reason)).await;
     for progress in [first, second] {
         match done(progress).await.outcome {
             Outcome::Failed(words) => assert_eq!(words, "the keeper was killed"),
@@ -1026,7 +1022,7 @@ async fn a_shutdown_waits_for_no_invocation() {
     // Nobody has to be told, so nobody is waited for.
     assert!(matches!(stage.fake.order().await, Order::KillAll));
     assert!(matches!(stage.fake.order().await, Order::End));
-    stage.wait_for(&State::Gone).await;
+    stage.wait_for(&State::Gone(None)).await;
 }
 
 #[tokio::test]
@@ -1331,6 +1327,17 @@ async fn an_extension_that_fails_fails_the_init() {
 }
 
 #[tokio::test]
+async fn more_than_ten_extensions_are_not_started() {
+    let mut stage = Stage::new(Function {
+        extensions: (0..11).map(|n| format!("/opt/extensions/{n}")).collect(),
+        ..function()
+    });
+    let words = "Extension.LaunchError: the image has 11 extensions, and 10 is the most";
+    stage.wait_for(&State::InitFailed(words.to_owned())).await;
+    assert!(stage.fake.started.try_recv().is_err());
+}
+
+#[tokio::test]
 async fn extensions_that_ask_amiss_are_refused() {
     let mut stage = Stage::new(with_extension());
     stage.fake.start().await;
@@ -1468,7 +1475,9 @@ async fn telemetry_comes_to_those_who_subscribed() {
         types,
         [
             "platform.initStart",
+            "platform.telemetrySubscription",
             "platform.initRuntimeDone",
+            "platform.extension",
             "platform.initReport",
             "platform.start",
             "function",
@@ -1476,9 +1485,17 @@ async fn telemetry_comes_to_those_who_subscribed() {
             "platform.report",
         ]
     );
-    assert_eq!(events[4]["record"], "hello");
-    assert_eq!(events[6]["record"]["status"], "success");
-    assert_eq!(events[6]["record"]["metrics"]["memorySizeMB"], 128);
+    assert_eq!(
+        events[1]["record"],
+        json!({"name": "watch", "state": "Subscribed", "types": ["platform", "function"]})
+    );
+    assert_eq!(
+        events[3]["record"],
+        json!({"name": "watch", "state": "Ready", "events": []})
+    );
+    assert_eq!(events[6]["record"], "hello");
+    assert_eq!(events[8]["record"]["status"], "success");
+    assert_eq!(events[8]["record"]["metrics"]["memorySizeMB"], 128);
 }
 
 #[tokio::test]

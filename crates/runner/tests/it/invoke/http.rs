@@ -316,6 +316,26 @@ async fn events_run_behind_the_answer() {
     assert_eq!(served.stage.count("a1 began \"fail\""), 1);
 }
 
+#[tokio::test(flavor = "multi_thread")]
+async fn events_run_in_the_order_in_which_they_were_taken() {
+    let served = serve(settings("function"), 1, false);
+    let events: Vec<String> = (0..100).map(|n| format!("\"{n}\"")).collect();
+    for event in &events {
+        let kind = [("X-Amz-Invocation-Type", "Event")];
+        assert_eq!(
+            post(&served, INVOKE, &kind, event.clone()).await.status(),
+            202
+        );
+    }
+    served.stage.noted("a1 did \"99\"").await;
+    let record = served.stage.record();
+    let begun: Vec<&str> = record
+        .iter()
+        .filter_map(|line| line.strip_prefix("a1 began "))
+        .collect();
+    assert_eq!(begun, events);
+}
+
 #[tokio::test]
 async fn events_are_tried_again_if_told_so() {
     let mut settings = settings("function");

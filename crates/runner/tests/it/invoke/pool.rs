@@ -159,8 +159,8 @@ async fn who_waits_for_what_cannot_be_made_is_told_why() {
         (Start::Impossible, "no room for a1", "no room for a2"),
         (
             Start::Dies,
-            "environment 1 ended while it was starting",
-            "environment 2 ended while it was starting",
+            "environment 1 ended while it was starting: the box broke",
+            "environment 2 ended while it was starting: the box broke",
         ),
     ] {
         let stage = Stage::new();
@@ -231,6 +231,47 @@ async fn who_listens_slowly_holds_no_environment_that_is_done() {
         }
     }
     assert_eq!(pieces, 25);
+}
+
+#[tokio::test(start_paused = true)]
+async fn what_follows_an_answer_is_waited_for_but_not_for_long() {
+    let stage = Stage::new();
+    let pool = pool(&stage, Start::AtOnce, 2);
+    assert_eq!(run(&pool, "linger-1").await.unwrap(), "a1:linger-1");
+    let next = begin(&pool, "x");
+    stage.gate.add_permits(1);
+    assert_eq!(end(next).await.unwrap(), "a1:x");
+
+    assert_eq!(run(&pool, "linger-2").await.unwrap(), "a1:linger-2");
+    assert_eq!(run(&pool, "y").await.unwrap(), "a2:y");
+    assert_eq!(stage.count("a1 began \"y\""), 0);
+    // It is there again when it has come to an end of it.
+    let (first, second) = (begin(&pool, "hold-1"), begin(&pool, "hold-2"));
+    stage.gate.add_permits(1);
+    stage.noted("a1 began \"hold-2\"").await;
+    stage.gate.add_permits(2);
+    assert_eq!(end(first).await.unwrap(), "a2:hold-1");
+    assert_eq!(end(second).await.unwrap(), "a1:hold-2");
+}
+
+#[tokio::test(start_paused = true)]
+async fn one_that_has_just_answered_is_not_too_busy() {
+    let stage = Stage::new();
+    let settings = PoolSettings {
+        concurrency: 1,
+        idle: HOUR,
+        throttle: true,
+    };
+    let pool = Pool::new(settings, stage.make("a", Start::AtOnce));
+    assert_eq!(run(&pool, "linger").await.unwrap(), "a1:linger");
+    let next = begin(&pool, "x");
+    assert_eq!(
+        pool.invoke(invocation("y")).unwrap_err(),
+        Throttled,
+        "one waits for it already"
+    );
+    stage.gate.add_permits(1);
+    assert_eq!(end(next).await.unwrap(), "a1:x");
 }
 
 #[tokio::test(start_paused = true)]

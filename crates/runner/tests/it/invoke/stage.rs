@@ -171,7 +171,10 @@ async fn live(
                 }
             }
         }
-        Start::Dies => return,
+        Start::Dies => {
+            told.send_replace(State::Gone(Some("the box broke".to_owned())));
+            return;
+        }
         Start::AtOnce | Start::InitFails | Start::Impossible => {}
     }
     told.send_replace(match start {
@@ -182,7 +185,7 @@ async fn live(
         let (invocation, progress) = match request {
             Request::Invoke(invocation, progress) => (invocation, progress),
             Request::ShutDown(done) => {
-                told.send_replace(State::Gone);
+                told.send_replace(State::Gone(None));
                 stage.note(format!("{name} ended"));
                 let _ = done.send(());
                 return;
@@ -208,13 +211,21 @@ async fn live(
             return;
         };
         stage.note(format!("{name} did {event}"));
-        told.send_replace(State::Ready);
+        let lingers = event.starts_with("\"linger");
+        if !lingers {
+            told.send_replace(State::Ready);
+        }
         let _ = progress
             .send(Progress::Done(Done {
                 outcome,
                 log_tail: Bytes::from(format!("END RequestId: {}\n", invocation.request_id)),
             }))
             .await;
+        if lingers {
+            let permit = stage.gate.acquire().await;
+            permit.expect("the stage is open").forget();
+            told.send_replace(State::Ready);
+        }
         if event.starts_with("\"last") {
             drop(told);
             stage.note(format!("{name} left"));
