@@ -434,12 +434,6 @@ fn unescape(path: &str) -> PathBuf {
 /// Takes away what `/proc` tells of the machine, and every way to change it.
 pub(super) fn close_proc() -> Result<(), Refused> {
     let step = "close /proc";
-    let nothing = mount_of(
-        "tmpfs",
-        &[("mode", "0555")],
-        MountAttrFlags::MOUNT_ATTR_RDONLY,
-    )
-    .step(step)?;
     let null = open(Path::new("/dev/null")).step(step)?;
     for name in HIDDEN {
         // Not every kernel has all of them.
@@ -447,13 +441,17 @@ pub(super) fn close_proc() -> Result<(), Refused> {
             continue;
         };
         let kind = rustix::fs::fstat(&hidden).step(step)?.st_mode;
+        // One empty directory for each: before Linux 6.15 none can be copied that is mounted nowhere.
         let cover = if FileType::from_raw_mode(kind).is_dir() {
-            &nothing
+            mount_of(
+                "tmpfs",
+                &[("mode", "0555")],
+                MountAttrFlags::MOUNT_ATTR_RDONLY,
+            )
         } else {
-            &null
+            clone_tree(&null, OpenTreeFlags::empty())
         };
-        let cover = clone_tree(cover, OpenTreeFlags::empty()).step(step)?;
-        attach(&cover, hidden).step(step)?;
+        attach(&cover.step(step)?, hidden).step(step)?;
     }
     for name in READ_ONLY {
         let Ok(part) = open(&Path::new("/proc").join(name)) else {
