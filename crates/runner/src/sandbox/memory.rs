@@ -144,8 +144,15 @@ impl Wall {
             MemoryKeeper::Watchdog => return Err(io::ErrorKind::Unsupported.into()),
         };
         sweep(at);
-        if hierarchy == Hierarchy::Unified && !controls_memory(at) {
-            fs::write(at.join("cgroup.subtree_control"), "+memory")?;
+        if hierarchy == Hierarchy::Unified {
+            // Who may make a cgroup may not move a process into it yet: between two cgroups that
+            // needs the right to the list of the one that both are below (cgroups(7)).
+            fs::File::options()
+                .append(true)
+                .open(at.join("cgroup.procs"))?;
+            if !controls_memory(at) {
+                fs::write(at.join("cgroup.subtree_control"), "+memory")?;
+            }
         }
         let number = WALLS.fetch_add(1, Ordering::Relaxed);
         let directory = at.join(format!("{PREFIX}{}-{number}", std::process::id()));
@@ -170,12 +177,11 @@ impl Wall {
 
     /// How many processes the kernel killed for having come to the wall.
     fn killed(&self) -> u64 {
-        let file = match self.hierarchy {
-            Hierarchy::Unified => "memory.events",
-            Hierarchy::Memory => "memory.oom_control",
-        };
-        let events = fs::read_to_string(self.directory.join(file)).unwrap_or_default();
-        counted(&events, "oom_kill")
+        let read = |file| fs::read_to_string(self.directory.join(file)).unwrap_or_default();
+        match self.hierarchy {
+            Hierarchy::Unified => killed_at_limit(&read("memory.events")),
+            Hierarchy::Memory => counted(&read("memory.oom_control"), "oom_kill"),
+        }
     }
 }
 
@@ -198,6 +204,15 @@ fn sweep(at: &Path) {
             let _ = fs::remove_dir(entry.path());
         }
     }
+}
+
+/// The kills in a `memory.events`. They count too when another limit than the cgroup's own was
+/// reached, one above it or the machine's; `oom` counts how often it was this one.
+fn killed_at_limit(events: &str) -> u64 {
+    if counted(events, "oom") == 0 {
+        return 0;
+    }
+    counted(events, "oom_kill")
 }
 
 /// The number behind a name in a file of lines.
@@ -251,7 +266,9 @@ impl Memory {
         let killed = self.wall.as_ref()?.killed();
         let before = self.told.fetch_max(killed, Ordering::Relaxed);
         let limit = self.limit.filter(|_| killed > before)?;
-        self.first(limit.max(self.peak.load(Ordering::Relaxed)))
+        // What reached the wall is above the limit, also if it was nothing that a look would find.
+        let peak = self.peak.fetch_max(limit, Ordering::Relaxed);
+        self.first(limit.max(peak))
     }
 
     /// `bytes`, unless it is known already that there are too many.
@@ -411,5 +428,96 @@ mod tests {
         let events = "low 0\noom 3\noom_kill 2\noom_group_kill 0\n";
         assert_eq!(counted(events, "oom_kill"), 2);
         assert_eq!(counted("oom_kill_disable 0\n", "oom_kill"), 0);
+    }
+
+    #[test]
+    fn kills_for_other_limits_are_not_of_the_wall() {
+        for (events, expected) in [
+            ("low 0\nhigh 0\nmax 9\noom 1\noom_kill 2\n", 2),
+            ("low 0\nhigh 0\nmax 0\noom 0\noom_kill 2\n", 0),
+            ("", 0),
+        ] {
+            assert_eq!(killed_at_limit(events), expected, "{events}");
+        }
+    }
+
+    /// A directory with the files of a cgroup, in which the kernel would make new ones.
+    fn cgroup(controllers: &str) -> tempfile::TempDir {
+        let directory = tempfile::tempdir().unwrap();
+        fs::write(directory.path().join("cgroup.procs"), "").unwrap();
+        let control = directory.path().join("cgroup.subtree_control");
+        fs::write(control, controllers).unwrap();
+        directory
+    }
+
+    fn limit_of(wall: &Wall) -> [String; 2] {
+        ["memory.max", "memory.swap.max"]
+            .map(|file| fs::read_to_string(wall.directory.join(file)).unwrap())
+    }
+
+    #[test]
+    fn a_wall_has_a_limit_and_no_swap() {
+        for (controllers, expected) in [("cpu memory pids\n", "cpu memory pids\n"), ("", "+memory")]
+        {
+            let parent = cgroup(controllers);
+            let at = MemoryKeeper::Unified(parent.path().to_owned());
+            let wall = Wall::raise(&at, 5 << 20).unwrap();
+            assert_eq!(limit_of(&wall), ["5242880", "0"]);
+            assert_eq!(wall.killed(), 0);
+            let control = parent.path().join("cgroup.subtree_control");
+            assert_eq!(fs::read_to_string(control).unwrap(), expected);
+        }
+    }
+
+    #[test]
+    fn there_is_no_wall_where_no_process_may_be_moved() {
+        let parent = cgroup("memory");
+        fs::remove_file(parent.path().join("cgroup.procs")).unwrap();
+        let at = MemoryKeeper::Unified(parent.path().to_owned());
+        assert!(Wall::raise(&at, 5 << 20).is_err());
+        assert_eq!(walls_in(parent.path()), 0);
+    }
+
+    #[test]
+    fn walls_of_runs_that_are_gone_are_swept_away() {
+        let parent = cgroup("memory");
+        let own = format!("{PREFIX}{}-0", std::process::id());
+        // No process has so high a number: `proc_sys_kernel(5)`.
+        for name in ["tierce-4194305-0", "tierce-4194305-7", own.as_str()] {
+            fs::create_dir(parent.path().join(name)).unwrap();
+        }
+        for name in ["tierce", "tierce-x", "other-4194305-0"] {
+            fs::create_dir(parent.path().join(name)).unwrap();
+        }
+        sweep(parent.path());
+        assert_eq!(walls_in(parent.path()), 2);
+        assert!(parent.path().join(own).exists());
+        assert!(parent.path().join("other-4194305-0").exists());
+    }
+
+    fn walls_in(parent: &Path) -> usize {
+        let names = parent.read_dir().unwrap().flatten();
+        names
+            .filter(|entry| entry.file_name().to_str().unwrap().starts_with(PREFIX))
+            .count()
+    }
+
+    #[test]
+    fn what_reached_the_wall_is_a_peak() {
+        let parent = cgroup("memory");
+        let at = MemoryKeeper::Unified(parent.path().to_owned());
+        let wall = Wall::raise(&at, 5 << 20).unwrap();
+        let events = wall.directory.join("memory.events");
+        fs::write(&events, "oom 1\noom_kill 1\n").unwrap();
+        let memory = Memory {
+            limit: Some(3 << 20),
+            wall: Some(wall),
+            told: AtomicU64::new(0),
+            exceeded: AtomicBool::new(false),
+            peak: Arc::new(AtomicU64::new(1 << 20)),
+        };
+        assert_eq!(memory.stopped_by_wall(), Some(3 << 20));
+        assert_eq!(memory.peak().load(Ordering::Relaxed), 3 << 20);
+        assert_eq!(memory.stopped_by_wall(), None);
     }
 }
