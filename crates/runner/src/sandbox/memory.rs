@@ -12,9 +12,10 @@
 use std::fmt;
 use std::fs;
 use std::io;
+use std::mem;
 use std::path::{Path, PathBuf};
-use std::sync::Arc;
-use std::sync::atomic::{AtomicBool, AtomicU64, Ordering};
+use std::sync::atomic::{AtomicU64, Ordering};
+use std::sync::{Arc, Mutex, MutexGuard, PoisonError};
 use std::time::{Duration, Instant};
 
 use rustix::process::Pid;
@@ -230,11 +231,19 @@ fn counted(lines: &str, name: &str) -> u64 {
 pub(super) struct Memory {
     limit: Option<u64>,
     wall: Option<Wall>,
-    /// How many the wall had killed when it was last asked.
-    told: AtomicU64,
-    /// Whether too much was told of and is not over yet.
-    exceeded: AtomicBool,
+    known: Mutex<Known>,
     peak: Arc<AtomicU64>,
+}
+
+/// What is known of too much memory.
+#[derive(Debug, Default)]
+struct Known {
+    /// How often all processes were gone.
+    generation: u64,
+    /// Whether those of now were told of.
+    told: bool,
+    /// How many the wall had killed when it was last asked.
+    killed: u64,
 }
 
 impl Memory {
@@ -251,8 +260,7 @@ impl Memory {
         Self {
             limit,
             wall: raised,
-            told: AtomicU64::new(0),
-            exceeded: AtomicBool::new(false),
+            known: Mutex::default(),
             peak: Arc::new(AtomicU64::new(0)),
         }
     }
@@ -261,20 +269,46 @@ impl Memory {
         Arc::clone(&self.peak)
     }
 
+    fn known(&self) -> MutexGuard<'_, Known> {
+        // It is consistent between any two statements.
+        self.known.lock().unwrap_or_else(PoisonError::into_inner)
+    }
+
+    /// Hears that no process is left, so that too much is told of again. Who comes next may use too
+    /// much at once.
+    pub(super) fn emptied(&self) {
+        let killed = self.wall.as_ref().map_or(0, Wall::killed);
+        let mut known = self.known();
+        known.generation += 1;
+        known.told = false;
+        known.killed = killed;
+    }
+
     /// The bytes that were too many, if the kernel killed a process for them and nobody knows.
     pub(super) fn stopped_by_wall(&self) -> Option<u64> {
         let killed = self.wall.as_ref()?.killed();
-        let before = self.told.fetch_max(killed, Ordering::Relaxed);
-        let limit = self.limit.filter(|_| killed > before)?;
+        let limit = self.limit?;
+        let mut known = self.known();
+        if killed <= known.killed {
+            return None;
+        }
+        known.killed = killed;
         // What reached the wall is above the limit, also if it was nothing that a look would find.
         let peak = self.peak.fetch_max(limit, Ordering::Relaxed);
-        self.first(limit.max(peak))
+        let told = mem::replace(&mut known.told, true);
+        (!told).then_some(limit.max(peak))
     }
 
-    /// `bytes`, unless it is known already that there are too many.
-    fn first(&self, bytes: u64) -> Option<u64> {
-        let known = self.exceeded.swap(true, Ordering::Relaxed);
-        (!known).then_some(bytes)
+    /// The bytes that were found to be too many, if those who used them are not gone and nobody
+    /// knows.
+    fn stopped_by_look(&self, used: u64, generation: u64) -> Option<u64> {
+        self.limit.filter(|limit| used > *limit)?;
+        let mut known = self.known();
+        if known.generation != generation {
+            return None;
+        }
+        let told = mem::replace(&mut known.told, true);
+        (!told).then_some(used)
     }
 
     /// Watches the descendants of `keeper` until the future is dropped. When they use too much they are all
@@ -289,6 +323,7 @@ impl Memory {
         let mut before = 0;
         loop {
             tokio::time::sleep(pause).await;
+            let generation = self.known().generation;
             let memory = Arc::clone(&self);
             let looked = tokio::task::spawn_blocking(move || {
                 let begun = Instant::now();
@@ -298,13 +333,10 @@ impl Memory {
             let Ok((Sizes { resident, used }, took)) = looked.await else {
                 return;
             };
-            let by_wall = self.stopped_by_wall();
-            let too_many = self.limit.filter(|limit| used > *limit).map(|_| used);
-            if let Some(bytes) = by_wall.or_else(|| self.first(too_many?)) {
+            let by_look = || self.stopped_by_look(used, generation);
+            if let Some(bytes) = self.stopped_by_wall().or_else(by_look) {
                 let _ = events.send(Event::OutOfMemory(bytes));
                 let _ = kills.send(());
-            } else if too_many.is_none() {
-                self.exceeded.store(false, Ordering::Relaxed);
             }
             pause = next_pause(pause, resident != before, self.limit, resident);
             pause = pause.max(took * LOOKING);
@@ -502,22 +534,47 @@ mod tests {
             .count()
     }
 
+    fn memory(limit: u64, wall: Option<Wall>) -> Memory {
+        Memory {
+            limit: Some(limit),
+            wall,
+            known: Mutex::default(),
+            peak: Arc::new(AtomicU64::new(1)),
+        }
+    }
+
     #[test]
-    fn what_reached_the_wall_is_a_peak() {
+    fn what_reached_the_wall_is_a_peak_and_is_told_once() {
         let parent = cgroup("memory");
         let at = MemoryKeeper::Unified(parent.path().to_owned());
         let wall = Wall::raise(&at, 5 << 20).unwrap();
         let events = wall.directory.join("memory.events");
-        fs::write(&events, "oom 1\noom_kill 1\n").unwrap();
-        let memory = Memory {
-            limit: Some(3 << 20),
-            wall: Some(wall),
-            told: AtomicU64::new(0),
-            exceeded: AtomicBool::new(false),
-            peak: Arc::new(AtomicU64::new(1 << 20)),
-        };
-        assert_eq!(memory.stopped_by_wall(), Some(3 << 20));
-        assert_eq!(memory.peak().load(Ordering::Relaxed), 3 << 20);
+        let kills = |count| fs::write(&events, format!("oom 1\noom_kill {count}\n")).unwrap();
+        let limit = 3 << 20;
+        let memory = memory(limit, Some(wall));
         assert_eq!(memory.stopped_by_wall(), None);
+        kills(1);
+        assert_eq!(memory.stopped_by_wall(), Some(limit));
+        assert_eq!(memory.peak().load(Ordering::Relaxed), limit);
+        kills(2);
+        assert_eq!(memory.stopped_by_wall(), None);
+        assert_eq!(memory.stopped_by_look(limit + 1, 0), None);
+        // Of those that are gone nobody asks any more.
+        kills(3);
+        memory.emptied();
+        assert_eq!(memory.stopped_by_wall(), None);
+        kills(4);
+        assert_eq!(memory.stopped_by_wall(), Some(limit));
+    }
+
+    #[test]
+    fn who_comes_next_is_told_of_again_and_not_for_who_is_gone() {
+        let memory = memory(100, None);
+        assert_eq!(memory.stopped_by_look(100, 0), None);
+        assert_eq!(memory.stopped_by_look(101, 0), Some(101));
+        assert_eq!(memory.stopped_by_look(102, 0), None);
+        memory.emptied();
+        assert_eq!(memory.stopped_by_look(103, 0), None, "looked at before");
+        assert_eq!(memory.stopped_by_look(104, 1), Some(104));
     }
 }
