@@ -14,11 +14,14 @@ use std::fs;
 use std::io;
 use std::mem;
 use std::path::{Path, PathBuf};
+use std::pin::pin;
 use std::sync::atomic::{AtomicU64, Ordering};
 use std::sync::{Arc, Mutex, MutexGuard, PoisonError};
 use std::time::{Duration, Instant};
 
 use rustix::process::Pid;
+use tokio::io::Interest;
+use tokio::io::unix::AsyncFd;
 use tokio::sync::mpsc;
 
 use super::{Event, processes};
@@ -186,6 +189,33 @@ impl Wall {
     }
 }
 
+/// Rings when the kernel has counted something at a wall. `memory.events` can be waited for, as
+/// cgroups(7) has it of `cgroup.events`: a process that is not tierce's own child may be killed, and
+/// the function answer before the next look.
+#[derive(Debug)]
+struct Bell(AsyncFd<fs::File>);
+
+impl Bell {
+    #[expect(unsafe_code, reason = "tokio has no safe way to wait for a file")]
+    fn of(wall: &Wall) -> Option<Self> {
+        // There is nothing like it in cgroups v1 that tells of kills alone.
+        let file = fs::File::open(wall.directory.join("memory.events")).ok()?;
+        // SAFETY: a file is open as long as it is there, and nobody else has this one.
+        let waited_for = unsafe { AsyncFd::register_with_interest(file, Interest::PRIORITY) };
+        waited_for.ok().map(Self)
+    }
+
+    /// Waits until it rings.
+    async fn rung(&self) {
+        match self.0.ready(Interest::PRIORITY).await {
+            Ok(mut rings) => rings.clear_ready(),
+            Err(_) => std::future::pending().await,
+        }
+        // It rings for what comes after this.
+        let _ = rustix::io::pread(&self.0, &mut [0; 512], 0);
+    }
+}
+
 impl Drop for Wall {
     fn drop(&mut self) {
         // What remains is swept away by the next start.
@@ -319,10 +349,23 @@ impl Memory {
         kills: mpsc::UnboundedSender<()>,
         events: mpsc::UnboundedSender<Event>,
     ) {
+        let tell = |bytes| {
+            let _ = events.send(Event::OutOfMemory(bytes));
+            let _ = kills.send(());
+        };
+        let bell = self.wall.as_ref().and_then(Bell::of);
         let mut pause = SOONEST;
         let mut before = 0;
         loop {
-            tokio::time::sleep(pause).await;
+            let mut paused = pin!(tokio::time::sleep(pause));
+            loop {
+                tokio::select! {
+                    () = &mut paused => break,
+                    () = rung(bell.as_ref()) => {
+                        self.stopped_by_wall().map(tell);
+                    }
+                }
+            }
             let generation = self.known().generation;
             let memory = Arc::clone(&self);
             let looked = tokio::task::spawn_blocking(move || {
@@ -334,10 +377,7 @@ impl Memory {
                 return;
             };
             let by_look = || self.stopped_by_look(used, generation);
-            if let Some(bytes) = self.stopped_by_wall().or_else(by_look) {
-                let _ = events.send(Event::OutOfMemory(bytes));
-                let _ = kills.send(());
-            }
+            self.stopped_by_wall().or_else(by_look).map(tell);
             pause = next_pause(pause, resident != before, self.limit, resident);
             pause = pause.max(took * LOOKING);
             before = resident;
@@ -356,6 +396,14 @@ impl Memory {
         let used = processes.iter().filter_map(|pid| proportional(*pid)).sum();
         self.peak.fetch_max(used, Ordering::Relaxed);
         Sizes { resident, used }
+    }
+}
+
+/// Waits for a bell; for ever if there is none.
+async fn rung(bell: Option<&Bell>) {
+    match bell {
+        Some(bell) => bell.rung().await,
+        None => std::future::pending().await,
     }
 }
 
