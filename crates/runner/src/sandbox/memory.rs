@@ -189,9 +189,9 @@ impl Wall {
     }
 }
 
-/// Rings when the kernel has counted something at a wall. `memory.events` can be waited for, as
-/// cgroups(7) has it of `cgroup.events`: a process that is not tierce's own child may be killed, and
-/// the function answer before the next look.
+/// Rings when the kernel has counted something at a wall: a change of `memory.events` is an event of
+/// that file (cgroup-v2.rst of the kernel's documentation). Without it a process that is not the
+/// keeper's own child could be killed, and the function answer before the next look.
 #[derive(Debug)]
 struct Bell(AsyncFd<fs::File>);
 
