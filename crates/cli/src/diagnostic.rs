@@ -186,9 +186,12 @@ fn all(error: &Error) -> Vec<&(dyn std::error::Error + 'static)> {
 fn hints(error: &Error) -> Vec<String> {
     let mut hints = Vec::new();
     collect_given(error, &mut hints);
-    for hint in all(error).into_iter().filter_map(known) {
-        if !hints.contains(&hint) {
-            hints.push(hint);
+    for cause in all(error) {
+        hints.extend(known(cause).filter(|hint| !hints.contains(hint)));
+        // What the kernel said to it means something else than of a file: no space is no more
+        // namespaces.
+        if cause.is::<SandboxError>() {
+            break;
         }
     }
     hints
@@ -604,6 +607,18 @@ mod tests {
         let error = Error::new(UsageError("no base".to_owned())).hint("name one");
         assert_eq!(Diagnostic::of(&error).exit_code, 2);
         assert_eq!(Diagnostic::of(&error.context("building")).exit_code, 2);
+    }
+
+    #[test]
+    fn no_space_for_namespaces_is_none_of_a_disk() {
+        let error = SandboxError::Step {
+            step: "make namespaces".to_owned(),
+            feature: Some(tierce_runner::sandbox::Feature::Namespaces),
+            source: io::ErrorKind::StorageFull.into(),
+        };
+        let text = Diagnostic::of(&Error::new(error)).text;
+        assert!(!text.contains(FREE_SPACE), "{text}");
+        assert!(text.contains("\nhint: "), "{text}");
     }
 
     #[test]

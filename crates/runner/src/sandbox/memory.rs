@@ -12,12 +12,16 @@
 use std::fmt;
 use std::fs;
 use std::io;
+use std::mem;
 use std::path::{Path, PathBuf};
-use std::sync::Arc;
-use std::sync::atomic::{AtomicBool, AtomicU64, Ordering};
+use std::pin::pin;
+use std::sync::atomic::{AtomicU64, Ordering};
+use std::sync::{Arc, Mutex, MutexGuard, PoisonError};
 use std::time::{Duration, Instant};
 
 use rustix::process::Pid;
+use tokio::io::Interest;
+use tokio::io::unix::AsyncFd;
 use tokio::sync::mpsc;
 
 use super::{Event, processes};
@@ -146,8 +150,15 @@ impl Wall {
             MemoryKeeper::Watchdog => return Err(io::ErrorKind::Unsupported.into()),
         };
         sweep(at);
-        if hierarchy == Hierarchy::Unified && !controls_memory(at) {
-            fs::write(at.join("cgroup.subtree_control"), "+memory")?;
+        if hierarchy == Hierarchy::Unified {
+            // Who may make a cgroup may not move a process into it yet: between two cgroups that
+            // needs the right to the list of the one that both are below (cgroups(7)).
+            fs::File::options()
+                .append(true)
+                .open(at.join("cgroup.procs"))?;
+            if !controls_memory(at) {
+                fs::write(at.join("cgroup.subtree_control"), "+memory")?;
+            }
         }
         let number = WALLS.fetch_add(1, Ordering::Relaxed);
         let directory = at.join(format!("{PREFIX}{}-{number}", std::process::id()));
@@ -172,12 +183,38 @@ impl Wall {
 
     /// How many processes the kernel killed for having come to the wall.
     fn killed(&self) -> u64 {
-        let file = match self.hierarchy {
-            Hierarchy::Unified => "memory.events",
-            Hierarchy::Memory => "memory.oom_control",
-        };
-        let events = fs::read_to_string(self.directory.join(file)).unwrap_or_default();
-        counted(&events, "oom_kill")
+        let read = |file| fs::read_to_string(self.directory.join(file)).unwrap_or_default();
+        match self.hierarchy {
+            Hierarchy::Unified => killed_at_limit(&read("memory.events")),
+            Hierarchy::Memory => counted(&read("memory.oom_control"), "oom_kill"),
+        }
+    }
+}
+
+/// Rings when the kernel has counted something at a wall: a change of `memory.events` is an event of
+/// that file (cgroup-v2.rst of the kernel's documentation). Without it a process that is not the
+/// keeper's own child could be killed, and the function answer before the next look.
+#[derive(Debug)]
+struct Bell(AsyncFd<fs::File>);
+
+impl Bell {
+    #[expect(unsafe_code, reason = "tokio has no safe way to wait for a file")]
+    fn of(wall: &Wall) -> Option<Self> {
+        // There is nothing like it in cgroups v1 that tells of kills alone.
+        let file = fs::File::open(wall.directory.join("memory.events")).ok()?;
+        // SAFETY: a file is open as long as it is there, and nobody else has this one.
+        let waited_for = unsafe { AsyncFd::register_with_interest(file, Interest::PRIORITY) };
+        waited_for.ok().map(Self)
+    }
+
+    /// Waits until it rings.
+    async fn rung(&self) {
+        match self.0.ready(Interest::PRIORITY).await {
+            Ok(mut rings) => rings.clear_ready(),
+            Err(_) => std::future::pending().await,
+        }
+        // It rings for what comes after this.
+        let _ = rustix::io::pread(&self.0, &mut [0; 512], 0);
     }
 }
 
@@ -202,6 +239,15 @@ fn sweep(at: &Path) {
     }
 }
 
+/// The kills in a `memory.events`. They count too when another limit than the cgroup's own was
+/// reached, one above it or the machine's; `oom` counts how often it was this one.
+fn killed_at_limit(events: &str) -> u64 {
+    if counted(events, "oom") == 0 {
+        return 0;
+    }
+    counted(events, "oom_kill")
+}
+
 /// The number behind a name in a file of lines.
 fn counted(lines: &str, name: &str) -> u64 {
     lines
@@ -217,11 +263,19 @@ fn counted(lines: &str, name: &str) -> u64 {
 pub(super) struct Memory {
     limit: Option<u64>,
     wall: Option<Wall>,
-    /// How many the wall had killed when it was last asked.
-    told: AtomicU64,
-    /// Whether too much was told of and is not over yet.
-    exceeded: AtomicBool,
+    known: Mutex<Known>,
     peak: Arc<AtomicU64>,
+}
+
+/// What is known of too much memory.
+#[derive(Debug, Default)]
+struct Known {
+    /// How often all processes were gone.
+    generation: u64,
+    /// Whether those of now were told of.
+    told: bool,
+    /// How many the wall had killed when it was last asked.
+    killed: u64,
 }
 
 impl Memory {
@@ -238,8 +292,7 @@ impl Memory {
         Self {
             limit,
             wall: raised,
-            told: AtomicU64::new(0),
-            exceeded: AtomicBool::new(false),
+            known: Mutex::default(),
             peak: Arc::new(AtomicU64::new(0)),
         }
     }
@@ -248,18 +301,46 @@ impl Memory {
         Arc::clone(&self.peak)
     }
 
+    fn known(&self) -> MutexGuard<'_, Known> {
+        // It is consistent between any two statements.
+        self.known.lock().unwrap_or_else(PoisonError::into_inner)
+    }
+
+    /// Hears that no process is left, so that too much is told of again. Who comes next may use too
+    /// much at once.
+    pub(super) fn emptied(&self) {
+        let killed = self.wall.as_ref().map_or(0, Wall::killed);
+        let mut known = self.known();
+        known.generation += 1;
+        known.told = false;
+        known.killed = killed;
+    }
+
     /// The bytes that were too many, if the kernel killed a process for them and nobody knows.
     pub(super) fn stopped_by_wall(&self) -> Option<u64> {
         let killed = self.wall.as_ref()?.killed();
-        let before = self.told.fetch_max(killed, Ordering::Relaxed);
-        let limit = self.limit.filter(|_| killed > before)?;
-        self.first(limit.max(self.peak.load(Ordering::Relaxed)))
+        let limit = self.limit?;
+        let mut known = self.known();
+        if killed <= known.killed {
+            return None;
+        }
+        known.killed = killed;
+        // What reached the wall is above the limit, also if it was nothing that a look would find.
+        let peak = self.peak.fetch_max(limit, Ordering::Relaxed);
+        let told = mem::replace(&mut known.told, true);
+        (!told).then_some(limit.max(peak))
     }
 
-    /// `bytes`, unless it is known already that there are too many.
-    fn first(&self, bytes: u64) -> Option<u64> {
-        let known = self.exceeded.swap(true, Ordering::Relaxed);
-        (!known).then_some(bytes)
+    /// The bytes that were found to be too many, if those who used them are not gone and nobody
+    /// knows.
+    fn stopped_by_look(&self, used: u64, generation: u64) -> Option<u64> {
+        self.limit.filter(|limit| used > *limit)?;
+        let mut known = self.known();
+        if known.generation != generation {
+            return None;
+        }
+        let told = mem::replace(&mut known.told, true);
+        (!told).then_some(used)
     }
 
     /// Watches the descendants of `keeper` until the future is dropped. When they use too much they are all
@@ -270,10 +351,24 @@ impl Memory {
         kills: mpsc::UnboundedSender<()>,
         events: mpsc::UnboundedSender<Event>,
     ) {
+        let tell = |bytes| {
+            let _ = events.send(Event::OutOfMemory(bytes));
+            let _ = kills.send(());
+        };
+        let bell = self.wall.as_ref().and_then(Bell::of);
         let mut pause = SOONEST;
         let mut before = 0;
         loop {
-            tokio::time::sleep(pause).await;
+            let mut paused = pin!(tokio::time::sleep(pause));
+            loop {
+                tokio::select! {
+                    () = &mut paused => break,
+                    () = rung(bell.as_ref()) => {
+                        self.stopped_by_wall().map(tell);
+                    }
+                }
+            }
+            let generation = self.known().generation;
             let memory = Arc::clone(&self);
             let looked = tokio::task::spawn_blocking(move || {
                 let begun = Instant::now();
@@ -283,14 +378,8 @@ impl Memory {
             let Ok((Sizes { resident, used }, took)) = looked.await else {
                 return;
             };
-            let by_wall = self.stopped_by_wall();
-            let too_many = self.limit.filter(|limit| used > *limit).map(|_| used);
-            if let Some(bytes) = by_wall.or_else(|| self.first(too_many?)) {
-                let _ = events.send(Event::OutOfMemory(bytes));
-                let _ = kills.send(());
-            } else if too_many.is_none() {
-                self.exceeded.store(false, Ordering::Relaxed);
-            }
+            let by_look = || self.stopped_by_look(used, generation);
+            self.stopped_by_wall().or_else(by_look).map(tell);
             pause = next_pause(pause, resident != before, self.limit, resident);
             pause = pause.max(took * LOOKING);
             before = resident;
@@ -309,6 +398,14 @@ impl Memory {
         let used = processes.iter().filter_map(|pid| proportional(*pid)).sum();
         self.peak.fetch_max(used, Ordering::Relaxed);
         Sizes { resident, used }
+    }
+}
+
+/// Waits for a bell; for ever if there is none.
+async fn rung(bell: Option<&Bell>) {
+    match bell {
+        Some(bell) => bell.rung().await,
+        None => std::future::pending().await,
     }
 }
 
@@ -414,5 +511,121 @@ mod tests {
         let events = "low 0\noom 3\noom_kill 2\noom_group_kill 0\n";
         assert_eq!(counted(events, "oom_kill"), 2);
         assert_eq!(counted("oom_kill_disable 0\n", "oom_kill"), 0);
+    }
+
+    #[test]
+    fn kills_for_other_limits_are_not_of_the_wall() {
+        for (events, expected) in [
+            ("low 0\nhigh 0\nmax 9\noom 1\noom_kill 2\n", 2),
+            ("low 0\nhigh 0\nmax 0\noom 0\noom_kill 2\n", 0),
+            ("", 0),
+        ] {
+            assert_eq!(killed_at_limit(events), expected, "{events}");
+        }
+    }
+
+    /// A directory with the files of a cgroup, in which the kernel would make new ones.
+    fn cgroup(controllers: &str) -> tempfile::TempDir {
+        let directory = tempfile::tempdir().unwrap();
+        fs::write(directory.path().join("cgroup.procs"), "").unwrap();
+        let control = directory.path().join("cgroup.subtree_control");
+        fs::write(control, controllers).unwrap();
+        directory
+    }
+
+    fn limit_of(wall: &Wall) -> [String; 2] {
+        ["memory.max", "memory.swap.max"]
+            .map(|file| fs::read_to_string(wall.directory.join(file)).unwrap())
+    }
+
+    #[test]
+    fn a_wall_has_a_limit_and_no_swap() {
+        for (controllers, expected) in [("cpu memory pids\n", "cpu memory pids\n"), ("", "+memory")]
+        {
+            let parent = cgroup(controllers);
+            let at = MemoryKeeper::Unified(parent.path().to_owned());
+            let wall = Wall::raise(&at, 5 << 20).unwrap();
+            assert_eq!(limit_of(&wall), ["5242880", "0"]);
+            assert_eq!(wall.killed(), 0);
+            let control = parent.path().join("cgroup.subtree_control");
+            assert_eq!(fs::read_to_string(control).unwrap(), expected);
+        }
+    }
+
+    #[test]
+    fn there_is_no_wall_where_no_process_may_be_moved() {
+        let parent = cgroup("memory");
+        fs::remove_file(parent.path().join("cgroup.procs")).unwrap();
+        let at = MemoryKeeper::Unified(parent.path().to_owned());
+        assert!(Wall::raise(&at, 5 << 20).is_err());
+        assert_eq!(walls_in(parent.path()), 0);
+    }
+
+    #[test]
+    fn walls_of_runs_that_are_gone_are_swept_away() {
+        let parent = cgroup("memory");
+        let own = format!("{PREFIX}{}-0", std::process::id());
+        // No process has so high a number: `proc_sys_kernel(5)`.
+        for name in ["tierce-4194305-0", "tierce-4194305-7", own.as_str()] {
+            fs::create_dir(parent.path().join(name)).unwrap();
+        }
+        for name in ["tierce", "tierce-x", "other-4194305-0"] {
+            fs::create_dir(parent.path().join(name)).unwrap();
+        }
+        sweep(parent.path());
+        assert_eq!(walls_in(parent.path()), 2);
+        assert!(parent.path().join(own).exists());
+        assert!(parent.path().join("other-4194305-0").exists());
+    }
+
+    fn walls_in(parent: &Path) -> usize {
+        let names = parent.read_dir().unwrap().flatten();
+        names
+            .filter(|entry| entry.file_name().to_str().unwrap().starts_with(PREFIX))
+            .count()
+    }
+
+    fn memory(limit: u64, wall: Option<Wall>) -> Memory {
+        Memory {
+            limit: Some(limit),
+            wall,
+            known: Mutex::default(),
+            peak: Arc::new(AtomicU64::new(1)),
+        }
+    }
+
+    #[test]
+    fn what_reached_the_wall_is_a_peak_and_is_told_once() {
+        let parent = cgroup("memory");
+        let at = MemoryKeeper::Unified(parent.path().to_owned());
+        let wall = Wall::raise(&at, 5 << 20).unwrap();
+        let events = wall.directory.join("memory.events");
+        let kills = |count| fs::write(&events, format!("oom 1\noom_kill {count}\n")).unwrap();
+        let limit = 3 << 20;
+        let memory = memory(limit, Some(wall));
+        assert_eq!(memory.stopped_by_wall(), None);
+        kills(1);
+        assert_eq!(memory.stopped_by_wall(), Some(limit));
+        assert_eq!(memory.peak().load(Ordering::Relaxed), limit);
+        kills(2);
+        assert_eq!(memory.stopped_by_wall(), None);
+        assert_eq!(memory.stopped_by_look(limit + 1, 0), None);
+        // Of those that are gone nobody asks any more.
+        kills(3);
+        memory.emptied();
+        assert_eq!(memory.stopped_by_wall(), None);
+        kills(4);
+        assert_eq!(memory.stopped_by_wall(), Some(limit));
+    }
+
+    #[test]
+    fn who_comes_next_is_told_of_again_and_not_for_who_is_gone() {
+        let memory = memory(100, None);
+        assert_eq!(memory.stopped_by_look(100, 0), None);
+        assert_eq!(memory.stopped_by_look(101, 0), Some(101));
+        assert_eq!(memory.stopped_by_look(102, 0), None);
+        memory.emptied();
+        assert_eq!(memory.stopped_by_look(103, 0), None, "looked at before");
+        assert_eq!(memory.stopped_by_look(104, 1), Some(104));
     }
 }

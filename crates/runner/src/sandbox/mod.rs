@@ -210,7 +210,7 @@ pub enum Event {
     /// A process is gone.
     Exited(ProcessNumber, Exit),
     /// The processes of the box came to this many bytes, above its limit, and all were killed. Their
-    /// `Exited` come before or after it.
+    /// `Exited` come before or after it. It comes once until `Empty`.
     OutOfMemory(u64),
     /// `KillAll` is done.
     Empty,

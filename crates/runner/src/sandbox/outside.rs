@@ -276,7 +276,10 @@ impl Ear {
                 self.extension.drain().await;
                 Event::Exited(number, exit)
             }
-            Report::Empty => Event::Empty,
+            Report::Empty => {
+                self.memory.emptied();
+                Event::Empty
+            }
         };
         // When nobody listens to events the box lives on as long as there are orders.
         let _ = self.events.send(event);

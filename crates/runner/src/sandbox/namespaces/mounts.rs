@@ -163,27 +163,51 @@ fn make_root(room: &Room, sources: &[OwnedFd]) -> Result<OwnedFd, Refused> {
         make_point(&workshop, name, true)?;
     }
     let targets = targets(room)?;
-    let complete = targets.iter().all(|(path, _)| resolve(first, path).is_ok());
-    if let ([only], true, false) = (layers, complete, room.writable_root) {
+    let has = |target: &Target| resolve(first, &target.path).is_ok();
+    if let ([only], false) = (layers, room.writable_root)
+        && targets.iter().all(has)
+    {
         return bind_root(only, &workshop);
     }
-    for (path, is_directory) in &targets {
+    for target in &targets {
         make_scaffold(
-            &path_of(&workshop).join("scaffold").join(path),
-            *is_directory,
+            &path_of(&workshop).join("scaffold").join(&target.path),
+            target.is_directory,
         )
         .step("make mount points")?;
     }
-    overlay_root(room, layers, &workshop)
+    match (overlay_root(room, layers, &workshop), layers) {
+        // Where there is no overlay, one directory does without what is not needed.
+        (Err(_), [only])
+            if !room.writable_root && targets.iter().all(|it| it.is_optional || has(it)) =>
+        {
+            bind_root(only, &workshop)
+        }
+        (made, _) => made,
+    }
 }
 
-/// What has to be in the root to be mounted on, relative to it, and whether it is a directory.
-fn targets(room: &Room) -> Result<Vec<(PathBuf, bool)>, Refused> {
-    let mut targets: Vec<_> = ["dev", "proc", "tmp"]
-        .map(|name| (PathBuf::from(name), true))
-        .into();
+/// What has to be in the root to be mounted on.
+struct Target {
+    /// Relative to the root.
+    path: PathBuf,
+    is_directory: bool,
+    is_optional: bool,
+}
+
+fn targets(room: &Room) -> Result<Vec<Target>, Refused> {
+    let own = ["dev", "proc", "tmp"].map(|name| Target {
+        path: PathBuf::from(name),
+        is_directory: true,
+        is_optional: false,
+    });
+    let mut targets = Vec::from(own);
     for place in &room.places {
-        targets.push((inner(&place.target)?, place.directory));
+        targets.push(Target {
+            path: inner(&place.target)?,
+            is_directory: place.directory,
+            is_optional: place.optional,
+        });
     }
     Ok(targets)
 }
@@ -434,12 +458,6 @@ fn unescape(path: &str) -> PathBuf {
 /// Takes away what `/proc` tells of the machine, and every way to change it.
 pub(super) fn close_proc() -> Result<(), Refused> {
     let step = "close /proc";
-    let nothing = mount_of(
-        "tmpfs",
-        &[("mode", "0555")],
-        MountAttrFlags::MOUNT_ATTR_RDONLY,
-    )
-    .step(step)?;
     let null = open(Path::new("/dev/null")).step(step)?;
     for name in HIDDEN {
         // Not every kernel has all of them.
@@ -447,13 +465,17 @@ pub(super) fn close_proc() -> Result<(), Refused> {
             continue;
         };
         let kind = rustix::fs::fstat(&hidden).step(step)?.st_mode;
+        // One empty directory for each: before Linux 6.15 none can be copied that is mounted nowhere.
         let cover = if FileType::from_raw_mode(kind).is_dir() {
-            &nothing
+            mount_of(
+                "tmpfs",
+                &[("mode", "0555")],
+                MountAttrFlags::MOUNT_ATTR_RDONLY,
+            )
         } else {
-            &null
+            clone_tree(&null, OpenTreeFlags::empty())
         };
-        let cover = clone_tree(cover, OpenTreeFlags::empty()).step(step)?;
-        attach(&cover, hidden).step(step)?;
+        attach(&cover.step(step)?, hidden).step(step)?;
     }
     for name in READ_ONLY {
         let Ok(part) = open(&Path::new("/proc").join(name)) else {
