@@ -251,6 +251,7 @@ impl Ear {
             // It has a share in the memory, which is given back before the box is said to be gone.
             let _ = watching.await;
         }
+        self.memory.end().await;
         drop(self.memory);
         let reason = (!self.ending.load(Ordering::Relaxed)).then(|| ending_of(status));
         let _ = self.events.send(Event::Ended(reason));

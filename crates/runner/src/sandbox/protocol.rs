@@ -60,6 +60,8 @@ pub(super) struct Entrance {
     pub privileged: bool,
     /// Whether the box is to have a namespace of users.
     pub own_users: bool,
+    /// The cgroup of the box, for its first stage to remove if tierce is killed.
+    pub wall: Option<PathBuf>,
 }
 
 /// See [`super::namespaces::room`].
@@ -99,7 +101,10 @@ pub(super) struct Place {
 #[derive(Debug, Serialize, Deserialize)]
 pub(super) struct PlainSetup {
     /// As [`crate::rootfs::Root::directories`].
+    #[serde(with = "any_paths")]
     pub directories: Vec<PathBuf>,
+    /// As [`Entrance::wall`].
+    pub wall: Option<PathBuf>,
 }
 
 /// What a stage says before there is a box.

@@ -14,8 +14,8 @@ use tokio::sync::mpsc::UnboundedReceiver;
 use tierce_runner::rootfs::Root;
 use tierce_runner::sandbox::features::Machine;
 use tierce_runner::sandbox::{
-    Doorkeeper, Event, Exit, Feature, Log, Network, Order, Process, ProcessNumber, Sandbox,
-    SandboxError, Settings, Volume, namespaces, oci_runtime, plain,
+    Doorkeeper, Event, Exit, Feature, Log, MemoryKeeper, Network, Order, Process, ProcessNumber,
+    Sandbox, SandboxError, Settings, Volume, namespaces, oci_runtime, plain,
 };
 
 /// Longer than anything here takes on a busy machine: only a fault waits for it.
@@ -667,7 +667,28 @@ mod in_namespaces {
             holder.kill().unwrap();
             holder.wait().unwrap();
             wait_for_end(&family);
+            assert_eq!(cgroups_of(holder.id()), Vec::<PathBuf>::new(), "{kind}");
         }
+    }
+
+    /// The cgroups that a process made for its boxes.
+    fn cgroups_of(process: u32) -> Vec<PathBuf> {
+        let (MemoryKeeper::Unified(at) | MemoryKeeper::Legacy(at)) =
+            MemoryKeeper::of_this_machine()
+        else {
+            return Vec::new();
+        };
+        let made_by = format!("tierce-{process}-");
+        let entries = at.read_dir().unwrap().map(|entry| entry.unwrap().path());
+        entries
+            .filter(|path| {
+                path.file_name()
+                    .unwrap()
+                    .to_str()
+                    .unwrap()
+                    .starts_with(&made_by)
+            })
+            .collect()
     }
 
     /// Which kind of box is held.
@@ -677,15 +698,21 @@ mod in_namespaces {
     #[tokio::test]
     async fn a_tierce_to_be_killed() {
         let root = TwoDirectories::new();
-        let mut sandbox = if std::env::var(KIND).unwrap() == "plain" {
-            plain::start(&settings(vec![PathBuf::from("/")])).unwrap()
-        } else {
-            let settings = Settings {
-                memory: Some(1 << 30),
-                ..root.settings()
-            };
-            namespaces::start(&settings).unwrap()
+        let is_plain = std::env::var(KIND).unwrap() == "plain";
+        let settings = Settings {
+            memory: Some(1 << 30),
+            ..if is_plain {
+                settings(vec![PathBuf::from("/")])
+            } else {
+                root.settings()
+            }
         };
+        let start_box = if is_plain {
+            plain::start
+        } else {
+            namespaces::start
+        };
+        let mut sandbox = start_box(&settings).unwrap();
         let script = "setsid sleep 1000 & sleep 1000 & echo started; wait";
         start(&mut sandbox, shell(script)).await;
         let started = sandbox.written.recv().await.unwrap().bytes;
