@@ -245,6 +245,11 @@ mod in_namespaces {
                 "dd: error writing '/tmp/x': No space left on device\n",
             ),
             (
+                "n=0; while [ $n -lt 9999 ] && true >/tmp/$n; do n=$((n+1)); done 2>/dev/null; \
+                 rm -f /tmp/*; echo $n",
+                "4095\n",
+            ),
+            (
                 "ls -m /dev",
                 "fd, full, null, random, stderr, stdin, stdout, urandom, zero\n",
             ),

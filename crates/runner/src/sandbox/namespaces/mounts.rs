@@ -88,9 +88,25 @@ fn open_sources(room: &Room) -> Result<Vec<OwnedFd>, Refused> {
     room.sources.iter().map(open).collect()
 }
 
-/// A tmpfs that is mounted nowhere yet.
-pub(super) fn tmpfs(options: &[(&str, &str)]) -> Result<OwnedFd, Refused> {
-    mount_of("tmpfs", options, MountAttrFlags::empty()).step("make a file system in memory")
+/// Bytes of a tmpfs for each file that can be in it: a page. Files that are empty, and links, take
+/// memory of the kernel that no size counts. An ext4 has a file for 16 KiB at most (mke2fs(8)), so
+/// nothing that fits on Lambda is refused.
+const BYTES_PER_FILE: u64 = 4096;
+
+/// So small that a tmpfs of any size may have them.
+const FEWEST_FILES: u64 = 1024;
+
+/// A tmpfs of so many bytes that is mounted nowhere yet.
+pub(super) fn tmpfs(mode: &str, size: u64) -> Result<OwnedFd, Refused> {
+    // Zero would be no limit at all: tmpfs(5).
+    let size = size.max(1);
+    let files = (size / BYTES_PER_FILE).max(FEWEST_FILES);
+    let options = [
+        ("mode", mode),
+        ("size", &size.to_string()),
+        ("nr_inodes", &files.to_string()),
+    ];
+    mount_of("tmpfs", &options, MountAttrFlags::empty()).step("make a file system in memory")
 }
 
 fn mount_of(
@@ -157,7 +173,7 @@ fn make_root(room: &Room, sources: &[OwnedFd]) -> Result<OwnedFd, Refused> {
     let layers = sources.get(..room.layers).unwrap_or_default();
     let first = layers.first().ok_or(Errno::NOENT).step("find the root")?;
     // The uppermost directory of the root is a place to mount on that is there for sure.
-    let workshop = tmpfs(&[("mode", "0755"), ("size", &room.tmp_size.to_string())])?;
+    let workshop = tmpfs("0755", room.tmp_size)?;
     attach(&workshop, first).step_of(Feature::Namespaces, "mount a directory to work in")?;
     for name in ["root", "scaffold", "upper", "work"] {
         make_point(&workshop, name, true)?;
@@ -313,14 +329,15 @@ fn mount_proc(root: &OwnedFd) -> Result<(), Refused> {
 
 fn mount_tmp(root: &OwnedFd, size: u64) -> Result<(), Refused> {
     let point = resolve(root, Path::new("tmp")).step("mount /tmp")?;
-    let tmp = tmpfs(&[("mode", "1777"), ("size", &size.to_string())])?;
+    let tmp = tmpfs("1777", size)?;
     attach(&tmp, point).step("mount /tmp")
 }
 
 fn mount_dev(root: &OwnedFd, shared_memory: Option<u64>) -> Result<(), Refused> {
     let step = "mount /dev";
     let point = resolve(root, Path::new("dev")).step(step)?;
-    let dev = tmpfs(&[("mode", "0755")])?;
+    // Nothing but names is in it, and it is read-only in the end.
+    let dev = tmpfs("0755", 0)?;
     attach(&dev, point).step(step)?;
     for name in DEVICES {
         make_point(&dev, name, false)?;
@@ -342,7 +359,7 @@ fn mount_dev(root: &OwnedFd, shared_memory: Option<u64>) -> Result<(), Refused> 
     }
     if let Some(size) = shared_memory {
         make_point(&dev, "shm", true)?;
-        let shm = tmpfs(&[("mode", "1777"), ("size", &size.to_string())])?;
+        let shm = tmpfs("1777", size)?;
         rustix::mount::move_mount(
             &shm,
             "",
