@@ -767,6 +767,60 @@ mod in_namespaces {
     }
 
     #[tokio::test]
+    async fn paths_need_not_be_text() {
+        use std::os::unix::ffi::OsStrExt as _;
+
+        let root = TwoDirectories::new();
+        let name = std::ffi::OsStr::from_bytes(b"\xff:,\\\n");
+        let odd = root.directory.path().join(name);
+        std::fs::create_dir(&odd).unwrap();
+        std::fs::write(odd.join("file"), "read").unwrap();
+        let mut settings = root.settings();
+        settings.volumes.push(Volume {
+            source: odd.clone(),
+            target: Path::new("/mnt").join(name),
+            writable: false,
+        });
+        let mut directories = settings.root.directories.clone();
+        directories.push(odd);
+        settings.root = Arc::new(Root::of(std::env::temp_dir(), directories));
+        let mut sandbox = namespaces::start(&settings).unwrap();
+        let (_, output) = run(&mut sandbox, shell("cat /file /mnt/*/file")).await;
+        assert_eq!(output, "readread");
+    }
+
+    #[tokio::test]
+    async fn nothing_is_put_in_the_place_of_proc() {
+        let root = TwoDirectories::new();
+        let mut covered = root.settings();
+        covered.volumes.push(Volume {
+            source: root.upper(),
+            target: PathBuf::from("/proc"),
+            writable: false,
+        });
+        let mut all = vec![covered];
+        let roots = ["dev", "tmp"].map(|name| {
+            let root = TwoDirectories::new();
+            std::os::unix::fs::symlink("proc", root.upper().join(name)).unwrap();
+            root
+        });
+        all.extend(roots.iter().map(TwoDirectories::settings));
+        for settings in all {
+            for network in [Network::Host, Network::None] {
+                let settings = Settings {
+                    network,
+                    ..settings.clone()
+                };
+                let error = namespaces::start(&settings).unwrap_err();
+                assert_eq!(
+                    error.to_string(),
+                    "could not have /proc in the box, with a volume or an image in its way"
+                );
+            }
+        }
+    }
+
+    #[tokio::test]
     async fn a_missing_feature_is_named() {
         let root = TwoDirectories::new();
         // Overlayfs has no layers that are files.

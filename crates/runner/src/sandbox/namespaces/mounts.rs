@@ -74,6 +74,7 @@ pub(super) fn make(room: &Room) -> Result<(), Refused> {
     }
     drop(sources);
     change_root(&top)?;
+    check_proc()?;
     for (tree, writable) in read_only {
         restrict(&tree, writable)?;
     }
@@ -401,6 +402,15 @@ fn change_root(root: &OwnedFd) -> Result<(), Refused> {
     rustix::process::pivot_root(".", ".").step(step)?;
     rustix::mount::unmount(".", UnmountFlags::DETACH).step("leave the files of this machine")?;
     rustix::process::chdir("/").step(step)
+}
+
+/// Makes sure that `/proc` is what it should be, because it is where the box is closed: symlinks of
+/// an image, or a volume, may put something else there.
+fn check_proc() -> Result<(), Refused> {
+    match rustix::fs::statfs("/proc") {
+        Ok(found) if found.f_type == rustix::fs::PROC_SUPER_MAGIC => Ok(()),
+        _ => Err(Errno::BUSY).step("have /proc in the box, with a volume or an image in its way"),
+    }
 }
 
 /// Restricts a volume and all that is mounted below it.
