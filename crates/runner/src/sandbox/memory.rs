@@ -66,7 +66,9 @@ impl MemoryKeeper {
 
 /// Where a cgroup may be made, best first: at our own, or at one that ours is below of.
 fn candidates() -> Vec<MemoryKeeper> {
-    let mounts = fs::read_to_string("/proc/self/mountinfo").unwrap_or_default();
+    // Of a machine's mounts some may be at paths that are no text.
+    let mounts = fs::read("/proc/self/mountinfo").unwrap_or_default();
+    let mounts = String::from_utf8_lossy(&mounts);
     let memberships = fs::read_to_string("/proc/self/cgroup").unwrap_or_default();
     let mut candidates = Vec::new();
     if let Some(own) = own_cgroup(&mounts, &memberships, Hierarchy::Unified) {

@@ -4,9 +4,11 @@
 //! `RESOLVE_IN_ROOT`, so a symlink of the image leads nowhere else, and nothing depends on what a
 //! path means to this process.
 
+use std::ffi::OsString;
 use std::fs;
 use std::io;
 use std::os::fd::{AsFd, AsRawFd as _, OwnedFd, RawFd};
+use std::os::unix::ffi::OsStringExt as _;
 use std::path::{Component, Path, PathBuf};
 
 use rustix::fs::{CWD, FileType, Mode, OFlags, ResolveFlags, StatVfsMountFlags};
@@ -422,7 +424,7 @@ fn restrict(tree: &OwnedFd, writable: bool) -> Result<(), Refused> {
     }
     remount(&path_of(tree), flags).step(step)?;
     let own = fs::canonicalize(path_of(tree)).step(step)?;
-    let table = fs::read_to_string("/proc/self/mountinfo").step(step)?;
+    let table = fs::read("/proc/self/mountinfo").step(step)?;
     for mount in mounts_below(&table, &own) {
         remount(&mount, flags).step(step)?;
     }
@@ -430,32 +432,34 @@ fn restrict(tree: &OwnedFd, writable: bool) -> Result<(), Refused> {
 }
 
 /// The mount points of a `mountinfo` that are truly below `path`: `proc_pid_mountinfo(5)`.
-fn mounts_below(table: &str, path: &Path) -> Vec<PathBuf> {
+fn mounts_below(table: &[u8], path: &Path) -> Vec<PathBuf> {
     table
-        .lines()
-        .filter_map(|line| line.split(' ').nth(4))
+        .split(|byte| *byte == b'\n')
+        .filter_map(|line| line.split(|byte| *byte == b' ').nth(4))
         .map(unescape)
         .filter(|point| point.starts_with(path) && point != path)
         .collect()
 }
 
 /// A path with its spaces, tabs, line feeds and backslashes, which are octal in tables.
-fn unescape(path: &str) -> PathBuf {
-    let mut parts = path.split('\\');
-    let mut plain = parts.next().unwrap_or_default().to_owned();
-    for part in parts {
-        match part.get(..3).map(|octal| u8::from_str_radix(octal, 8)) {
-            Some(Ok(byte)) if byte.is_ascii() => {
-                plain.push(char::from(byte));
-                plain.push_str(&part[3..]);
+fn unescape(path: &[u8]) -> PathBuf {
+    let mut plain = Vec::with_capacity(path.len());
+    let mut rest = path;
+    while let Some((byte, after)) = rest.split_first() {
+        let octal = after.get(..3).filter(|_| *byte == b'\\');
+        let octal = octal.and_then(|octal| std::str::from_utf8(octal).ok());
+        match octal.map(|octal| u8::from_str_radix(octal, 8)) {
+            Some(Ok(escaped)) => {
+                plain.push(escaped);
+                rest = &after[3..];
             }
             _ => {
-                plain.push('\\');
-                plain.push_str(part);
+                plain.push(*byte);
+                rest = after;
             }
         }
     }
-    PathBuf::from(plain)
+    PathBuf::from(OsString::from_vec(plain))
 }
 
 /// Takes away what `/proc` tells of the machine, and every way to change it.
@@ -534,7 +538,7 @@ mod tests {
 
     #[test]
     fn mounts_below_a_volume_are_found_by_whole_names() {
-        let table = "\
+        let table = b"\
 21 1 0:20 / / rw - overlay overlay rw
 22 21 8:1 /d /mnt/data ro - ext4 /dev/sda1 rw
 23 22 8:2 / /mnt/data/a\\040b\\134c rw - ext4 /dev/sda2 rw
@@ -555,7 +559,11 @@ mod tests {
             ("/a\\777", "/a\\777"),
             ("/a\\ü0", "/a\\ü0"),
         ] {
-            assert_eq!(unescape(written), PathBuf::from(expected), "{written}");
+            assert_eq!(
+                unescape(written.as_bytes()),
+                PathBuf::from(expected),
+                "{written}"
+            );
         }
     }
 }
