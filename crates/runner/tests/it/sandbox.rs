@@ -259,8 +259,10 @@ mod in_namespaces {
             ),
             ("ulimit -n; ulimit -Hn; ulimit -c", "1024\n1024\n0\n"),
             (
-                "cat /proc/self/oom_score_adj /proc/1/oom_score_adj | sort -u | wc -l",
-                "2\n",
+                // The keeper has its own again once it has started this.
+                "of() { cat /proc/$1/oom_score_adj; }; \
+                 while [ $(of 1) = $(of self) ]; do :; done; echo more",
+                "more\n",
             ),
             ("cat; hostname; umask", "localhost\n0022\n"),
             ("env", "PATH=/usr/bin:/bin\nPWD=/\n"),
