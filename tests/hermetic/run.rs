@@ -508,7 +508,12 @@ fn a_folder_is_followed() {
 
 #[test]
 fn the_end_leaves_nothing() {
-    for (signal, code) in [("-INT", Some(130)), ("-TERM", Some(143)), ("-KILL", None)] {
+    for (signal, code) in [
+        ("-INT", Some(130)),
+        ("-TERM", Some(143)),
+        ("-HUP", Some(129)),
+        ("-KILL", None),
+    ] {
         let world = world();
         let running = Running::start(&world, &["app"]);
         let mut busy = world
@@ -534,6 +539,47 @@ fn the_end_leaves_nothing() {
             world.assert_no_litter();
         }
     }
+}
+
+#[test]
+fn a_log_that_nobody_reads_does_not_hold_up_the_end() {
+    let world = world();
+    // With more threads each of them would have to be held up.
+    let run = world
+        .tierce(&["run", "--port=0", "app"])
+        .env("TOKIO_WORKER_THREADS", "1");
+    let mut child = run
+        .into_inner()
+        .stdin(Stdio::null())
+        .stdout(Stdio::piped())
+        .stderr(Stdio::piped())
+        .spawn()
+        .unwrap();
+    let mut url = String::new();
+    let mut stdout = BufReader::new(child.stdout.take().unwrap());
+    stdout.read_line(&mut url).unwrap();
+    let endpoint = url.split_once("/2015-03-31/").unwrap().0;
+    let mut busy = world
+        .tierce(&["invoke", "--url", endpoint, "{\"do\": \"talk\"}"])
+        .spawn();
+    // Nearly as much as a pipe takes.
+    let log = child.stderr.as_ref().unwrap();
+    let end = Instant::now() + DEADLINE;
+    while rustix::io::ioctl_fionread(log).unwrap() < 60_000 {
+        assert!(Instant::now() < end);
+        std::thread::yield_now();
+    }
+    let asked = rustix::process::Pid::from_child(&child);
+    rustix::process::kill_process(asked, rustix::process::Signal::INT).unwrap();
+    let status = loop {
+        if let Some(status) = child.try_wait().unwrap() {
+            break status;
+        }
+        assert!(Instant::now() < end, "it does not end");
+        std::thread::yield_now();
+    };
+    assert_eq!(status.code(), Some(130));
+    busy.wait().unwrap();
 }
 
 #[test]

@@ -141,21 +141,34 @@ fn run_until_told_to_end(runtime: &Runtime, command: Command, output: Output) ->
         Ok(thread) => thread,
         Err(error) => return Ended::Itself(Err(error.into())),
     };
-    runtime.spawn(async move {
-        let mut signals = Signals::listen();
-        let signal = signals.next().await;
-        if ends_by_itself {
-            interrupt.send_replace(true);
-            tokio::select! {
-                () = end_of(&thread) => {}
-                () = tokio::time::sleep(LAST_WORDS) => {}
-                _ = signals.next() => {}
+    // On a thread and a runtime of their own: a log that nobody reads may block all others for ever.
+    let listening = std::thread::Builder::new().spawn(move || {
+        let listener = tokio::runtime::Builder::new_current_thread()
+            .enable_all()
+            .build();
+        let Ok(listener) = listener else {
+            // A signal ends the process where it stands, as it does by default.
+            return;
+        };
+        listener.block_on(async {
+            let mut signals = Signals::listen();
+            let signal = signals.next().await;
+            if ends_by_itself {
+                interrupt.send_replace(true);
+                tokio::select! {
+                    () = end_of(&thread) => {}
+                    () = tokio::time::sleep(LAST_WORDS) => {}
+                    _ = signals.next() => {}
+                }
             }
-        }
-        told.notify_one();
-        let _ = tokio::time::timeout(PATIENCE, end_of(&thread)).await;
-        let _ = sender.send(Ended::By(signal));
+            told.notify_one();
+            let _ = tokio::time::timeout(PATIENCE, end_of(&thread)).await;
+            let _ = sender.send(Ended::By(signal));
+        });
     });
+    if let Err(error) = listening {
+        return Ended::Itself(Err(error.into()));
+    }
     receiver.recv().unwrap_or(Ended::Itself(Err(anyhow::anyhow!(
         "the command ended without a result: this is a bug in tierce"
     ))))
@@ -191,10 +204,12 @@ fn survive_file_size_limit() -> Option<Signal> {
     signal(SignalKind::from_raw(SIGXFSZ)).ok()
 }
 
-/// Ctrl-C, and the polite signal of whoever supervises us.
+/// Ctrl-C, the polite signal of whoever supervises us, and the end of the terminal.
 struct Signals {
     interrupt: Option<Signal>,
     terminate: Option<Signal>,
+    /// Nothing where it is ignored, as under `nohup`.
+    hang_up: Option<Signal>,
 }
 
 impl Signals {
@@ -202,6 +217,9 @@ impl Signals {
         Self {
             interrupt: signal(SignalKind::interrupt()).ok(),
             terminate: signal(SignalKind::terminate()).ok(),
+            hang_up: (!ignores_hang_up())
+                .then(|| signal(SignalKind::hangup()).ok())
+                .flatten(),
         }
     }
 
@@ -212,11 +230,31 @@ impl Signals {
         let (Some(interrupt), Some(terminate)) = (&mut self.interrupt, &mut self.terminate) else {
             return std::future::pending().await;
         };
+        let hang_up = async {
+            match &mut self.hang_up {
+                Some(hang_up) => hang_up.recv().await,
+                None => std::future::pending().await,
+            }
+        };
         tokio::select! {
             _ = interrupt.recv() => SIGINT,
             _ = terminate.recv() => SIGTERM,
+            _ = hang_up => SIGHUP,
         }
     }
+}
+
+const SIGHUP: u8 = 1;
+
+/// Whether whoever started us wants us to outlive the terminal. Listening to a signal ends that it
+/// is ignored, so it is asked for before (`proc_pid_status(5)`).
+fn ignores_hang_up() -> bool {
+    let status = std::fs::read_to_string("/proc/self/status").unwrap_or_default();
+    status
+        .lines()
+        .find_map(|line| line.strip_prefix("SigIgn:"))
+        .and_then(|ignored| u64::from_str_radix(ignored.trim(), 16).ok())
+        .is_some_and(|ignored| ignored & 1 << (SIGHUP - 1) != 0)
 }
 
 async fn run(command: Command, output: Output, interrupt: Interrupt) -> anyhow::Result<()> {

@@ -82,6 +82,9 @@ fn main() {
                 Ok(text) => text,
                 Err(error) => error.kind().to_string(),
             }),
+            "talk" => loop {
+                println!("and so on");
+            },
             "say" => {
                 println!("said aloud");
                 eprintln!("said aside");

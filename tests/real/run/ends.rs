@@ -3,6 +3,7 @@
 use std::fs;
 use std::time::{Duration, Instant};
 
+use rustix::process::Signal;
 use serde_json::{Value, json};
 
 use super::running::{EVERYBODY, PATIENCE, Person, Place, Running, prepared};
@@ -73,6 +74,10 @@ fn nothing_is_left_however_it_ends() {
         };
 
         assert_eq!(begin("1").interrupt(), Some(130));
+        assert_nothing_left(&place, &mark, &mounts);
+
+        // The terminal is closed.
+        assert_eq!(begin("1").end_by(Signal::HUP), Some(129));
         assert_nothing_left(&place, &mark, &mounts);
 
         // In the middle of an invocation that has started processes of its own.

@@ -9,6 +9,7 @@ use std::path::{Path, PathBuf};
 use std::process::{Child, Command, Stdio};
 use std::time::{Duration, Instant};
 
+use rustix::process::Signal;
 use serde_json::Value;
 use tempfile::TempDir;
 use tierce_testkit::process::require;
@@ -292,9 +293,15 @@ impl Running {
 
     /// Asks it to end, as Ctrl-C does, and gives its exit code.
     #[track_caller]
-    pub(super) fn interrupt(mut self) -> Option<i32> {
+    pub(super) fn interrupt(self) -> Option<i32> {
+        self.end_by(Signal::INT)
+    }
+
+    /// Sends it a signal, and gives its exit code.
+    #[track_caller]
+    pub(super) fn end_by(mut self, signal: Signal) -> Option<i32> {
         let pid = rustix::process::Pid::from_child(&self.child);
-        rustix::process::kill_process(pid, rustix::process::Signal::INT).unwrap();
+        rustix::process::kill_process(pid, signal).unwrap();
         let until = Instant::now() + PATIENCE;
         loop {
             if let Some(status) = self.child.try_wait().unwrap() {

@@ -3,7 +3,7 @@
 use std::fmt;
 use std::net::IpAddr;
 use std::num::NonZeroU32;
-use std::path::PathBuf;
+use std::path::{Path, PathBuf};
 use std::str::FromStr;
 use std::time::Duration;
 
@@ -421,6 +421,9 @@ pub(crate) struct VolumeArgument {
     pub(crate) writable: bool,
 }
 
+/// What is made anew for each function.
+const OWN: [&str; 3] = ["/dev", "/proc", "/tmp"];
+
 impl FromStr for VolumeArgument {
     type Err = String;
 
@@ -441,6 +444,14 @@ impl FromStr for VolumeArgument {
         if !target.is_absolute() || leads_up || target.parent().is_none() {
             return Err(format!(
                 "`{}` is no place in the function's files: expected an absolute path without `..`",
+                target.display()
+            ));
+        }
+        // All of /tmp can be a volume, but each function has a new one of its own otherwise.
+        let own = OWN.iter().find(|own| target.starts_with(own));
+        if let Some(own) = own.filter(|_| target != Path::new("/tmp")) {
+            return Err(format!(
+                "`{}` is in {own}, which is the function's own: expected another place",
                 target.display()
             ));
         }
@@ -597,11 +608,26 @@ mod tests {
             ("/a:/b:ro", volume("/a", "/b", false)),
             ("/a:/b:rw", volume("/a", "/b", true)),
             ("/a:c:/b:rw", volume("/a:c", "/b", true)),
+            ("a:/tmp", volume("a", "/tmp", false)),
+            ("a:/devices", volume("a", "/devices", false)),
         ] {
             assert_eq!(text.parse(), Ok(expected), "{text}");
         }
         for text in [
-            "", "a", "a:", ":/b", "a:b", "a:/", "a:/../b", "a:/b:rx", "/a:rw",
+            "",
+            "a",
+            "a:",
+            ":/b",
+            "a:b",
+            "a:/",
+            "a:/../b",
+            "a:/b:rx",
+            "/a:rw",
+            "a:/proc",
+            "a:/proc/b",
+            "a:/dev",
+            "a:/dev/b",
+            "a:/tmp/b",
         ] {
             assert!(text.parse::<VolumeArgument>().is_err(), "{text}");
         }

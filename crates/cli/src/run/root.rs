@@ -9,6 +9,7 @@ use futures_util::{StreamExt as _, TryStreamExt as _};
 use tierce_image::{Blob, Content, Image, Layer};
 use tierce_layer::Limits;
 use tierce_runner::rootfs::{CacheError, Form, MountKind, MountPoint, Pruned, Root, RootfsCache};
+use tokio::sync::mpsc;
 
 use crate::background::in_background;
 use crate::environment::Environment;
@@ -92,18 +93,24 @@ pub(crate) async fn unpack(
         }
     }
     tell(&missing, output);
+    let (working, mut idle) = mpsc::channel(1);
     let unpacked = missing.iter().map(|layer| {
-        let cache = Arc::clone(&cache);
+        let (cache, working) = (Arc::clone(&cache), working.clone());
         async move {
-            unpack_layer(layer, cache, form, places, output)
+            unpack_layer(layer, (cache, working), form, places, output)
                 .await
                 .with_context(|| format!("could not unpack layer {}", layer.descriptor.digest))
         }
     });
-    futures_util::stream::iter(unpacked)
+    let unpacked = futures_util::stream::iter(unpacked)
         .buffer_unordered(processors().0.get())
         .try_collect::<()>()
-        .await?;
+        .await;
+    // When one fails the others are given up, and remove what they have: nobody would once this
+    // process has ended.
+    drop(working);
+    let _ = idle.recv().await;
+    unpacked?;
     let layers: Vec<_> = image.layers().iter().map(|layer| layer.diff_id).collect();
     let settings = settings.clone();
     let (has_grown, limit) = (!missing.is_empty(), environment.cache_limit / 2);
@@ -165,9 +172,10 @@ fn tell(missing: &[&Layer], output: Output) {
     }
 }
 
+/// Unpacks a layer into a cache, whose companion is dropped when nothing is done any more.
 async fn unpack_layer(
     layer: &Layer,
-    cache: Arc<RootfsCache>,
+    (cache, working): (Arc<RootfsCache>, mpsc::Sender<()>),
     form: Form,
     places: &Places,
     output: Output,
@@ -185,7 +193,9 @@ async fn unpack_layer(
     let (sender, pieces) = PiecesReader::new();
     let diff_id = layer.diff_id;
     let reader = in_background(move |_| {
-        cache.unpack(diff_id, form, pieces, Limits::default())?;
+        let unpacked = cache.unpack(diff_id, form, pieces, Limits::default());
+        drop(working);
+        unpacked?;
         Ok(())
     });
     let feeder = async move {

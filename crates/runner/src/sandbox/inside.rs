@@ -12,9 +12,11 @@ use std::sync::{Arc, Condvar, Mutex, MutexGuard, PoisonError};
 use std::thread;
 use std::time::Duration;
 
+use rustix::event::{PollFd, PollFlags, Timespec};
 use rustix::io::{Errno, FdFlags};
 use rustix::process::{Pid, Signal, WaitId, WaitIdOptions, WaitOptions, WaitStatus};
 
+use super::memory::WayOut;
 use super::namespaces::{entrance, room};
 use super::protocol::{self, Beginning, Command, PlainSetup, Report, RuntimeSetup, Setup};
 use super::{Exit, Feature, Log, NotStarted, Process, ProcessNumber};
@@ -107,7 +109,20 @@ fn plain(control: &UnixStream, setup: PlainSetup) -> io::Result<()> {
     if let Err(refused) = adopted.step("become the parent of orphans") {
         return refuse(control, &refused);
     }
-    serve(control, &Kind::Plain(setup.directories), None, Score::own())
+    let way_out = setup.wall.as_deref().and_then(WayOut::of);
+    let served = serve(control, &Kind::Plain(setup.directories), None, Score::own());
+    if let Some(way_out) = way_out.filter(|_| is_alone(control)) {
+        way_out.take();
+    }
+    served
+}
+
+/// Whether tierce is gone: it was killed, since it waits for the end of a box otherwise.
+pub(super) fn is_alone(control: &UnixStream) -> bool {
+    // A hang-up is told without being asked for (poll(2)): nobody has the other end any more.
+    let mut ends = [PollFd::new(control, PollFlags::empty())];
+    let told = rustix::event::poll(&mut ends, Some(&Timespec::default()));
+    told.is_ok() && ends[0].revents().contains(PollFlags::HUP)
 }
 
 /// Lets a runtime start the next stage, which has the streams of this one, and stays until it ends.

@@ -10,7 +10,7 @@
 //! not killed for it.
 
 use std::fmt;
-use std::fs;
+use std::fs::{self, File};
 use std::io;
 use std::mem;
 use std::path::{Path, PathBuf};
@@ -72,7 +72,9 @@ impl MemoryKeeper {
 
 /// Where a cgroup may be made, best first: at our own, or at one that ours is below of.
 fn candidates() -> Vec<MemoryKeeper> {
-    let mounts = fs::read_to_string("/proc/self/mountinfo").unwrap_or_default();
+    // Of a machine's mounts some may be at paths that are no text.
+    let mounts = fs::read("/proc/self/mountinfo").unwrap_or_default();
+    let mounts = String::from_utf8_lossy(&mounts);
     let memberships = fs::read_to_string("/proc/self/cgroup").unwrap_or_default();
     let mut candidates = Vec::new();
     if let Some(own) = own_cgroup(&mounts, &memberships, Hierarchy::Unified) {
@@ -136,6 +138,12 @@ pub(super) struct Wall {
     hierarchy: Hierarchy,
 }
 
+/// How often it is tried to remove a wall: what was killed with the keeper of a box takes some
+/// milliseconds to be gone.
+const PULLS: u32 = 200;
+/// See [`PULLS`].
+const BETWEEN_PULLS: Duration = Duration::from_millis(5);
+
 /// Numbers the walls of this process.
 static WALLS: AtomicU64 = AtomicU64::new(0);
 
@@ -181,6 +189,18 @@ impl Wall {
         fs::write(self.directory.join("cgroup.procs"), process.to_string())
     }
 
+    /// Waits until the processes are gone that were killed, and removes it.
+    async fn pull_down(&self) {
+        for _ in 0..PULLS {
+            match fs::remove_dir(&self.directory) {
+                Err(error) if error.kind() == io::ErrorKind::ResourceBusy => {
+                    tokio::time::sleep(BETWEEN_PULLS).await;
+                }
+                _ => return,
+            }
+        }
+    }
+
     /// How many processes the kernel killed for having come to the wall.
     fn killed(&self) -> u64 {
         let read = |file| fs::read_to_string(self.directory.join(file)).unwrap_or_default();
@@ -222,6 +242,38 @@ impl Drop for Wall {
     fn drop(&mut self) {
         // What remains is swept away by the next start.
         let _ = fs::remove_dir(&self.directory);
+    }
+}
+
+/// The way of a keeper out of its wall, for when nobody else is left to pull it down: a process that
+/// is killed removes nothing.
+#[derive(Debug)]
+pub(super) struct WayOut {
+    wall: PathBuf,
+    /// `cgroup.procs` of the cgroup that the wall is in. It is opened before there is a namespace of
+    /// cgroups, because what counts is the one of who opened it (cgroups(7), `nsdelegate`).
+    outside: File,
+}
+
+impl WayOut {
+    /// Finds it; nothing where processes may not be moved.
+    pub(super) fn of(wall: &Path) -> Option<Self> {
+        let outside = wall.parent()?.join("cgroup.procs");
+        Some(Self {
+            wall: wall.to_owned(),
+            outside: File::options().write(true).open(outside).ok()?,
+        })
+    }
+
+    /// Leads whoever is left out of the wall, and removes it.
+    pub(super) fn take(self) {
+        let inside = fs::read_to_string(self.wall.join("cgroup.procs")).unwrap_or_default();
+        for process in inside.lines() {
+            // One that is gone needs no way out.
+            let _ = rustix::io::pwrite(&self.outside, process.as_bytes(), 0);
+        }
+        // What remains is swept away by the next start.
+        let _ = fs::remove_dir(&self.wall);
     }
 }
 
@@ -294,6 +346,18 @@ impl Memory {
             wall: raised,
             known: Mutex::default(),
             peak: Arc::new(AtomicU64::new(0)),
+        }
+    }
+
+    /// The cgroup of the box, if it has one.
+    pub(super) fn wall(&self) -> Option<PathBuf> {
+        self.wall.as_ref().map(|wall| wall.directory.clone())
+    }
+
+    /// Removes what was made for a box whose keeper is gone.
+    pub(super) async fn end(&self) {
+        if let Some(wall) = &self.wall {
+            wall.pull_down().await;
         }
     }
 

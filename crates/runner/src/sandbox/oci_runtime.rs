@@ -81,7 +81,7 @@ fn make_bundle(settings: &Settings) -> io::Result<PathBuf> {
             mounts.push(path);
         }
     }
-    let config = config(settings, &root, &mounts);
+    let config = config(settings, &root, &mounts)?;
     fs::write(directory.path().join("config.json"), config.to_string())?;
     // It is removed by the stage, which is there also when tierce is not any more.
     Ok(directory.keep())
@@ -102,19 +102,28 @@ pub(super) fn remove_bundle(bundle: &Path) -> io::Result<()> {
     fs::remove_dir_all(bundle)
 }
 
-fn config(settings: &Settings, root: &Path, mounts: &[PathBuf]) -> Value {
+fn config(settings: &Settings, root: &Path, mounts: &[PathBuf]) -> io::Result<Value> {
+    // A config is JSON, which has no other names.
+    let text = |path: &Path| path.to_str().map(str::to_owned);
+    let (Some(program), Some(root)) = (text(&settings.program), text(root)) else {
+        return Err(io::Error::new(
+            io::ErrorKind::InvalidFilename,
+            "its path is no text, and an OCI runtime takes no other",
+        ));
+    };
     let mounts: Vec<_> = mounts
         .iter()
+        .filter_map(|path| text(path))
         .map(|path| {
             json!({"destination": path, "source": path, "type": "bind", "options": ["rbind"]})
         })
         .collect();
     let to_root = |id: u32| json!([{"containerID": 0, "hostID": id, "size": 1}]);
-    json!({
+    Ok(json!({
         "ociVersion": "1.0.2",
         "process": {
             "user": {"uid": 0, "gid": 0},
-            "args": [settings.program, STAGE],
+            "args": [program, STAGE],
             "env": [],
             "cwd": "/",
             "capabilities": {"bounding": KEPT, "effective": KEPT, "permitted": KEPT},
@@ -126,7 +135,7 @@ fn config(settings: &Settings, root: &Path, mounts: &[PathBuf]) -> Value {
             "uidMappings": to_root(rustix::process::geteuid().as_raw()),
             "gidMappings": to_root(rustix::process::getegid().as_raw()),
         },
-    })
+    }))
 }
 
 #[cfg(test)]

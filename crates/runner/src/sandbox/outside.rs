@@ -1,7 +1,7 @@
 //! The way to a box from tierce: starts its keeper, and makes channels of socket and pipes.
 
 use std::io;
-use std::net::{Ipv4Addr, TcpListener};
+use std::net::{Ipv4Addr, Shutdown, TcpListener};
 use std::os::fd::OwnedFd;
 use std::os::unix::net::UnixStream;
 use std::path::{Path, PathBuf};
@@ -82,7 +82,10 @@ impl Keeper {
 
     /// Tells a stage what to become. One that does not listen says why, or nothing any more.
     pub(super) fn tell(&self, setup: &Setup) {
-        let _ = protocol::send(&self.control, setup);
+        if protocol::send(&self.control, setup).is_err() {
+            // It must not wait for the rest of it.
+            let _ = self.control.shutdown(Shutdown::Write);
+        }
     }
 
     /// What a stage says, unless there is no box. A listener may come with it.
@@ -251,6 +254,7 @@ impl Ear {
             // It has a share in the memory, which is given back before the box is said to be gone.
             let _ = watching.await;
         }
+        self.memory.end().await;
         drop(self.memory);
         let reason = (!self.ending.load(Ordering::Relaxed)).then(|| ending_of(status));
         let _ = self.events.send(Event::Ended(reason));

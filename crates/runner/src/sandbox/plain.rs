@@ -16,11 +16,11 @@ use super::{Doorkeeper, Network, Sandbox, SandboxError, Settings, outside};
 pub fn start(settings: &Settings) -> Result<Sandbox, SandboxError> {
     let keeper = outside::Keeper::start(&settings.program)?;
     let listener = outside::listen()?;
-    let setup = Setup::Plain(PlainSetup {
-        directories: settings.root.directories.clone(),
-    });
     let memory = Memory::enclose(settings.memory, settings.tmp_size, keeper.pid());
-    keeper.tell(&setup);
+    keeper.tell(&Setup::Plain(PlainSetup {
+        directories: settings.root.directories.clone(),
+        wall: memory.wall(),
+    }));
     keeper.begun()?;
     keeper.open(listener, Doorkeeper::Anybody, memory, Network::Host)
 }

@@ -42,8 +42,10 @@ pub(super) enum Setup {
 #[derive(Debug, Serialize, Deserialize)]
 pub(super) struct RuntimeSetup {
     /// The runtime and its arguments.
+    #[serde(with = "any_paths")]
     pub command: Vec<PathBuf>,
     /// A directory that is removed at the end.
+    #[serde(with = "any_path")]
     pub bundle: PathBuf,
 }
 
@@ -60,12 +62,15 @@ pub(super) struct Entrance {
     pub privileged: bool,
     /// Whether the box is to have a namespace of users.
     pub own_users: bool,
+    /// The cgroup of the box, for its first stage to remove if tierce is killed.
+    pub wall: Option<PathBuf>,
 }
 
 /// See [`super::namespaces::room`].
 #[derive(Debug, Serialize, Deserialize)]
 pub(super) struct Room {
     /// Files and directories of this machine: first the layers of the root, the uppermost first.
+    #[serde(with = "any_paths")]
     pub sources: Vec<PathBuf>,
     /// How many of the sources are layers.
     pub layers: usize,
@@ -87,6 +92,7 @@ pub(super) struct Place {
     /// Which of the sources.
     pub source: usize,
     /// Absolute in the box.
+    #[serde(with = "any_path")]
     pub target: PathBuf,
     pub writable: bool,
     /// Whether it is a directory.
@@ -99,7 +105,10 @@ pub(super) struct Place {
 #[derive(Debug, Serialize, Deserialize)]
 pub(super) struct PlainSetup {
     /// As [`crate::rootfs::Root::directories`].
+    #[serde(with = "any_paths")]
     pub directories: Vec<PathBuf>,
+    /// As [`Entrance::wall`].
+    pub wall: Option<PathBuf>,
 }
 
 /// What a stage says before there is a box.
@@ -129,6 +138,39 @@ pub(super) enum Report {
     NotStarted(ProcessNumber, NotStarted),
     Exited(ProcessNumber, Exit),
     Empty,
+}
+
+/// A path of this machine or of an image, whose bytes may be no text; JSON has only text.
+mod any_path {
+    use std::ffi::OsString;
+    use std::path::{Path, PathBuf};
+
+    use serde::{Deserialize, Deserializer, Serialize, Serializer};
+
+    pub(super) fn serialize<S: Serializer>(path: &Path, to: S) -> Result<S::Ok, S::Error> {
+        path.as_os_str().serialize(to)
+    }
+
+    pub(super) fn deserialize<'d, D: Deserializer<'d>>(from: D) -> Result<PathBuf, D::Error> {
+        OsString::deserialize(from).map(PathBuf::from)
+    }
+}
+
+/// Several of [`any_path`].
+mod any_paths {
+    use std::ffi::OsString;
+    use std::path::PathBuf;
+
+    use serde::{Deserialize, Deserializer, Serializer};
+
+    pub(super) fn serialize<S: Serializer>(paths: &[PathBuf], to: S) -> Result<S::Ok, S::Error> {
+        to.collect_seq(paths.iter().map(|path| path.as_os_str()))
+    }
+
+    pub(super) fn deserialize<'d, D: Deserializer<'d>>(from: D) -> Result<Vec<PathBuf>, D::Error> {
+        let paths = Vec::<OsString>::deserialize(from)?;
+        Ok(paths.into_iter().map(PathBuf::from).collect())
+    }
 }
 
 /// `message` with its length before it.

@@ -7,7 +7,8 @@ use std::process::{self, Stdio};
 
 use rustix::thread::{CapabilitySet, CapabilitySets, UnshareFlags};
 
-use crate::sandbox::inside::{Refused, Step as _, refuse};
+use crate::sandbox::inside::{Refused, Step as _, is_alone, refuse};
+use crate::sandbox::memory::WayOut;
 use crate::sandbox::protocol::{self, Beginning, Entrance, Setup};
 use crate::sandbox::{Feature, STAGE};
 
@@ -27,8 +28,15 @@ const FOR_THE_ROOM: [CapabilitySet; 8] = [
 
 /// The life of the first stage.
 pub(in crate::sandbox) fn enter(control: &UnixStream, entrance: &Entrance) -> io::Result<()> {
+    let way_out = entrance.wall.as_deref().and_then(WayOut::of);
     match try_enter(control, entrance) {
-        Ok(mut room) => room.wait().map(|_| ()),
+        Ok(mut room) => {
+            let ended = room.wait();
+            if let Some(way_out) = way_out.filter(|_| is_alone(control)) {
+                way_out.take();
+            }
+            ended.map(|_| ())
+        }
         Err(refused) => refuse(control, &refused),
     }
 }

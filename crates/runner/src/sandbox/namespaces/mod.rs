@@ -86,6 +86,7 @@ pub(super) fn furnish(
         own_network: settings.network == Network::None,
         privileged,
         own_users: who != Who::RootAmongOthers,
+        wall: memory.wall(),
     }));
     let own_users = if privileged {
         map_users(&keeper)?

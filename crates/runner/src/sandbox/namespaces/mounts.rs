@@ -4,9 +4,11 @@
 //! `RESOLVE_IN_ROOT`, so a symlink of the image leads nowhere else, and nothing depends on what a
 //! path means to this process.
 
+use std::ffi::OsString;
 use std::fs;
 use std::io;
 use std::os::fd::{AsFd, AsRawFd as _, OwnedFd, RawFd};
+use std::os::unix::ffi::OsStringExt as _;
 use std::path::{Component, Path, PathBuf};
 
 use rustix::fs::{CWD, FileType, Mode, OFlags, ResolveFlags, StatVfsMountFlags};
@@ -74,6 +76,7 @@ pub(super) fn make(room: &Room) -> Result<(), Refused> {
     }
     drop(sources);
     change_root(&top)?;
+    check_proc()?;
     for (tree, writable) in read_only {
         restrict(&tree, writable)?;
     }
@@ -88,9 +91,25 @@ fn open_sources(room: &Room) -> Result<Vec<OwnedFd>, Refused> {
     room.sources.iter().map(open).collect()
 }
 
-/// A tmpfs that is mounted nowhere yet.
-pub(super) fn tmpfs(options: &[(&str, &str)]) -> Result<OwnedFd, Refused> {
-    mount_of("tmpfs", options, MountAttrFlags::empty()).step("make a file system in memory")
+/// Bytes of a tmpfs for each file that can be in it: a page. Files that are empty, and links, take
+/// memory of the kernel that no size counts. An ext4 has a file for 16 KiB at most (mke2fs(8)), so
+/// nothing that fits on Lambda is refused.
+const BYTES_PER_FILE: u64 = 4096;
+
+/// So small that a tmpfs of any size may have them.
+const FEWEST_FILES: u64 = 1024;
+
+/// A tmpfs of so many bytes that is mounted nowhere yet.
+pub(super) fn tmpfs(mode: &str, size: u64) -> Result<OwnedFd, Refused> {
+    // Zero would be no limit at all: tmpfs(5).
+    let size = size.max(1);
+    let files = (size / BYTES_PER_FILE).max(FEWEST_FILES);
+    let options = [
+        ("mode", mode),
+        ("size", &size.to_string()),
+        ("nr_inodes", &files.to_string()),
+    ];
+    mount_of("tmpfs", &options, MountAttrFlags::empty()).step("make a file system in memory")
 }
 
 fn mount_of(
@@ -157,7 +176,7 @@ fn make_root(room: &Room, sources: &[OwnedFd]) -> Result<OwnedFd, Refused> {
     let layers = sources.get(..room.layers).unwrap_or_default();
     let first = layers.first().ok_or(Errno::NOENT).step("find the root")?;
     // The uppermost directory of the root is a place to mount on that is there for sure.
-    let workshop = tmpfs(&[("mode", "0755"), ("size", &room.tmp_size.to_string())])?;
+    let workshop = tmpfs("0755", room.tmp_size)?;
     attach(&workshop, first).step_of(Feature::Namespaces, "mount a directory to work in")?;
     for name in ["root", "scaffold", "upper", "work"] {
         make_point(&workshop, name, true)?;
@@ -337,14 +356,15 @@ fn mount_proc(root: &OwnedFd) -> Result<(), Refused> {
 
 fn mount_tmp(root: &OwnedFd, size: u64) -> Result<(), Refused> {
     let point = resolve(root, Path::new("tmp")).step("mount /tmp")?;
-    let tmp = tmpfs(&[("mode", "1777"), ("size", &size.to_string())])?;
+    let tmp = tmpfs("1777", size)?;
     attach(&tmp, point).step("mount /tmp")
 }
 
 fn mount_dev(root: &OwnedFd, shared_memory: Option<u64>) -> Result<(), Refused> {
     let step = "mount /dev";
     let point = resolve(root, Path::new("dev")).step(step)?;
-    let dev = tmpfs(&[("mode", "0755")])?;
+    // Nothing but names is in it, and it is read-only in the end.
+    let dev = tmpfs("0755", 0)?;
     attach(&dev, point).step(step)?;
     for name in DEVICES {
         make_point(&dev, name, false)?;
@@ -366,7 +386,7 @@ fn mount_dev(root: &OwnedFd, shared_memory: Option<u64>) -> Result<(), Refused> 
     }
     if let Some(size) = shared_memory {
         make_point(&dev, "shm", true)?;
-        let shm = tmpfs(&[("mode", "1777"), ("size", &size.to_string())])?;
+        let shm = tmpfs("1777", size)?;
         rustix::mount::move_mount(
             &shm,
             "",
@@ -410,6 +430,15 @@ fn change_root(root: &OwnedFd) -> Result<(), Refused> {
     rustix::process::chdir("/").step(step)
 }
 
+/// Makes sure that `/proc` is what it should be, because it is where the box is closed: symlinks of
+/// an image, or a volume, may put something else there.
+fn check_proc() -> Result<(), Refused> {
+    match rustix::fs::statfs("/proc") {
+        Ok(found) if found.f_type == rustix::fs::PROC_SUPER_MAGIC => Ok(()),
+        _ => Err(Errno::BUSY).step("have /proc in the box, with a volume or an image in its way"),
+    }
+}
+
 /// Restricts a volume and all that is mounted below it.
 fn restrict(tree: &OwnedFd, writable: bool) -> Result<(), Refused> {
     let step = "restrict a volume";
@@ -419,7 +448,7 @@ fn restrict(tree: &OwnedFd, writable: bool) -> Result<(), Refused> {
     }
     remount(&path_of(tree), flags).step(step)?;
     let own = fs::canonicalize(path_of(tree)).step(step)?;
-    let table = fs::read_to_string("/proc/self/mountinfo").step(step)?;
+    let table = fs::read("/proc/self/mountinfo").step(step)?;
     for mount in mounts_below(&table, &own) {
         remount(&mount, flags).step(step)?;
     }
@@ -427,32 +456,34 @@ fn restrict(tree: &OwnedFd, writable: bool) -> Result<(), Refused> {
 }
 
 /// The mount points of a `mountinfo` that are truly below `path`: `proc_pid_mountinfo(5)`.
-fn mounts_below(table: &str, path: &Path) -> Vec<PathBuf> {
+fn mounts_below(table: &[u8], path: &Path) -> Vec<PathBuf> {
     table
-        .lines()
-        .filter_map(|line| line.split(' ').nth(4))
+        .split(|byte| *byte == b'\n')
+        .filter_map(|line| line.split(|byte| *byte == b' ').nth(4))
         .map(unescape)
         .filter(|point| point.starts_with(path) && point != path)
         .collect()
 }
 
 /// A path with its spaces, tabs, line feeds and backslashes, which are octal in tables.
-fn unescape(path: &str) -> PathBuf {
-    let mut parts = path.split('\\');
-    let mut plain = parts.next().unwrap_or_default().to_owned();
-    for part in parts {
-        match part.get(..3).map(|octal| u8::from_str_radix(octal, 8)) {
-            Some(Ok(byte)) if byte.is_ascii() => {
-                plain.push(char::from(byte));
-                plain.push_str(&part[3..]);
+fn unescape(path: &[u8]) -> PathBuf {
+    let mut plain = Vec::with_capacity(path.len());
+    let mut rest = path;
+    while let Some((byte, after)) = rest.split_first() {
+        let octal = after.get(..3).filter(|_| *byte == b'\\');
+        let octal = octal.and_then(|octal| std::str::from_utf8(octal).ok());
+        match octal.map(|octal| u8::from_str_radix(octal, 8)) {
+            Some(Ok(escaped)) => {
+                plain.push(escaped);
+                rest = &after[3..];
             }
             _ => {
-                plain.push('\\');
-                plain.push_str(part);
+                plain.push(*byte);
+                rest = after;
             }
         }
     }
-    PathBuf::from(plain)
+    PathBuf::from(OsString::from_vec(plain))
 }
 
 /// Takes away what `/proc` tells of the machine, and every way to change it.
@@ -529,7 +560,7 @@ mod tests {
 
     #[test]
     fn mounts_below_a_volume_are_found_by_whole_names() {
-        let table = "\
+        let table = b"\
 21 1 0:20 / / rw - overlay overlay rw
 22 21 8:1 /d /mnt/data ro - ext4 /dev/sda1 rw
 23 22 8:2 / /mnt/data/a\\040b\\134c rw - ext4 /dev/sda2 rw
@@ -550,7 +581,11 @@ mod tests {
             ("/a\\777", "/a\\777"),
             ("/a\\ü0", "/a\\ü0"),
         ] {
-            assert_eq!(unescape(written), PathBuf::from(expected), "{written}");
+            assert_eq!(
+                unescape(written.as_bytes()),
+                PathBuf::from(expected),
+                "{written}"
+            );
         }
     }
 }
