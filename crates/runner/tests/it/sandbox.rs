@@ -765,7 +765,19 @@ mod in_namespaces {
         let machine = Machine::probe(&stage(), scratch.path()).unwrap();
         machine.namespaces.unwrap();
         machine.overlay.unwrap();
-        assert_eq!(scratch.path().read_dir().unwrap().count(), 0);
+        let left: Vec<_> = scratch.path().read_dir().unwrap().flatten().collect();
+        assert_eq!(left.len(), 1, "{left:?}");
+
+        // It is not tried again while nothing has changed, with a program that could not do it.
+        let no_stage = PathBuf::from("/bin/true");
+        let machine = Machine::probe(&no_stage, scratch.path()).unwrap();
+        machine.overlay.unwrap();
+        std::fs::write(left[0].path(), "another boot").unwrap();
+        let machine = Machine::probe(&no_stage, scratch.path()).unwrap();
+        assert!(matches!(
+            machine.namespaces,
+            Err(SandboxError::NoStage { .. })
+        ));
     }
 
     #[tokio::test]
