@@ -90,6 +90,7 @@ fn what_is_relaxed_is_relaxed() {
         let place = Place::of(person);
         let image = place.build(&["python", "4.2.2"]);
         std::fs::write(place.path("home/recipe"), "500 g of rye").unwrap();
+        place.hand_over(&place.path("home/recipe"));
         let volume = format!("{}:/mnt/recipe", place.path("home/recipe").display());
         let writable = format!("{}:/mnt/home:rw", place.path("home").display());
         let flags = [

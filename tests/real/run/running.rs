@@ -58,7 +58,7 @@ impl Place {
     }
 
     /// Gives a tree to the person.
-    fn hand_over(&self, path: &Path) {
+    pub(super) fn hand_over(&self, path: &Path) {
         if self.person == Person::Root {
             return;
         }
