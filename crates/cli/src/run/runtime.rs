@@ -118,12 +118,15 @@ impl Runtime {
                     memory: Some(machine.memory),
                 });
             }
-            let error = anyhow::Error::new(error);
+            let error = anyhow::Error::new(error)
+                .hint("a static program that you trust runs without a box too: `--unsandboxed`");
+            // What was said last is shown first.
             return Err(match missing {
-                Some(missing) => error.context(missing.to_string()),
+                Some(missing) => error
+                    .context(missing.to_string())
+                    .hint(missing.remedies.join("; ")),
                 None => error.context("this machine cannot box the function in"),
-            })
-            .hint("a static program that you trust runs without a box too: `--unsandboxed`");
+            });
         }
         if let Err(error) = &machine.overlay {
             let reason = error

@@ -467,11 +467,15 @@ impl<E: Invocable> Shared<E> {
             }
             Err(reason) => Err(reason),
         };
-        for warming in std::mem::take(&mut roster.warming) {
+        let warming = std::mem::take(&mut roster.warming);
+        let is_told = !warming.is_empty();
+        for warming in warming {
             let _ = warming.send(outcome.clone());
         }
         if let Err(CannotStart(reason)) = outcome {
-            tracing::warn!(environment = number, reason, "environment did not start");
+            if !is_told {
+                tracing::warn!(environment = number, reason, "environment did not start");
+            }
             // It was started for one invocation, and that one is told. So as many fail as were tried,
             // and a machine that can make none does not try for ever.
             if let Some(waiting) = roster.waiting.pop_front() {

@@ -161,11 +161,6 @@ impl RootfsCache {
         })
     }
 
-    /// The directory that all directories of roots lie in.
-    pub(super) fn trees(&self) -> PathBuf {
-        self.root.join(TREES)
-    }
-
     /// Whether the layer is there. If so, it stays.
     pub fn has(&self, diff_id: DiffId, form: Form) -> Result<bool, CacheError> {
         Ok(self.hold(&Id::of_layer(diff_id, form))?.is_some())

@@ -45,9 +45,6 @@ pub struct Root {
     ///
     /// An image has up to 127 layers, whose paths do not fit into the page that `mount` takes.
     pub directories: Vec<PathBuf>,
-    /// The directory that they lie in. Every user may enter it and what is on the way from it to
-    /// them, which is not said of what it lies in: who gives up being root enters it before.
-    pub base: PathBuf,
     /// Where the mount points that were asked for are, in their order: absolute, there, and without
     /// a symlink on the way.
     pub mount_points: Vec<PathBuf>,
@@ -57,11 +54,10 @@ pub struct Root {
 }
 
 impl Root {
-    /// A root of these directories in `base`, which nothing keeps from being removed.
-    pub fn of(base: PathBuf, directories: Vec<PathBuf>) -> Self {
+    /// A root of these directories, which nothing keeps from being removed.
+    pub fn of(directories: Vec<PathBuf>) -> Self {
         Self {
             directories,
-            base,
             mount_points: Vec::new(),
             not_for_overlay: None,
             _held: Vec::new(),
@@ -149,7 +145,6 @@ impl RootfsCache {
         held.extend((0..merged.height()).map(|index| merged.kept(index)));
         Ok(Root {
             directories: held.iter().map(|kept| kept.files.clone()).collect(),
-            base: self.trees(),
             mount_points,
             not_for_overlay: None,
             _held: held,
@@ -174,7 +169,6 @@ impl RootfsCache {
         })?;
         Ok(Root {
             directories: vec![flat.files.clone()],
-            base: self.trees(),
             mount_points,
             not_for_overlay: None,
             _held: vec![flat],

@@ -139,7 +139,7 @@ fn conditions() -> String {
 
 fn try_box(program: &Path, scratch: &Path, directories: Vec<PathBuf>) -> Result<(), SandboxError> {
     let settings = Settings {
-        root: Arc::new(Root::of(scratch.to_owned(), directories)),
+        root: Arc::new(Root::of(directories)),
         writable_root: false,
         tmp_size: 1 << 20,
         shared_memory: None,

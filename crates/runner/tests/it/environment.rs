@@ -1576,7 +1576,7 @@ mod plain_processes {
 
     fn begin(timeout: Duration) -> (Environment, Arc<Lines>) {
         let settings = Settings {
-            root: Arc::new(Root::of("/".into(), vec!["/".into()])),
+            root: Arc::new(Root::of(vec!["/".into()])),
             writable_root: false,
             tmp_size: 16 << 20,
             shared_memory: None,

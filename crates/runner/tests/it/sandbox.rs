@@ -23,7 +23,7 @@ const PATIENCE: Duration = Duration::from_mins(1);
 
 fn settings(directories: Vec<PathBuf>) -> Settings {
     Settings {
-        root: Arc::new(Root::of("/".into(), directories)),
+        root: Arc::new(Root::of(directories)),
         writable_root: false,
         tmp_size: 16 << 20,
         shared_memory: None,
@@ -797,7 +797,7 @@ mod in_namespaces {
         });
         let mut directories = settings.root.directories.clone();
         directories.push(odd);
-        settings.root = Arc::new(Root::of(std::env::temp_dir(), directories));
+        settings.root = Arc::new(Root::of(directories));
         let mut sandbox = namespaces::start(&settings).unwrap();
         let (_, output) = run(&mut sandbox, shell("cat /file /mnt/*/file")).await;
         assert_eq!(output, "readread");
@@ -841,7 +841,7 @@ mod in_namespaces {
         let mut settings = root.settings();
         let file = root.upper().join("file");
         std::fs::write(&file, "").unwrap();
-        settings.root = Arc::new(Root::of("/".into(), vec![root.upper(), file]));
+        settings.root = Arc::new(Root::of(vec![root.upper(), file]));
         let error = namespaces::start(&settings).unwrap_err();
         assert_eq!(error.to_string(), "could not mount the root by overlay");
         assert_eq!(error.missing().unwrap().feature, Feature::Overlay);
