@@ -33,10 +33,10 @@ fn fifty_at_once_all_get_their_own_answer() {
         let told = ask_often(&running.url, 50, 1, &event);
         assert_eq!(told["answers"], 50, "{told}");
         assert_eq!(told["wrong"], 0, "{told}");
-        // Each had a process that was not another's at that time, and no more than allowed.
         let log = running.log();
         assert_eq!(log.matches("START RequestId").count(), 50);
-        assert_eq!(log.matches("Init Duration").count(), 6, "{log}");
+        let started = log.matches("Init Duration").count();
+        assert!((2..=6).contains(&started), "{started} environments\n{log}");
     }
 }
 
@@ -64,17 +64,13 @@ fn idle_environments_end() {
         let image = place.build(&["python", "4.2.2"]);
         let flags = ["--concurrency", "3", "--idle", "1", "--timeout", "60"];
         let running = place.run(&image, &flags);
-        let told = ask_often(&running.url, 3, 1, &json!({ "do": "sleep", "seconds": 1 }));
+        let told = ask_often(&running.url, 3, 1, &json!({ "do": "sleep", "seconds": 4 }));
         assert_eq!(told["answers"], 3);
-        let tree = || descendants(running.child.id());
-        let most = tree();
+        assert!(running.log().matches("Init Duration").count() > 1);
+        // What one environment is: the two stages and the function.
         let until = std::time::Instant::now() + PATIENCE;
-        while tree() * 2 > most {
-            assert!(
-                std::time::Instant::now() < until,
-                "{} of {most} processes stay",
-                tree()
-            );
+        while descendants(running.child.id()) > 3 {
+            assert!(std::time::Instant::now() < until, "the idle do not end");
             std::thread::sleep(std::time::Duration::from_millis(50));
         }
         running.post("{}").success();
