@@ -289,6 +289,20 @@ def handler(event, context):
 }
 
 #[test]
+fn an_oci_runtime_opens_the_door() {
+    let place = Place::of(Person::Nobody);
+    let image = place.build(&["python", "4.2.2"]);
+    let mark = format!("of-runc-{}", std::process::id());
+    let variable = format!("TRIAL_MARK={mark}");
+    let running = place.run(&image, &["--runtime", "runc", "-e", &variable]);
+    let look = running.post(r#"{"do":"look"}"#).success();
+    assert_eq!([&look["user"], &look["group"]], [&json!(993), &json!(990)]);
+    assert_eq!(look["shm"], false);
+    assert_eq!(running.interrupt(), Some(130));
+    assert_nothing_left(&place, &mark);
+}
+
+#[test]
 fn a_machine_without_user_namespaces_is_told_what_is_missing() {
     let place = Place::of(Person::Nobody);
     let image = place.build(&["python", "4.2.2"]);

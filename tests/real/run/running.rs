@@ -1,7 +1,7 @@
 //! A function that runs here, and ways to ask it.
 
 use std::collections::BTreeMap;
-use std::ffi::OsStr;
+use std::ffi::{OsStr, OsString};
 use std::fs;
 use std::io::{BufRead as _, BufReader, Write as _};
 use std::os::unix::fs::{PermissionsExt as _, chown};
@@ -131,7 +131,7 @@ impl Place {
         };
         command
             .env_clear()
-            .env("PATH", std::env::var_os("PATH").unwrap_or_default())
+            .env("PATH", search_path())
             .env("HOME", self.path("home"))
             .env("TRIAL_SECRET", "of the host")
             .current_dir(self.path("home"));
@@ -177,6 +177,13 @@ impl Place {
         }
         running
     }
+}
+
+/// The `PATH` of the tests, with what Debian keeps for root: runc is there.
+fn search_path() -> OsString {
+    let mut path = std::env::var_os("PATH").unwrap_or_default();
+    path.push(":/usr/sbin:/sbin");
+    path
 }
 
 /// A number that no other caller of this process gets.

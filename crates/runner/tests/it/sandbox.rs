@@ -283,6 +283,9 @@ mod in_namespaces {
     async fn nothing_of_this_machine_is_in_reach() {
         let root = TwoDirectories::new();
         let mut sandbox = namespaces::start(&root.settings()).unwrap();
+        // One of the scripts below must fail for another reason than that it is not there.
+        let (exit, said) = run(&mut sandbox, shell("perl -e 'exit 0'")).await;
+        assert_eq!(exit, Exit::Code(0), "perl is needed: {said}");
         let here = root.directory.path().display().to_string();
         let own = std::process::id();
         for script in [
