@@ -1,14 +1,12 @@
 //! The symlinks of a base, read out of its layers.
 
 use anyhow::{Context as _, Result};
-use futures_util::TryStreamExt as _;
-use tierce_image::{BaseImage, Blob, Layer};
+use tierce_image::{BaseImage, Layer};
 use tierce_layer::{BaseLinks, Compression, Limits, read_links};
 use tierce_oci::MediaType;
 
-use crate::background::in_background;
+use crate::layer_stream::read_layer;
 use crate::output::Output;
-use crate::pieces_reader::PiecesReader;
 use crate::places::Places;
 
 /// Learns the symlinks of a base from its layers, which are read once: the links are kept.
@@ -51,27 +49,11 @@ async fn read_layer_links(
         _ => Compression::Gzip,
     };
     output.step(&format!("reading the symlinks of {}", descriptor.digest));
-    let ignore = |_| ();
-    let blob = Blob::new(descriptor, &layer.content, places.blobs(), &ignore);
-    let mut stream = blob.open().await?;
-    let (sender, pieces) = PiecesReader::new();
-    let reader = in_background(move |_| {
+    read_layer(layer, places, &|_| (), move |pieces| {
         read_links(pieces, compression, Limits::default(), |record| {
             links.apply(&record)
         })?;
         Ok(links)
-    });
-    let feeder = async move {
-        while let Some(piece) = stream.try_next().await? {
-            // The reader ends first when it finds something wrong.
-            if sender.send(piece).await.is_err() {
-                break;
-            }
-        }
-        Ok::<_, anyhow::Error>(())
-    };
-    let (fed, links) = futures_util::future::join(feeder, reader).await;
-    // A layer that is not what it claims is the first cause of whatever was read out of it.
-    fed?;
-    links
+    })
+    .await
 }

@@ -9,8 +9,7 @@ use std::path::{Path, PathBuf};
 use std::sync::{Arc, Mutex, PoisonError};
 
 use anyhow::{Context as _, Result};
-use futures_util::TryStreamExt as _;
-use tierce_image::{Blob, Image, Layer};
+use tierce_image::{Image, Layer};
 use tierce_lambda::{
     BaseFacts, Collector, DirectoryFacts, EntryKind, Gathering, LayerFacts, Packing, RawEntry,
     RawPath, ReadRange,
@@ -22,9 +21,8 @@ use tierce_layer::{
 };
 use tierce_oci::{Digest, MediaType};
 
-use crate::background::in_background;
-use crate::output::{Output, describe_size};
-use crate::pieces_reader::PiecesReader;
+use crate::layer_stream::read_layer_with_bar;
+use crate::output::Output;
 use crate::places::Places;
 use crate::records;
 
@@ -248,7 +246,7 @@ pub(crate) async fn read_layer_facts(
         let facts = match cache.read(&digest) {
             Some(facts) => facts,
             None => {
-                let facts = read_layer(layer, places, output)
+                let facts = read_facts(layer, places, output)
                     .await
                     .with_context(|| format!("could not read layer {digest}"))?;
                 cache.keep(&digest, facts, places.scratch()?)
@@ -260,39 +258,15 @@ pub(crate) async fn read_layer_facts(
 }
 
 /// Reads one layer as a stream.
-async fn read_layer(layer: &Layer, places: &Places, output: Output) -> Result<LayerFacts> {
-    let descriptor = &layer.descriptor;
-    let size = describe_size(descriptor.size);
-    let text = format!("reading {} ({size})", descriptor.digest);
-    places.bars().suspend(|| output.step(&text));
-    let bar = places
-        .bars()
-        .add(descriptor.size, &descriptor.digest.short());
-    let show = |count: u64| bar.inc(count);
-    let blob = Blob::new(descriptor, &layer.content, places.blobs(), &show);
-    let mut stream = blob.open().await?;
-    let (sender, pieces) = PiecesReader::new();
-    let reader = in_background(move |_| {
+async fn read_facts(layer: &Layer, places: &Places, output: Output) -> Result<LayerFacts> {
+    read_layer_with_bar("reading", layer, places, output, |pieces| {
         let mut collector = Collector::default();
         let read = read_members(pieces, Limits::default(), |member, content| {
             collector.add(entry_of(member), content)
         })?;
         Ok(collector.finish(read.uncompressed_size, packing(read.compression)))
-    });
-    let feeder = async move {
-        while let Some(piece) = stream.try_next().await? {
-            // The reader ends first when it finds something wrong.
-            if sender.send(piece).await.is_err() {
-                break;
-            }
-        }
-        Ok::<_, anyhow::Error>(())
-    };
-    let (fed, facts) = futures_util::future::join(feeder, reader).await;
-    bar.finish_and_clear();
-    // A layer that is not what it claims is the first cause of whatever was read out of it.
-    fed?;
-    facts
+    })
+    .await
 }
 
 fn entry_of(member: LayerMember) -> RawEntry {

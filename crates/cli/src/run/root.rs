@@ -6,15 +6,15 @@ use std::time::{Duration, SystemTime};
 
 use anyhow::{Context as _, Result};
 use futures_util::{StreamExt as _, TryStreamExt as _};
-use tierce_image::{Blob, Content, Image, Layer};
+use tierce_image::{Content, Image, Layer};
 use tierce_layer::Limits;
 use tierce_runner::rootfs::{CacheError, Form, MountKind, MountPoint, Pruned, Root, RootfsCache};
 use tokio::sync::mpsc;
 
 use crate::background::in_background;
 use crate::environment::Environment;
+use crate::layer_stream::read_layer_with_bar;
 use crate::output::{Output, describe_size};
-use crate::pieces_reader::PiecesReader;
 use crate::places::{Places, processors};
 
 /// Where unpacked layers are, below the cache directory. The name counts up with their format.
@@ -180,36 +180,12 @@ async fn unpack_layer(
     places: &Places,
     output: Output,
 ) -> Result<()> {
-    let descriptor = &layer.descriptor;
-    let size = describe_size(descriptor.size);
-    let text = format!("unpacking {} ({size})", descriptor.digest);
-    places.bars().suspend(|| output.step(&text));
-    let bar = places
-        .bars()
-        .add(descriptor.size, &descriptor.digest.short());
-    let show = |count: u64| bar.inc(count);
-    let blob = Blob::new(descriptor, &layer.content, places.blobs(), &show);
-    let mut stream = blob.open().await?;
-    let (sender, pieces) = PiecesReader::new();
     let diff_id = layer.diff_id;
-    let reader = in_background(move |_| {
+    read_layer_with_bar("unpacking", layer, places, output, move |pieces| {
         let unpacked = cache.unpack(diff_id, form, pieces, Limits::default());
         drop(working);
         unpacked?;
         Ok(())
-    });
-    let feeder = async move {
-        while let Some(piece) = stream.try_next().await? {
-            // The reader ends first when it finds something wrong.
-            if sender.send(piece).await.is_err() {
-                break;
-            }
-        }
-        Ok::<_, anyhow::Error>(())
-    };
-    let (fed, unpacked) = futures_util::future::join(feeder, reader).await;
-    bar.finish_and_clear();
-    // A layer that is not what it claims is the first cause of whatever was read out of it.
-    fed?;
-    unpacked
+    })
+    .await
 }
