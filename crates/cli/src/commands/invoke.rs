@@ -18,9 +18,8 @@ use crate::environment::Environment;
 use crate::interrupt::Interrupt;
 use crate::output::{LogStyle, Output};
 use crate::run::arguments::{EventArgument, InvokeArguments, PORT, RunSource};
-use crate::run::function::Surroundings;
 use crate::run::prepare::{Preparation, Subject};
-use crate::run::session::{Boxes, Session, SessionSettings, endpoint, listen};
+use crate::run::session::{Session, SessionSettings, endpoint, listen, settle};
 
 /// Runs `tierce invoke`.
 pub(crate) async fn invoke(
@@ -106,10 +105,8 @@ async fn invoke_once(
 ) -> Result<()> {
     let subject = Subject::of(source, output)?;
     let prepared = async {
-        let boxes = Boxes::new(&arguments.function, environment, output).await?;
-        let name = &arguments.function_name;
-        let surroundings = Surroundings::settle(
-            name,
+        let (boxes, surroundings) = settle(
+            &arguments.function_name,
             &arguments.function,
             &arguments.registry,
             environment,

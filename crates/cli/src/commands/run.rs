@@ -15,9 +15,8 @@ use crate::environment::Environment;
 use crate::interrupt::Interrupt;
 use crate::output::Output;
 use crate::run::arguments::RunArguments;
-use crate::run::function::Surroundings;
 use crate::run::prepare::{Preparation, Prepared, Subject};
-use crate::run::session::{Boxes, Session, SessionSettings, endpoint, listen};
+use crate::run::session::{Session, SessionSettings, endpoint, listen, settle};
 use crate::run::watch::Watch;
 
 /// Runs `tierce run`.
@@ -39,19 +38,13 @@ pub(crate) async fn run(
         (_, false) => None,
     };
     let listener = listen(arguments.listen, arguments.port)?;
-    let settled = async {
-        let boxes = Boxes::new(&arguments.function, environment, output).await?;
-        let name = &arguments.name;
-        let surroundings = Surroundings::settle(
-            name,
-            &arguments.function,
-            &arguments.registry,
-            environment,
-            output,
-        )
-        .await?;
-        Ok((boxes, surroundings))
-    };
+    let settled = settle(
+        &arguments.name,
+        &arguments.function,
+        &arguments.registry,
+        environment,
+        output,
+    );
     let Some((boxes, surroundings)) = unless_interrupted(interrupt, settled).await? else {
         return Ok(());
     };

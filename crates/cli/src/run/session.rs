@@ -10,11 +10,13 @@ use tierce_runner::function::Function;
 use tierce_runner::invoke::{CannotStart, Door, DoorSettings, MakeEnvironment, Pool, PoolSettings};
 use tierce_runner::sandbox::{Network, Settings, Volume};
 
+use crate::arguments::RegistryArguments;
 use crate::background::in_background;
 use crate::diagnostic::Hinted as _;
 use crate::environment::Environment;
 use crate::output::Output;
-use crate::run::arguments::{FunctionArguments, NetworkArgument};
+use crate::run::arguments::{FunctionArguments, FunctionName, NetworkArgument};
+use crate::run::function::Surroundings;
 use crate::run::log::Log;
 use crate::run::prepare::Prepared;
 use crate::run::runtime::Runtime;
@@ -111,6 +113,19 @@ pub(crate) fn endpoint(address: SocketAddr) -> String {
     format!("http://{}", SocketAddr::new(host, address.port()))
 }
 
+/// Settles what boxes are like, and what the function named `name` is told of where it is.
+pub(crate) async fn settle(
+    name: &FunctionName,
+    arguments: &FunctionArguments,
+    registry: &RegistryArguments,
+    environment: &Environment,
+    output: Output,
+) -> Result<(Boxes, Surroundings)> {
+    let boxes = Boxes::new(arguments, environment, output).await?;
+    let surroundings = Surroundings::settle(name, arguments, registry, environment, output).await?;
+    Ok((boxes, surroundings))
+}
+
 /// What makes the environments of a function.
 #[derive(Debug, Clone)]
 pub(crate) struct Boxes {
@@ -167,7 +182,7 @@ const GROUP: u32 = 990;
 
 impl Boxes {
     /// Works out what boxes are like, and finds out what this machine can make.
-    pub(crate) async fn new(
+    async fn new(
         arguments: &FunctionArguments,
         environment: &Environment,
         output: Output,
