@@ -1,5 +1,6 @@
 //! Several layers seen as one tree, by the rules of overlayfs and the image specification.
 
+use std::collections::BTreeSet;
 use std::io;
 use std::sync::Arc;
 
@@ -221,6 +222,19 @@ impl Merged {
             Some((path, layers)) => Resolved::There(path, Seen::Directory(layers)),
             None => Resolved::There(Vec::new(), self.root()),
         })
+    }
+
+    /// Names in the directory `path` of all these layers, in their order, deletions apart.
+    pub(super) fn all_names(
+        &mut self,
+        layers: &[usize],
+        path: &[u8],
+    ) -> Result<BTreeSet<Vec<u8>>, FileError> {
+        let mut names = BTreeSet::new();
+        for &index in layers {
+            names.extend(self.names(index, path)?);
+        }
+        Ok(names)
     }
 
     /// Names in the directory `path` of one layer, deletions apart.

@@ -189,10 +189,7 @@ impl RootfsCache {
         let Resolved::There(path, Seen::Directory(seen_in)) = resolved else {
             return Ok(Vec::new());
         };
-        let mut names = BTreeSet::new();
-        for &index in &seen_in {
-            names.extend(merged.names(index, &path)?);
-        }
+        let names = merged.all_names(&seen_in, &path)?;
         let mut files = Vec::new();
         for name in names {
             let whole = join(&path, &name);
@@ -699,10 +696,7 @@ fn flatten_into(
     let all = (0..merged.height()).collect::<Vec<_>>();
     let mut left = vec![(Vec::new(), all)];
     while let Some((directory, layers)) = left.pop() {
-        let mut names = BTreeSet::new();
-        for &index in &layers {
-            names.extend(merged.names(index, &directory)?);
-        }
+        let names = merged.all_names(&layers, &directory)?;
         let mut below = Vec::new();
         for name in names {
             let path = join(&directory, &name);
