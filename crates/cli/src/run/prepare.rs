@@ -59,7 +59,17 @@ impl Subject {
                 ));
                 Ok(Self::Context(folder.clone()))
             }
-            RunSource::Either(_, image) | RunSource::Image(image) => Ok(Self::Image(image.clone())),
+            RunSource::Either(folder, image) => {
+                if folder.is_dir() {
+                    let shown = folder.display();
+                    output.step(&format!(
+                        "the folder `{shown}` has no tierce.toml, so `{shown}` is taken for an image; \
+                         `tierce init {shown}` writes one"
+                    ));
+                }
+                Ok(Self::Image(image.clone()))
+            }
+            RunSource::Image(image) => Ok(Self::Image(image.clone())),
         }
     }
 }
