@@ -62,7 +62,7 @@ impl Subject {
             RunSource::Either(folder, image) => {
                 if folder.is_dir() {
                     let shown = folder.display();
-                    output.step(&format!(
+                    output.note(&format!(
                         "the folder `{shown}` has no tierce.toml, so `{shown}` is taken for an image; \
                          `tierce init {shown}` writes one"
                     ));
