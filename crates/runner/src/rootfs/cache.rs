@@ -110,6 +110,18 @@ pub(super) struct Kept {
     _lock: Option<OwnedFd>,
 }
 
+impl Kept {
+    /// A tree that is still being made in `files`, to be looked at beside others.
+    pub(super) fn in_the_making(files: PathBuf) -> Self {
+        Self {
+            files,
+            note: Note::default(),
+            deletions: false,
+            _lock: None,
+        }
+    }
+}
+
 /// The content of the file `note`.
 #[derive(Debug, Serialize, Deserialize)]
 struct Record {

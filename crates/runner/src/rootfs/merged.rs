@@ -28,6 +28,13 @@ pub(super) enum Seen {
     File(FileAt),
 }
 
+impl Seen {
+    /// Whether it is a symlink.
+    pub(super) fn is_symlink(&self) -> bool {
+        matches!(self, Self::File(file) if file.kind == FileType::Symlink)
+    }
+}
+
 /// A file, symlink or other of a layer.
 #[derive(Debug, Clone, Copy, PartialEq, Eq)]
 pub(super) struct FileAt {
@@ -98,6 +105,28 @@ impl Merged {
             }
         }
         Ok((!seen.is_empty()).then_some(Seen::Directory(seen)))
+    }
+
+    /// What is seen at `path`, on which no symlink is followed.
+    pub(super) fn seen_at(&mut self, path: &[u8]) -> Result<Option<Seen>, FileError> {
+        let mut seen = self.root();
+        let mut at = Vec::new();
+        for name in components(path) {
+            let Seen::Directory(layers) = seen else {
+                return Ok(None);
+            };
+            at = join(&at, name);
+            match self.see(&layers, &at)? {
+                Some(below) => seen = below,
+                None => return Ok(None),
+            }
+        }
+        Ok(Some(seen))
+    }
+
+    /// Whether one layer has a directory at `path`.
+    pub(super) fn is_directory_of(&mut self, layer: usize, path: &[u8]) -> Result<bool, FileError> {
+        Ok(self.kind(layer, path)? == Some(FileType::Directory))
     }
 
     /// Whether a layer is there to delete, and deletes `path`.

@@ -102,6 +102,17 @@ pub enum StackError {
         /// What it names.
         target: String,
     },
+    /// Symlinks of the layers below lead two members of a layer to one place.
+    #[error(
+        "the layer {layer} cannot be used: behind symlinks of the layers below, `{path}` is both a \
+         directory and none in it"
+    )]
+    Collision {
+        /// The layer.
+        layer: DiffId,
+        /// Where both lead.
+        path: String,
+    },
     /// Nothing can be mounted there.
     #[error("nothing can be mounted at `{path}` of the image: {problem}", path = path.display())]
     MountPoint {
@@ -208,21 +219,29 @@ impl RootfsCache {
             let layer = self.hold(&Id::of_layer(*diff_id, form))?;
             let layer = layer.ok_or(StackError::NotUnpacked(*diff_id))?;
             let chain = &layers[..=index];
-            let merged = || Merged::new(below.iter().rev().cloned());
             let note = &layer.note;
             let deletes = !note.whiteouts.is_empty() || !note.emptied.is_empty();
             let deletions = if deletes && index > 0 {
                 let id = Id::of_top(Kind::Deletions, chain, form);
-                let make = |files: &Path| delete_into(files, &mut merged()?, &layer, form);
+                let make = |files: &Path| {
+                    let mut below = Merged::new(below.iter().rev().cloned())?;
+                    delete_into(files, &mut below, &layer, form)
+                };
                 Some(self.hold_or_make(&id, make)?)
             } else {
                 None
             };
             // Deletions come before all that the layer has.
-            let left = || Merged::new(deletions.iter().chain(below.iter().rev()).cloned());
-            let layer = if index > 0 && lies_behind_symlinks(note, &mut left()?)? {
+            let left: Vec<_> = deletions
+                .iter()
+                .chain(below.iter().rev())
+                .cloned()
+                .collect();
+            let layer = if index > 0
+                && lies_behind_symlinks(note, &mut Merged::new(left.iter().cloned())?)?
+            {
                 let id = Id::of_top(Kind::Fitted, chain, form);
-                let make = |files: &Path| fit_into(files, &mut left()?, &layer, form);
+                let make = |files: &Path| fit_into(files, left.clone(), &layer, form, *diff_id);
                 self.hold_or_make(&id, make)?
             } else {
                 layer
@@ -232,7 +251,15 @@ impl RootfsCache {
                 None
             } else {
                 let id = Id::of_top(Kind::Links, chain, form);
-                let make = |files: &Path| link_into(files, &mut merged()?, note, form, *diff_id);
+                let make = |files: &Path| {
+                    // A symlink of the layers below may lead back into the layer.
+                    let own = std::iter::once(&layer).chain(&left);
+                    let mut views = [
+                        Merged::new(own.cloned())?,
+                        Merged::new(below.iter().rev().cloned())?,
+                    ];
+                    link_into(files, &mut views, note, form, *diff_id)
+                };
                 Some(self.hold_or_make(&id, make)?)
             };
             let deletions = deletions.filter(|deletions| !deletions.note.whiteouts.is_empty());
@@ -553,71 +580,73 @@ fn lies_behind_symlinks(note: &Note, below: &mut Merged) -> Result<bool, FileErr
         let Some(layers) = directory_layers(below, &mut seen, split(path).0)? else {
             continue;
         };
-        if leads_away(note, below, &layers, path, path)? {
+        if below
+            .see(&layers, path)?
+            .is_some_and(|seen| seen.is_symlink())
+        {
             return Ok(true);
         }
     }
     Ok(false)
 }
 
-/// Whether the layer's directory `path` is a symlink at `at` in the layers below, to be followed.
-fn leads_away(
-    note: &Note,
-    below: &mut Merged,
-    layers: &[usize],
-    path: &[u8],
-    at: &[u8],
-) -> Result<bool, FileError> {
-    if !note.undescribed.contains(path) {
-        return Ok(false);
-    }
-    Ok(matches!(
-        below.see(layers, at)?,
-        Some(Seen::File(FileAt {
-            kind: FileType::Symlink,
-            ..
-        }))
-    ))
-}
-
-/// Puts the files of a layer where symlinks of the layers below lead.
+/// Puts the members of a layer where they would be had the layer been unpacked over those below.
+///
+/// The order that they had in the archive is no longer known. Symlinks come first, so that what the
+/// layer has behind its own is led by them, then directories, then files.
 fn fit_into(
     files: &Path,
-    below: &mut Merged,
+    below: Vec<Arc<Kept>>,
     layer: &Arc<Kept>,
     form: Form,
+    diff_id: DiffId,
 ) -> Result<Note, StackError> {
     let default = undescribed(form);
     let mut own = Merged::new([Arc::clone(layer)])?;
     let mut tree = NewTree::new(files)?;
+    let made = Arc::new(Kept::in_the_making(files.to_owned()));
+    let mut over = Merged::new(std::iter::once(made).chain(below))?;
     let mut note = Note::default();
     let mut described = BTreeSet::new();
-    // Where each directory went.
-    let mut places = BTreeMap::from([(Vec::new(), Vec::new())]);
-    let mut left = vec![(Vec::new(), Vec::new())];
-    while let Some((directory, place)) = left.pop() {
-        for name in own.names(0, &directory)? {
-            let path = join(&directory, &name);
-            let at = join(&place, &name);
-            match own.see(&[0], &path)? {
-                Some(Seen::Directory(_)) => {
-                    let to = place_behind_symlink(&layer.note, below, &path, &at)?;
-                    match own.attributes(&[0], &path)? {
-                        Some(attributes) => {
-                            tree.undescribed(split(&to).0, default, &mut note)?;
-                            tree.directory(&to, attributes)?;
-                            described.insert(NotePath(to.clone()));
+    let mut places = BTreeMap::new();
+    for turn in [Turn::Symlinks, Turn::Directories, Turn::Files] {
+        // What came in the last turn may lead elsewhere.
+        places = BTreeMap::from([(Vec::new(), Vec::new())]);
+        let mut left = vec![Vec::new()];
+        while let Some(directory) = left.pop() {
+            for name in own.all_names(&[0], &directory)? {
+                let path = join(&directory, &name);
+                let at = join(&places[&directory], &name);
+                match own.see(&[0], &path)? {
+                    Some(Seen::Directory(_)) => {
+                        let attributes = own.attributes(&[0], &path)?;
+                        let at = match attributes {
+                            Some(_) => at,
+                            None => behind_symlinks(&mut over, at)?,
+                        };
+                        if let Some(Seen::File(FileAt { layer: 0, .. })) = over.seen_at(&at)? {
+                            return Err(collision(diff_id, &at));
                         }
-                        None => tree.undescribed(&to, default, &mut note)?,
+                        if let (Turn::Directories, Some(attributes)) = (turn, attributes) {
+                            tree.undescribed(split(&at).0, default, &mut note)?;
+                            tree.directory(&at, attributes)?;
+                            described.insert(NotePath(at.clone()));
+                            if let Some(closed) = layer.note.closed.get(&*path) {
+                                note.closed.insert(NotePath(at.clone()), *closed);
+                            }
+                        }
+                        places.insert(path.clone(), at);
+                        left.push(path);
                     }
-                    if let Some(closed) = layer.note.closed.get(&*path) {
-                        note.closed.insert(NotePath(to.clone()), *closed);
+                    Some(Seen::File(file)) if turn == Turn::of(file) => {
+                        tree.undescribed(split(&at).0, default, &mut note)?;
+                        if over.is_directory_of(0, &at)? {
+                            return Err(collision(diff_id, &at));
+                        }
+                        tree.link(&at, &mut own, file, &path)?;
                     }
-                    places.insert(path.clone(), to.clone());
-                    left.push((path, to));
+                    Some(Seen::File(_)) | None => {}
                 }
-                Some(Seen::File(file)) => tree.link(&at, &mut own, file, &path)?,
-                None => {}
             }
         }
     }
@@ -633,35 +662,50 @@ fn fit_into(
     Ok(note)
 }
 
-/// Where the layer's directory `path`, which would be at `at`, is when symlinks of the layers below
-/// are followed.
-fn place_behind_symlink(
-    note: &Note,
-    below: &mut Merged,
-    path: &[u8],
-    at: &[u8],
-) -> Result<Vec<u8>, FileError> {
-    let layers = match below.resolve(split(at).0, false)? {
-        Resolved::There(found, Seen::Directory(layers)) if found == split(at).0 => layers,
-        _ => return Ok(at.to_vec()),
-    };
-    if !leads_away(note, below, &layers, path, at)? {
-        return Ok(at.to_vec());
+/// When a member comes to its place.
+#[derive(Debug, Clone, Copy, PartialEq, Eq)]
+enum Turn {
+    Symlinks,
+    Directories,
+    Files,
+}
+
+impl Turn {
+    fn of(file: FileAt) -> Self {
+        match file.kind {
+            FileType::Symlink => Self::Symlinks,
+            _ => Self::Files,
+        }
     }
-    Ok(match below.resolve(at, true)? {
+}
+
+/// Where a directory is that no member describes and that is at `path` unless a symlink is there.
+fn behind_symlinks(over: &mut Merged, path: Vec<u8>) -> Result<Vec<u8>, FileError> {
+    if !over.seen_at(&path)?.is_some_and(|seen| seen.is_symlink()) {
+        return Ok(path);
+    }
+    Ok(match over.resolve(&path, true)? {
         Resolved::There(found, Seen::Directory(_)) => found,
         Resolved::Missing(found, missing) => {
             missing.iter().fold(found, |found, name| join(&found, name))
         }
         // It leads to no directory: the layer's takes its place.
-        _ => at.to_vec(),
+        _ => path,
     })
 }
 
-/// Puts what hardlinks of a layer name in the layers below into `files`.
+fn collision(layer: DiffId, path: &[u8]) -> StackError {
+    StackError::Collision {
+        layer,
+        path: readable(path),
+    }
+}
+
+/// Puts what hardlinks of a layer name in the layers below into `files`: what the first of `views`
+/// that has a file there has.
 fn link_into(
     files: &Path,
-    merged: &mut Merged,
+    views: &mut [Merged],
     layer: &Note,
     form: Form,
     diff_id: DiffId,
@@ -670,15 +714,22 @@ fn link_into(
     let mut tree = NewTree::new(files)?;
     let attributes = undescribed(form);
     for (NotePath(path), NotePath(target)) in &layer.links {
-        let Resolved::There(found, Seen::File(file)) = merged.resolve(target, false)? else {
+        tree.undescribed(split(path).0, attributes, &mut note)?;
+        let mut linked = false;
+        for view in &mut *views {
+            if let Resolved::There(found, Seen::File(file)) = view.resolve(target, false)? {
+                tree.link(path, view, file, &found)?;
+                linked = true;
+                break;
+            }
+        }
+        if !linked {
             return Err(StackError::Hardlink {
                 layer: diff_id,
                 path: readable(path),
                 target: readable(target),
             });
-        };
-        tree.undescribed(split(path).0, attributes, &mut note)?;
-        tree.link(path, merged, file, &found)?;
+        }
         note.entries += 1;
     }
     tree.finish(attributes)?;

@@ -489,6 +489,83 @@ fn members_go_where_symlinks_of_lower_layers_lead() {
 }
 
 #[test]
+fn symlinks_of_lower_layers_may_lead_back_into_the_layer() {
+    let directory = "755 directory";
+    for (name, layers, expected) in [
+        (
+            "to a symlink of it",
+            [
+                vec![Symlink("c", "b")],
+                vec![Symlink("b", "/a/c"), Directory("c/a", 0o755)],
+            ],
+            lines(&[
+                ("a", directory),
+                ("a/c", directory),
+                ("a/c/a", directory),
+                ("b", "-> /a/c"),
+                ("c", "-> b"),
+            ]),
+        ),
+        (
+            "and a symlink behind one of them leads a directory of it",
+            [
+                vec![Symlink("a", "b")],
+                vec![Symlink("a/c", "a"), Directory("b/c/a", 0o755)],
+            ],
+            lines(&[
+                ("a", "-> b"),
+                ("b", directory),
+                ("b/a", directory),
+                ("b/a/a", directory),
+                ("b/c", "-> a"),
+            ]),
+        ),
+        (
+            "to what a hardlink names",
+            [
+                vec![Symlink("c", "b")],
+                vec![File("b/c", 0o644, "own"), Link("a", "c/c")],
+            ],
+            lines(&[
+                ("a", "644 own"),
+                ("b", directory),
+                ("b/c", "644 own"),
+                ("c", "-> b"),
+            ]),
+        ),
+    ] {
+        let bench = Bench::new();
+        let ids = bench.unpack_all(&layers);
+        let flat = bench.cache.flatten(&ids, Form::AsPacked, &[]).unwrap();
+        assert_eq!(listing(&flat.directories[0]), expected, "{name}");
+        let stacked = bench.cache.stack(&ids, Form::AsPacked, &[]).unwrap();
+        let seen = seen_by_find("", &flat.directories[0]);
+        assert_eq!(seen_in_overlay(&stacked), seen, "{name}");
+    }
+}
+
+#[test]
+fn a_file_where_symlinks_lead_a_directory_is_refused_by_name() {
+    for layer in [
+        vec![File("b/x", 0o644, ""), Directory("c/x/y", 0o755)],
+        vec![File("c/x", 0o644, ""), Directory("b/x", 0o755)],
+    ] {
+        let bench = Bench::new();
+        let ids = bench.unpack_all(&[vec![Symlink("c", "b")], layer]);
+        let error = bench.cache.stack(&ids, Form::AsPacked, &[]).unwrap_err();
+        assert_eq!(
+            error.to_string(),
+            format!(
+                "the layer {} cannot be used: behind symlinks of the layers below, `b/x` is both a \
+                 directory and none in it",
+                ids[1]
+            )
+        );
+        assert_eq!(bench.begun(), 0);
+    }
+}
+
+#[test]
 fn a_deleted_symlink_leads_nowhere() {
     let bench = Bench::new();
     let root = bench.flat(&[

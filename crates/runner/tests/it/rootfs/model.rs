@@ -31,8 +31,8 @@ fn parent(path: &str) -> &str {
     path.rsplit_once('/').map_or("", |(parent, _)| parent)
 }
 
-/// Follows symlinks; what is missing is taken as it is.
-fn follow(tree: &Tree, path: &str) -> Result<String, Unclear> {
+/// Follows symlinks, which are added to `through`; what is missing is taken as it is.
+fn follow(tree: &Tree, path: &str, through: &mut BTreeSet<String>) -> Result<String, Unclear> {
     let mut left: Vec<String> = path.split('/').rev().map(str::to_owned).collect();
     let mut way: Vec<String> = Vec::new();
     let mut links = 0;
@@ -50,6 +50,7 @@ fn follow(tree: &Tree, path: &str) -> Result<String, Unclear> {
                         if links > 20 {
                             return Err(Unclear);
                         }
+                        through.insert(way.join("/"));
                         way.pop();
                         if target.starts_with('/') {
                             way.clear();
@@ -88,6 +89,12 @@ fn apply(tree: &mut Tree, layer: &[Member]) -> Result<(), Unclear> {
             return Err(Unclear);
         }
     }
+    delete(tree, layer, &own)?;
+    place(tree, layer)
+}
+
+/// Applies the deletions of a layer which also has `own`.
+fn delete(tree: &mut Tree, layer: &[Member], own: &BTreeMap<&str, &Kind>) -> Result<(), Unclear> {
     let before = tree.clone();
     for (path, kind) in layer {
         if !matches!(kind, Kind::Whiteout | Kind::Opaque) {
@@ -97,8 +104,11 @@ fn apply(tree: &mut Tree, layer: &[Member]) -> Result<(), Unclear> {
         // How a deletion meets what its own layer puts on the way to it has tests of its own.
         let ancestors = std::iter::successors(Some(parent(path)), |path| Some(parent(path)));
         for ancestor in ancestors.take_while(|path| !path.is_empty()) {
-            if own.contains_key(ancestor) && !matches!(tree.get(ancestor), Some(Kind::Directory(_)))
-            {
+            let passable = matches!(
+                (own.get(ancestor), tree.get(ancestor)),
+                (None, _) | (Some(Kind::Directory(_)), Some(Kind::Directory(_)))
+            );
+            if !passable {
                 return Err(Unclear);
             }
         }
@@ -109,24 +119,31 @@ fn apply(tree: &mut Tree, layer: &[Member]) -> Result<(), Unclear> {
             continue;
         }
         if whole {
-            let Ok(place) = follow(&before, parent(path)) else {
+            let Ok(place) = follow(&before, parent(path), &mut BTreeSet::new()) else {
                 continue;
             };
             let name = path.rsplit('/').next().unwrap_or_default();
             remove(tree, &join(&place, name));
         } else {
-            let Ok(place) = follow(&before, path) else {
+            let Ok(place) = follow(&before, path, &mut BTreeSet::new()) else {
                 continue;
             };
-            let inside = format!("{place}/");
+            let inside = join(&place, "");
             tree.retain(|name, _| !name.starts_with(&inside));
         }
     }
+    Ok(())
+}
+
+/// Puts the members of a layer into the tree.
+fn place(tree: &mut Tree, layer: &[Member]) -> Result<(), Unclear> {
     let mut placed: BTreeSet<String> = BTreeSet::new();
+    let mut described: BTreeSet<String> = BTreeSet::new();
+    let mut through: BTreeSet<String> = BTreeSet::new();
     for (path, kind) in layer {
         let place = match kind {
             Kind::Whiteout | Kind::Opaque => continue,
-            _ => follow(tree, parent(path))?,
+            _ => follow(tree, parent(path), &mut through)?,
         };
         let mut directory = String::new();
         for name in place.split('/').filter(|name| !name.is_empty()) {
@@ -140,11 +157,10 @@ fn apply(tree: &mut Tree, layer: &[Member]) -> Result<(), Unclear> {
                 }
             }
         }
-        let through_links = place != parent(path);
         let path = join(&place, path.rsplit('/').next().unwrap_or_default());
         let kind = match kind {
             Kind::Link(target) => {
-                let directory = follow(tree, parent(target))?;
+                let directory = follow(tree, parent(target), &mut through)?;
                 let name = target.rsplit('/').next().unwrap_or_default();
                 let target = join(&directory, name);
                 match tree.get(&target) {
@@ -155,7 +171,11 @@ fn apply(tree: &mut Tree, layer: &[Member]) -> Result<(), Unclear> {
             kind => kind.clone(),
         };
         match (&kind, tree.get(&path)) {
-            (Kind::Directory(_), Some(Kind::Directory(_))) => {}
+            (Kind::Directory(mode), Some(Kind::Directory(before))) => {
+                if described.contains(&path) && mode != before {
+                    return Err(Unclear);
+                }
+            }
             _ => {
                 // Reached in two ways, one place: which of them comes last is nobody's promise.
                 let inside = format!("{path}/");
@@ -165,14 +185,18 @@ fn apply(tree: &mut Tree, layer: &[Member]) -> Result<(), Unclear> {
                 {
                     return Err(Unclear);
                 }
-                // It may be the symlink that it came through, which is then gone for the next.
-                if through_links && matches!(tree.get(&path), Some(Kind::Symlink(_))) {
+                // A symlink that a member came through, which is then gone for the next: where that
+                // one goes depends on its order, and on whether each layer is unpacked apart.
+                if through.contains(&path) {
                     return Err(Unclear);
                 }
                 remove(tree, &path);
             }
         }
         placed.insert(path.clone());
+        if let Kind::Directory(_) = kind {
+            described.insert(path.clone());
+        }
         tree.insert(path, kind);
     }
     Ok(())
