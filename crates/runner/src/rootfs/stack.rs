@@ -153,7 +153,13 @@ impl RootfsCache {
         let (plan, mount_points) = Plan::new(&mut merged, form, mount_points)?;
         let scaffold = self.scaffold(&plan, form)?;
         let mut held = vec![scaffold];
-        held.extend((0..merged.height()).map(|index| merged.kept(index)));
+        for kept in (0..merged.height()).map(|index| merged.kept(index)) {
+            // An image may have a layer twice, which overlayfs refuses. All of the lower one is in the
+            // upper one, so nothing is missed.
+            if !held.iter().any(|upper| upper.files == kept.files) {
+                held.push(kept);
+            }
+        }
         Ok(Root {
             directories: held.iter().map(|kept| kept.files.clone()).collect(),
             mount_points,

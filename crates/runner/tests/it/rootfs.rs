@@ -489,6 +489,31 @@ fn members_go_where_symlinks_of_lower_layers_lead() {
 }
 
 #[test]
+fn a_layer_may_be_there_twice() {
+    let bench = Bench::new();
+    let twice = || vec![Directory("etc", 0o755), File("etc/a", 0o644, "one")];
+    let between = vec![File("etc/a", 0o600, "two"), File("etc/b", 0o644, "")];
+    let emptied = || vec![File("etc/.wh.b", 0, "")];
+    let ids = bench.unpack_all(&[
+        twice(),
+        between,
+        emptied(),
+        twice(),
+        emptied(),
+        vec![],
+        vec![],
+    ]);
+    let flat = bench.cache.flatten(&ids, Form::AsPacked, &[]).unwrap();
+    assert_eq!(
+        listing(&flat.directories[0]),
+        lines(&[("etc", "755 directory"), ("etc/a", "644 one")])
+    );
+    let stacked = bench.cache.stack(&ids, Form::AsPacked, &[]).unwrap();
+    let seen = seen_by_find("", &flat.directories[0]);
+    assert_eq!(seen_in_overlay(&stacked), seen);
+}
+
+#[test]
 fn symlinks_of_lower_layers_may_lead_back_into_the_layer() {
     let directory = "755 directory";
     for (name, layers, expected) in [

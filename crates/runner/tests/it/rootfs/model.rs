@@ -140,6 +140,8 @@ fn place(tree: &mut Tree, layer: &[Member]) -> Result<(), Unclear> {
     let mut placed: BTreeSet<String> = BTreeSet::new();
     let mut described: BTreeSet<String> = BTreeSet::new();
     let mut through: BTreeSet<String> = BTreeSet::new();
+    // Hardlinks to symlinks. Who unpacks a layer apart cannot know where one to a lower layer's leads.
+    let mut linked: BTreeSet<String> = BTreeSet::new();
     for (path, kind) in layer {
         let place = match kind {
             Kind::Whiteout | Kind::Opaque => continue,
@@ -158,6 +160,7 @@ fn place(tree: &mut Tree, layer: &[Member]) -> Result<(), Unclear> {
             }
         }
         let path = join(&place, path.rsplit('/').next().unwrap_or_default());
+        let is_link = matches!(kind, Kind::Link(_));
         let kind = match kind {
             Kind::Link(target) => {
                 let directory = follow(tree, parent(target), &mut through)?;
@@ -170,6 +173,12 @@ fn place(tree: &mut Tree, layer: &[Member]) -> Result<(), Unclear> {
             }
             kind => kind.clone(),
         };
+        if through.intersection(&linked).next().is_some() {
+            return Err(Unclear);
+        }
+        if is_link && matches!(kind, Kind::Symlink(_)) {
+            linked.insert(path.clone());
+        }
         match (&kind, tree.get(&path)) {
             (Kind::Directory(mode), Some(Kind::Directory(before))) => {
                 if described.contains(&path) && mode != before {
