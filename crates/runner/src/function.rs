@@ -4,6 +4,8 @@ use std::collections::BTreeMap;
 use std::fmt;
 use std::time::Duration;
 
+use crate::payload::Payloads;
+
 /// A function, as `CreateFunction` would know it. All of it is decided before anything starts.
 #[derive(Debug, Clone)]
 pub struct Function {
@@ -21,6 +23,8 @@ pub struct Function {
     pub timeout: Duration,
     /// How long the first initialisation may take: 10 s on Lambda.
     pub init_limit: Duration,
+    /// What events and answers may be.
+    pub payloads: Payloads,
     /// ENTRYPOINT then CMD, overridden as `ImageConfig` does. Never empty.
     pub command: Vec<String>,
     /// What `_HANDLER` says: the last argument of [`Function::command`] if there are two or more.

@@ -16,5 +16,6 @@
 pub mod environment;
 pub mod function;
 pub mod invoke;
+pub mod payload;
 pub mod rootfs;
 pub mod sandbox;

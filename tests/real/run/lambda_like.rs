@@ -169,6 +169,14 @@ fn payloads_have_lambdas_limits() {
         let refused = running.post(&event.to_string());
         assert_eq!(refused.status, 413);
         assert!(refused.headers["x-amzn-errortype"].starts_with("RequestEntityTooLargeException"));
+
+        // The answer has all of the event.
+        let running = place.run(
+            &image,
+            &["--any-payload", "--timeout", "60", "--memory", "1024"],
+        );
+        let event = json!({ "do": "echo", "x": text + "more" });
+        assert_eq!(running.post(&event.to_string()).success(), event);
     }
 }
 

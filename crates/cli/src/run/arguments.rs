@@ -129,6 +129,11 @@ pub(crate) struct FunctionArguments {
     #[arg(long, value_name = "TIME", default_value = "10s", help_heading = FUNCTION)]
     pub(crate) init_timeout: TimeLimit,
 
+    /// Take events that are no JSON, and events and answers of any size up to 1 GiB; on Lambda most
+    /// have 6 MiB
+    #[arg(long, help_heading = FUNCTION)]
+    pub(crate) any_payload: bool,
+
     /// Set an environment variable; without VALUE to what it is here
     #[arg(short, long, value_name = "NAME[=VALUE]", help_heading = FUNCTION)]
     pub(crate) env: Vec<EnvArgument>,

@@ -6,6 +6,7 @@ use anyhow::{Context as _, Result};
 use tierce_aws::{AwsError, Caller};
 use tierce_oci::ImageConfig;
 use tierce_runner::function::{Credentials, Function};
+use tierce_runner::payload::Payloads;
 
 use crate::arguments::{AwsArguments, RegistryArguments};
 use crate::environment::Environment;
@@ -107,6 +108,11 @@ impl Surroundings {
             memory: arguments.memory,
             timeout: limit(arguments.timeout),
             init_limit: limit(arguments.init_timeout),
+            payloads: if arguments.any_payload {
+                Payloads::Any
+            } else {
+                Payloads::AsOnLambda
+            },
             command: start.command,
             handler: start.handler,
             extensions,

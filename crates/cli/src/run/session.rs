@@ -49,7 +49,6 @@ impl Session {
         let door = DoorSettings {
             function: Arc::clone(&prepared.function),
             hosts: settings.hosts,
-            any_payload: false,
             event_retries: settings.event_retries,
         };
         Ok(Self {

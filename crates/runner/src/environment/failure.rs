@@ -9,11 +9,6 @@ use crate::sandbox::{Exit, NotStarted};
 
 use super::call::Reported;
 
-/// The most bytes of a buffered answer: 6 MiB and what the service allows itself above.
-pub(super) const RESPONSE_LIMIT: u64 = 6 * 1024 * 1024 + 100;
-/// The most bytes of a streamed answer (Lambda quotas, "Invocation payload, streamed responses").
-pub(super) const STREAM_LIMIT: u64 = 200 * 1024 * 1024;
-
 /// Why an initialisation or an invocation did not come to its end.
 #[derive(Debug, Clone, PartialEq, Eq)]
 pub(super) struct Failure {

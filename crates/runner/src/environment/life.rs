@@ -19,7 +19,7 @@ use crate::sandbox::{
 
 use super::call::{Call, Event as Invoked, Refusal, Registration, Reply, Response};
 use super::extensions::{self, Extensions, Registered};
-use super::failure::{self, Failure, Kind, RESPONSE_LIMIT};
+use super::failure::{self, Failure, Kind};
 use super::journal::Journal;
 use super::relay::{Client, Relay};
 use super::report::{Report, init_report, rounded};
@@ -198,7 +198,9 @@ impl Life {
         let (sender, calls) = mpsc::unbounded_channel();
         let (server, gone) = match server::listen(listener) {
             Ok(listener) => {
-                let serving = tokio::spawn(server::serve(listener, doorkeeper, sender));
+                let payloads = function.payloads;
+                let calls = server::Calls { sender, payloads };
+                let serving = tokio::spawn(server::serve(listener, doorkeeper, calls));
                 (Some(serving.abort_handle()), None)
             }
             Err(error) => (
@@ -992,7 +994,7 @@ impl Life {
                         "Response payload size exceeded maximum allowed payload size ({limit} bytes)."
                     ),
                 ),
-                Err(Refusal::TooLarge(RESPONSE_LIMIT.max(limit))),
+                Err(Refusal::TooLarge(limit)),
             ),
             Response::Truncated => (
                 failed(

@@ -27,12 +27,18 @@ use super::StreamingHead;
 use super::call::{
     Call, ExtensionFault, Refusal, Registration, Reply, Reported, Response as Answer,
 };
-use super::failure::{RESPONSE_LIMIT, STREAM_LIMIT, sanitise};
+use super::failure::sanitise;
 use super::relay::Relay;
 use super::telemetry::Subscription;
 use super::{Progress, extensions::Registered};
+use crate::payload::Payloads;
 
-type Calls = mpsc::UnboundedSender<Call>;
+/// Whom requests are told to, and what they may bring.
+#[derive(Debug, Clone)]
+pub(super) struct Calls {
+    pub(super) sender: mpsc::UnboundedSender<Call>,
+    pub(super) payloads: Payloads,
+}
 
 const RESPONSE_MODE: &str = "Lambda-Runtime-Function-Response-Mode";
 const ERROR_TYPE: &str = "Lambda-Runtime-Function-Error-Type";
@@ -220,8 +226,10 @@ async fn response(request: Request<Incoming>, id: &str, calls: &Calls) -> Respon
     };
     let content_type = text(&parts.headers, CONTENT_TYPE.as_str()).map(str::to_owned);
     let answer = match text(&parts.headers, RESPONSE_MODE) {
-        None | Some("") => read_buffered(body, content_type).await,
-        Some("streaming") => read_streamed(body, content_type, &relay).await,
+        None | Some("") => read_buffered(body, content_type, calls.payloads.answer()).await,
+        Some("streaming") => {
+            read_streamed(body, content_type, calls.payloads.stream(), &relay).await
+        }
         Some(_) => {
             discard(body).await;
             Answer::InvalidMode
@@ -250,25 +258,31 @@ impl Drop for Responding<'_> {
     fn drop(&mut self) {
         if let Some(id) = self.id {
             let (reply, _) = oneshot::channel();
-            let _ = self
-                .calls
-                .send(Call::ResponseEnds(id.to_owned(), Answer::Truncated, reply));
+            let _ =
+                self.calls
+                    .sender
+                    .send(Call::ResponseEnds(id.to_owned(), Answer::Truncated, reply));
         }
     }
 }
 
-async fn read_buffered(body: Incoming, content_type: Option<String>) -> Answer {
-    match read(body, RESPONSE_LIMIT).await {
+async fn read_buffered(body: Incoming, content_type: Option<String>, limit: u64) -> Answer {
+    match read(body, limit).await {
         Ok(payload) => Answer::Buffered {
             payload,
             content_type,
         },
-        Err(Unread::TooLarge) => Answer::TooLarge(RESPONSE_LIMIT),
+        Err(Unread::TooLarge) => Answer::TooLarge(limit),
         Err(Unread::Truncated) => Answer::Truncated,
     }
 }
 
-async fn read_streamed(mut body: Incoming, content_type: Option<String>, relay: &Relay) -> Answer {
+async fn read_streamed(
+    mut body: Incoming,
+    content_type: Option<String>,
+    limit: u64,
+    relay: &Relay,
+) -> Answer {
     relay
         .send(Progress::Streaming(StreamingHead { content_type }))
         .await;
@@ -280,9 +294,9 @@ async fn read_streamed(mut body: Incoming, content_type: Option<String>, relay: 
         match frame.into_data() {
             Ok(piece) => {
                 length = length.saturating_add(piece.len() as u64);
-                if length > STREAM_LIMIT {
+                if length > limit {
                     discard(body).await;
-                    return Answer::TooLarge(STREAM_LIMIT);
+                    return Answer::TooLarge(limit);
                 }
                 if !piece.is_empty() {
                     relay.send(Progress::Piece(piece)).await;
@@ -319,7 +333,7 @@ async fn invocation_error(
     id: &str,
     calls: &Calls,
 ) -> Response<Full<Bytes>> {
-    match reported(request).await {
+    match reported(request, calls).await {
         Ok(reported) => {
             let id = id.to_owned();
             done(ask(calls, |reply| Call::InvocationError(id, reported, reply)).await)
@@ -329,17 +343,18 @@ async fn invocation_error(
 }
 
 async fn init_error(request: Request<Incoming>, calls: &Calls) -> Response<Full<Bytes>> {
-    match reported(request).await {
+    match reported(request, calls).await {
         Ok(reported) => done(ask(calls, |reply| Call::InitError(reported, reply)).await),
         Err(refusal) => refused(&refusal),
     }
 }
 
-async fn reported(request: Request<Incoming>) -> Result<Reported, Refusal> {
+async fn reported(request: Request<Incoming>, calls: &Calls) -> Result<Reported, Refusal> {
     let (parts, body) = request.into_parts();
-    let payload = read(body, RESPONSE_LIMIT)
+    let limit = calls.payloads.answer();
+    let payload = read(body, limit)
         .await
-        .map_err(|unread| unread.refusal(RESPONSE_LIMIT))?;
+        .map_err(|unread| unread.refusal(limit))?;
     Ok(Reported {
         error_type: sanitise(text(&parts.headers, ERROR_TYPE)),
         payload,
@@ -466,7 +481,7 @@ async fn subscribe(request: Request<Incoming>, calls: &Calls) -> Response<Full<B
 async fn ask<T>(calls: &Calls, call: impl FnOnce(Reply<T>) -> Call) -> Result<T, Refusal> {
     let (reply, answer) = oneshot::channel();
     // A life that has ended drops the reply.
-    let _ = calls.send(call(reply));
+    let _ = calls.sender.send(call(reply));
     answer.await.unwrap_or(Err(Refusal::Ended))
 }
 

@@ -119,6 +119,7 @@ mod tests {
 
     use super::*;
     use crate::function::Credentials;
+    use crate::payload::Payloads;
 
     fn function(image: &[(&str, &str)], own: &[(&str, &str)]) -> Function {
         let map = |pairs: &[(&str, &str)]| {
@@ -135,6 +136,7 @@ mod tests {
             memory: 128,
             timeout: Duration::from_secs(3),
             init_limit: Duration::from_secs(10),
+            payloads: Payloads::AsOnLambda,
             command: vec!["/run".to_owned(), "app.handler".to_owned()],
             handler: Some("app.handler".to_owned()),
             extensions: Vec::new(),

@@ -38,8 +38,6 @@ pub struct DoorSettings {
     /// Names by which clients may call this machine, beside `localhost` and addresses. Others are
     /// refused: a web page can lead a name of its own to this address.
     pub hosts: Vec<String>,
-    /// Whether events are passed on whatever they are, as the emulators do; Lambda takes JSON alone.
-    pub any_payload: bool,
     /// How long to pause before each new attempt at an `Event` that the function failed on. Lambda
     /// makes two more, after one minute and two; none is made here if there is none in the list.
     pub event_retries: Vec<Duration>,
@@ -252,24 +250,26 @@ async fn invoke<E: Invocable>(
     body: &mut Incoming,
 ) -> Result<Response<Body>, InvokeFault> {
     // All of it is here before an environment is asked for, so that slow clients hold none.
-    let body = read_body(body, asked.payload_limit()).await?;
-    let payload = payload::event(body, hall.settings.any_payload)?;
     let function = &hall.settings.function;
+    let payloads = function.payloads;
+    let body = read_body(body, asked.payload_limit(payloads)).await?;
+    let payload = payload::event(body, payloads)?;
     let trace_id = asked.trace_id.unwrap_or_else(made_up_trace_id);
     let head = Head {
         request_id: request_id.to_owned(),
         trace_id: trace_id.clone(),
         version: function.version.clone(),
         log_tail: asked.log_tail,
+        answer_limit: payloads.answer(),
     };
     let invocation = Invocation {
         request_id: request_id.to_owned(),
         payload,
         // It is JSON, whatever `curl -d` and SDKs call it.
-        content_type: if hall.settings.any_payload {
-            asked.content_type
-        } else {
+        content_type: if payloads.are_json() {
             "application/json".to_owned()
+        } else {
+            asked.content_type
         },
         // "For synchronous invocations only", says the API's description.
         client_context: asked

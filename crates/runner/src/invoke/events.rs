@@ -9,7 +9,7 @@ use super::fault::InvokeFault;
 use super::pool::{Invocable, Pool};
 use crate::environment::{Invocation, Outcome, Progress};
 
-/// So many events are kept, each up to [`EVENT_LIMIT`](super::payload::EVENT_LIMIT); the service
+/// So many events are kept, each up to 1 MiB where they are as on Lambda; the service
 /// keeps many more, but this is one machine's memory.
 const KEPT: usize = 1_000;
 

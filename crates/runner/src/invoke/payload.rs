@@ -1,19 +1,15 @@
-//! The event: how large it may be, and what it must be.
+//! The event: what it must be.
 
 use bytes::Bytes;
 use serde::de::IgnoredAny;
 
 use super::fault::InvokeFault;
-
-/// Of a synchronous invocation; "6 MB" in the quotas, which the service counts as 6 MiB.
-pub(crate) const SYNCHRONOUS_LIMIT: usize = 6_291_456;
-/// Of an asynchronous one: "1 MB" in the quotas, where it was 256 KB (262,144 bytes) before.
-pub(crate) const EVENT_LIMIT: usize = 1_048_576;
+use crate::payload::Payloads;
 
 /// Looks whether `body` is an event as the service takes it, JSON in UTF-8; nothing at all stands
-/// for `{}`, as there. With `anything` it is passed on as it is.
-pub(crate) fn event(body: Bytes, anything: bool) -> Result<Bytes, InvokeFault> {
-    if anything {
+/// for `{}`, as there. Where `payloads` may be anything it is passed on as it is.
+pub(crate) fn event(body: Bytes, payloads: Payloads) -> Result<Bytes, InvokeFault> {
+    if !payloads.are_json() {
         return Ok(body);
     }
     if body.is_empty() {
@@ -48,7 +44,7 @@ mod tests {
             (b" ", Err("EOF while parsing a value at line 1 column 1")),
             (b"\"\xff\"", Err("invalid UTF-8 at byte 1.")),
         ] {
-            let found = event(Bytes::copy_from_slice(body), false);
+            let found = event(Bytes::copy_from_slice(body), Payloads::AsOnLambda);
             match (found, expected) {
                 (Ok(found), Ok(expected)) => assert_eq!(found, expected),
                 (Err(found), Err(expected)) => {
@@ -67,15 +63,15 @@ mod tests {
     #[test]
     fn deep_events_are_no_danger() {
         let deep = "[".repeat(1_000_000) + &"]".repeat(1_000_000);
-        assert!(event(Bytes::from(deep), false).is_ok());
+        assert!(event(Bytes::from(deep), Payloads::AsOnLambda).is_ok());
     }
 
     #[test]
     fn anything_goes_if_told_so() {
         assert_eq!(
-            event(Bytes::from_static(b"\xff"), true).unwrap(),
+            event(Bytes::from_static(b"\xff"), Payloads::Any).unwrap(),
             b"\xff"[..]
         );
-        assert_eq!(event(Bytes::new(), true).unwrap(), b""[..]);
+        assert_eq!(event(Bytes::new(), Payloads::Any).unwrap(), b""[..]);
     }
 }

@@ -18,10 +18,6 @@ use crate::environment::{Done, Outcome, Progress};
 /// The body of any answer.
 pub(crate) type Body = UnsyncBoxBody<Bytes, Infallible>;
 
-/// An answer's largest payload where it comes as a whole: 6 MiB and 100 bytes, which Lambda's own
-/// message about it says, and which its emulator has as a constant.
-const ANSWER_LIMIT: usize = 6 * 1024 * 1024 + 100;
-
 /// What every answer to an invocation says in its head.
 #[derive(Debug, Clone)]
 pub(crate) struct Head {
@@ -30,6 +26,8 @@ pub(crate) struct Head {
     pub(crate) version: String,
     /// Whether the end of the log is wanted.
     pub(crate) log_tail: bool,
+    /// The most bytes of an answer that comes as a whole.
+    pub(crate) answer_limit: u64,
 }
 
 const REQUEST_ID: HeaderName = HeaderName::from_static("x-amzn-requestid");
@@ -105,7 +103,7 @@ pub(crate) async fn buffered(
         match progress.recv().await {
             Some(Progress::Streaming(_)) => {}
             Some(Progress::Piece(piece)) => {
-                too_large |= streamed.len() + piece.len() > ANSWER_LIMIT;
+                too_large |= (streamed.len() + piece.len()) as u64 > head.answer_limit;
                 if !too_large {
                     streamed.extend_from_slice(&piece);
                 }
@@ -115,7 +113,7 @@ pub(crate) async fn buffered(
         }
     };
     let (payload, is_error) = match done.outcome {
-        Outcome::Success { .. } if too_large => (response_too_large(), true),
+        Outcome::Success { .. } if too_large => (response_too_large(head.answer_limit), true),
         // Empty after a streamed answer.
         Outcome::Success { payload, .. } if streamed.is_empty() => (payload, false),
         Outcome::Success { .. } => (streamed.freeze(), false),
@@ -215,9 +213,9 @@ fn ended() -> InvokeFault {
 }
 
 /// What the service answers in place of an answer that is too large.
-fn response_too_large() -> Bytes {
+fn response_too_large(limit: u64) -> Bytes {
     format!(
-        r#"{{"errorMessage":"Response payload size exceeded maximum allowed payload size ({ANSWER_LIMIT} bytes).","errorType":"Function.ResponseSizeTooLarge"}}"#
+        r#"{{"errorMessage":"Response payload size exceeded maximum allowed payload size ({limit} bytes).","errorType":"Function.ResponseSizeTooLarge"}}"#
     )
     .into()
 }

@@ -10,7 +10,7 @@ use hyper::http::uri::Authority;
 use hyper::{Method, Uri};
 
 use super::fault::InvokeFault;
-use super::payload::{EVENT_LIMIT, SYNCHRONOUS_LIMIT};
+use crate::payload::Payloads;
 
 /// What a client asks for.
 #[derive(Debug, PartialEq, Eq)]
@@ -38,10 +38,10 @@ pub(crate) struct InvokeRequest {
 
 impl InvokeRequest {
     /// How many bytes the event may have.
-    pub(crate) fn payload_limit(&self) -> usize {
+    pub(crate) fn payload_limit(&self, payloads: Payloads) -> usize {
         match self.invocation_type {
-            InvocationType::Event => EVENT_LIMIT,
-            InvocationType::RequestResponse | InvocationType::DryRun => SYNCHRONOUS_LIMIT,
+            InvocationType::Event => payloads.asynchronous(),
+            InvocationType::RequestResponse | InvocationType::DryRun => payloads.synchronous(),
         }
     }
 }

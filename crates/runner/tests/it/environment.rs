@@ -15,6 +15,7 @@ use tierce_runner::environment::{
     Done, Environment, Invocation, LogLine, LogSink, LogSource, Outcome, Patience, Progress, State,
 };
 use tierce_runner::function::Function;
+use tierce_runner::payload::Payloads;
 use tierce_runner::sandbox::{
     Doorkeeper, Event, Exit, Log, Network, NotStarted, Order, Process, ProcessNumber, Sandbox,
     Written,
@@ -202,6 +203,7 @@ fn function() -> Function {
         memory: 128,
         timeout: PATIENCE,
         init_limit: PATIENCE,
+        payloads: Payloads::AsOnLambda,
         command: vec!["/run".to_owned(), "app.handler".to_owned()],
         handler: Some("app.handler".to_owned()),
         extensions: Vec::new(),
@@ -690,6 +692,20 @@ async fn answers_may_have_six_mebibytes() {
         stage.respond("2", "2").await;
         assert_eq!(success(&done(progress).await), "2");
     }
+}
+
+#[tokio::test]
+async fn answers_may_be_longer_where_anything_may_be_in_them() {
+    let (stage, _, next) = Stage::ready(Function {
+        payloads: Payloads::Any,
+        ..function()
+    })
+    .await;
+    let progress = stage.environment.invoke(invocation("1"));
+    next.await.unwrap();
+    let length = 7 * 1024 * 1024;
+    assert_eq!(stage.respond("1", vec![b'x'; length]).await.0, 202);
+    assert_eq!(success(&done(progress).await).len(), length);
 }
 
 #[tokio::test]

@@ -11,6 +11,7 @@ use tierce_runner::invoke::client::{
     Endpoint, Event, InvocationType, Piece, PostError, invoke, invoke_streaming,
 };
 use tierce_runner::invoke::{Door, DoorSettings, Pool, PoolSettings};
+use tierce_runner::payload::Payloads;
 use tokio::io::{AsyncReadExt, AsyncWriteExt};
 use tokio::net::TcpStream;
 
@@ -25,6 +26,7 @@ fn function(name: &str) -> Function {
         memory: 128,
         timeout: Duration::from_secs(3),
         init_limit: Duration::from_secs(10),
+        payloads: Payloads::AsOnLambda,
         extensions: Vec::new(),
         command: vec!["/bootstrap".to_owned()],
         handler: None,
@@ -45,8 +47,17 @@ fn settings(name: &str) -> DoorSettings {
     DoorSettings {
         function: Arc::new(function(name)),
         hosts: vec!["lambda.test".to_owned()],
-        any_payload: false,
         event_retries: Vec::new(),
+    }
+}
+
+fn settings_for_any_payload(name: &str) -> DoorSettings {
+    DoorSettings {
+        function: Arc::new(Function {
+            payloads: Payloads::Any,
+            ..function(name)
+        }),
+        ..settings(name)
     }
 }
 
@@ -136,8 +147,7 @@ async fn an_event_is_answered_as_the_service_answers() {
 
 #[tokio::test]
 async fn what_is_asked_reaches_the_function() {
-    let mut settings = settings("orders");
-    let served = serve(settings.clone(), 1, false);
+    let served = serve(settings("orders"), 1, false);
     let path = "/2015-03-31/functions/orders:live/invocations";
     let headers = [
         ("X-Amz-Client-Context", "eyJhIjoxfQ=="),
@@ -165,8 +175,7 @@ async fn what_is_asked_reaches_the_function() {
         "a1:{}"
     );
 
-    settings.any_payload = true;
-    let served = serve(settings, 1, false);
+    let served = serve(settings_for_any_payload("orders"), 1, false);
     let text = post(&served, path, &headers, "describe")
         .await
         .text()
@@ -283,9 +292,15 @@ async fn the_largest_event_is_taken_and_nothing_is_cut() {
     let expected = format!("a1:{}", "x".repeat(6_291_456 - 2));
     assert!(response.text().await.unwrap() == expected);
     // Whether its length is announced or not.
-    let chunks = [Ok::<_, std::io::Error>(largest), Ok(" ".to_owned())];
-    let chunked = reqwest::Body::wrap_stream(futures_util::stream::iter(chunks));
-    assert_eq!(post(&served, INVOKE, &[], chunked).await.status(), 413);
+    let chunked = || {
+        let chunks = [Ok::<_, std::io::Error>(largest.clone()), Ok(" ".to_owned())];
+        reqwest::Body::wrap_stream(futures_util::stream::iter(chunks))
+    };
+    assert_eq!(post(&served, INVOKE, &[], chunked()).await.status(), 413);
+
+    let served = serve(settings_for_any_payload("function"), 1, false);
+    let response = post(&served, INVOKE, &[], chunked()).await;
+    assert!(response.text().await.unwrap().len() > 6_291_456);
 }
 
 #[tokio::test]
@@ -298,6 +313,12 @@ async fn an_answer_that_was_streamed_comes_whole_up_to_the_limit() {
     assert_eq!(header(&response, "x-amz-function-error"), Some("Unhandled"));
     let body: serde_json::Value = response.json().await.unwrap();
     assert_eq!(body["errorType"], "Function.ResponseSizeTooLarge");
+
+    let served = serve(settings_for_any_payload("function"), 1, false);
+    served.stage.gate.add_permits(1);
+    let response = post(&served, INVOKE, &[], "\"streamhuge\"").await;
+    assert_eq!(header(&response, "x-amz-function-error"), None);
+    assert!(response.text().await.unwrap().len() > 6_291_556);
 }
 
 #[tokio::test]
