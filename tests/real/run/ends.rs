@@ -306,24 +306,31 @@ fn an_oci_runtime_opens_the_door() {
 fn a_machine_without_user_namespaces_is_told_what_is_missing() {
     let place = Place::of(Person::Nobody);
     let image = place.build(&["python", "4.2.2"]);
-    // None may be made in this namespace, which is how a machine with the setting at 0 behaves.
-    let script = "echo 0 >/proc/sys/user/max_user_namespaces && exec \"$@\"";
-    let mut inside = place.command("unshare");
-    inside.args([
-        "--user",
-        "--map-root-user",
-        "--mount",
-        "sh",
-        "-c",
-        script,
-        "sh",
-    ]);
-    inside.arg(place.path("tierce"));
-    inside.args(["run", &image, "-p", "0", "--runtime", "namespaces"]);
-    let output = inside.output().unwrap();
-    let told = String::from_utf8_lossy(&output.stderr);
-    assert_eq!(output.status.code(), Some(1), "{told}");
-    assert!(told.contains("user namespaces"), "{told}");
-    assert!(told.contains("max_user_namespaces"), "{told}");
-    assert!(told.contains("hint: "), "{told}");
+    for runtime in ["namespaces", "auto"] {
+        // None may be made in this namespace, which is how a machine with the setting at 0 behaves.
+        let script = "echo 0 >/proc/sys/user/max_user_namespaces && exec \"$@\"";
+        let mut inside = place.command("unshare");
+        inside.args([
+            "--user",
+            "--map-root-user",
+            "--mount",
+            "sh",
+            "-c",
+            script,
+            "sh",
+        ]);
+        inside.arg(place.path("tierce"));
+        inside.args(["run", &image, "-p", "0", "--runtime", runtime]);
+        let output = inside.output().unwrap();
+        let told = String::from_utf8_lossy(&output.stderr);
+        assert_eq!(output.status.code(), Some(1), "{told}");
+        assert!(told.contains("user namespaces"), "{told}");
+        assert!(told.contains("max_user_namespaces"), "{told}");
+        // Each that is installed was tried.
+        for name in ["crun", "runc"] {
+            let tried = format!("/{name} makes none either: ");
+            assert_eq!(told.contains(&tried), runtime == "auto", "{told}");
+        }
+        assert!(told.contains("hint: "), "{told}");
+    }
 }

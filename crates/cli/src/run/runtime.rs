@@ -27,6 +27,18 @@ enum Kind {
     Plain,
 }
 
+impl Kind {
+    /// The program that has the stages of a sandbox in it: tierce itself.
+    fn stages(&self) -> PathBuf {
+        let own = match self {
+            // Another program starts it.
+            Self::OciRuntime(_) => std::env::current_exe().ok(),
+            Self::Namespaces | Self::Plain => None,
+        };
+        own.unwrap_or_else(|| PathBuf::from(PROGRAM))
+    }
+}
+
 /// What runs the processes, and what it needs.
 #[derive(Debug, Clone)]
 pub(crate) struct Runtime {
@@ -68,66 +80,82 @@ impl Runtime {
             RuntimeArgument::Auto => {
                 let installed = OCI_RUNTIMES
                     .iter()
-                    .find_map(|name| find_program(name, &environment.variables));
-                Self::of_namespaces(scratch, installed, output).await
+                    .filter_map(|name| find_program(name, &environment.variables));
+                Self::of_namespaces(scratch, installed.collect(), output).await
             }
-            RuntimeArgument::Namespaces => Self::of_namespaces(scratch, None, output).await,
-            RuntimeArgument::Crun => Self::of_runtime("crun", scratch, environment),
-            RuntimeArgument::Runc => Self::of_runtime("runc", scratch, environment),
+            RuntimeArgument::Namespaces => Self::of_namespaces(scratch, Vec::new(), output).await,
+            RuntimeArgument::Crun => Self::asked_for("crun", scratch, environment, output).await,
+            RuntimeArgument::Runc => Self::asked_for("runc", scratch, environment, output).await,
         }
     }
 
-    fn of_runtime(name: &str, scratch: PathBuf, environment: &Environment) -> Result<Self> {
+    async fn asked_for(
+        name: &str,
+        scratch: PathBuf,
+        environment: &Environment,
+        output: Output,
+    ) -> Result<Self> {
         let Some(program) = find_program(name, &environment.variables) else {
             return Err(UsageError(format!("`{name}` is in no directory of PATH"))).hint(
                 "install it, or leave --runtime out: where namespaces can be made none is needed",
             );
         };
-        Ok(Self {
-            kind: Kind::OciRuntime(program),
-            scratch,
-            // A user's own mounts need a kernel that is young enough, and that is not tried here.
-            wants_one_directory: false,
-            memory: Some(MemoryKeeper::of_this_machine()),
+        let able = Self::of_runtime(program, scratch, output).await?;
+        able.with_context(|| format!("`{name}` cannot box the function in here"))
+            .hint("leave --runtime out, and what works on this machine is taken")
+    }
+
+    /// Boxes whose first namespace an OCI runtime makes, if it can.
+    async fn of_runtime(
+        program: PathBuf,
+        scratch: PathBuf,
+        output: Output,
+    ) -> Result<Result<Self, SandboxError>> {
+        let kind = Kind::OciRuntime(program.clone());
+        let machine = probe(kind.stages(), &scratch, Some(program)).await?;
+        Ok(match machine.namespaces {
+            Ok(()) => Ok(Self::able(kind, scratch, machine, output)),
+            Err(error) => Err(error),
         })
     }
 
-    /// Boxes of namespaces; `otherwise` is what opens the door where this machine lets us make none.
-    async fn of_namespaces(
-        scratch: PathBuf,
-        otherwise: Option<PathBuf>,
-        output: Output,
-    ) -> Result<Self> {
-        let at = scratch.clone();
-        let machine = in_background(move |_| {
-            Machine::probe(Path::new(PROGRAM), &at)
-                .with_context(|| format!("could not try a sandbox in {}", at.display()))
-        })
-        .await?;
-        if let Err(error) = machine.namespaces {
-            let missing = error.missing();
-            if let (Some(missing), Some(program)) = (&missing, otherwise) {
-                output.note(&format!(
-                    "tierce: {missing}: {} makes them",
-                    program.display()
-                ));
-                return Ok(Self {
-                    kind: Kind::OciRuntime(program),
-                    scratch,
-                    wants_one_directory: false,
-                    memory: Some(machine.memory),
-                });
+    /// Boxes of namespaces; one of `others` opens the door where this machine lets us make none.
+    async fn of_namespaces(scratch: PathBuf, others: Vec<PathBuf>, output: Output) -> Result<Self> {
+        let kind = Kind::Namespaces;
+        let machine = probe(kind.stages(), &scratch, None).await?;
+        let error = match machine.namespaces {
+            Ok(()) => return Ok(Self::able(kind, scratch, machine, output)),
+            Err(error) => error,
+        };
+        let missing = error.missing();
+        if let Some(missing) = &missing {
+            for program in others {
+                let shown = program.display().to_string();
+                match Self::of_runtime(program, scratch.clone(), output).await? {
+                    Ok(able) => {
+                        output.note(&format!("tierce: {missing}: {shown} makes them"));
+                        return Ok(able);
+                    }
+                    Err(error) => {
+                        let error = anyhow::Error::new(error);
+                        output.note(&format!("tierce: {shown} makes none either: {error:#}"));
+                    }
+                }
             }
-            let error = anyhow::Error::new(error)
-                .hint("a static program that you trust runs without a box too: `--unsandboxed`");
-            // What was said last is shown first.
-            return Err(match missing {
-                Some(missing) => error
-                    .context(missing.to_string())
-                    .hint(missing.remedies.join("; ")),
-                None => error.context("this machine cannot box the function in"),
-            });
         }
+        let error = anyhow::Error::new(error)
+            .hint("a static program that you trust runs without a box too: `--unsandboxed`");
+        // What was said last is shown first.
+        Err(match missing {
+            Some(missing) => error
+                .context(missing.to_string())
+                .hint(missing.remedies.join("; ")),
+            None => error.context("this machine cannot box the function in"),
+        })
+    }
+
+    /// What `kind` can do on this machine, which is said where it is not all.
+    fn able(kind: Kind, scratch: PathBuf, machine: Machine, output: Output) -> Self {
         if let Err(error) = &machine.overlay {
             let reason = error
                 .missing()
@@ -136,22 +164,17 @@ impl Runtime {
                 "tierce: {reason}: the layers of an image are put together in one directory"
             ));
         }
-        Ok(Self {
-            kind: Kind::Namespaces,
+        Self {
+            kind,
             scratch,
             wants_one_directory: machine.overlay.is_err(),
             memory: Some(machine.memory),
-        })
+        }
     }
 
     /// The program that has the stages of a sandbox in it: tierce itself.
     pub(crate) fn program(&self) -> PathBuf {
-        let own = match self.kind {
-            // Another program starts it.
-            Kind::OciRuntime(_) => std::env::current_exe().ok(),
-            Kind::Namespaces | Kind::Plain => None,
-        };
-        own.unwrap_or_else(|| PathBuf::from(PROGRAM))
+        self.kind.stages()
     }
 
     /// Starts a box. It blocks for some milliseconds.
@@ -162,6 +185,19 @@ impl Runtime {
             Kind::Plain => sandbox::plain::start(settings),
         }
     }
+}
+
+/// Tries what this machine can do, alone or by an OCI runtime.
+async fn probe(stages: PathBuf, scratch: &Path, runtime: Option<PathBuf>) -> Result<Machine> {
+    let at = scratch.to_owned();
+    in_background(move |_| {
+        let machine = match runtime {
+            Some(runtime) => Machine::probe_with(&stages, &at, &runtime),
+            None => Machine::probe(&stages, &at),
+        };
+        machine.with_context(|| format!("could not try a sandbox in {}", at.display()))
+    })
+    .await
 }
 
 /// A directory for what boxes need while they live.

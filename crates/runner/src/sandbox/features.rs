@@ -11,7 +11,7 @@ use std::sync::Arc;
 
 use serde::{Deserialize, Serialize};
 
-use super::{MemoryKeeper, Network, SandboxError, Settings, namespaces};
+use super::{MemoryKeeper, Network, Sandbox, SandboxError, Settings, namespaces, oci_runtime};
 use crate::rootfs::Root;
 
 /// What a box needs of a machine.
@@ -47,7 +47,7 @@ impl fmt::Display for Missing {
 /// What a machine can do.
 #[derive(Debug)]
 pub struct Machine {
-    /// Whether [`namespaces::start`] works with a root of one directory.
+    /// Whether a box can be made with a root of one directory.
     pub namespaces: Result<(), SandboxError>,
     /// Whether it works with more, which saves copying layers together.
     pub overlay: Result<(), SandboxError>,
@@ -70,7 +70,9 @@ impl Machine {
                 memory: MemoryKeeper::of_this_machine(),
             });
         }
-        let machine = Self::try_everything(program, scratch)?;
+        let machine = Self::try_everything(scratch, |directories| {
+            try_box(program, scratch, directories, namespaces::start)
+        })?;
         if machine.overlay.is_ok() {
             let mut file = tempfile::NamedTempFile::new_in(scratch)?;
             file.write_all(conditions.as_bytes())?;
@@ -79,7 +81,19 @@ impl Machine {
         Ok(machine)
     }
 
-    fn try_everything(program: &Path, scratch: &Path) -> io::Result<Self> {
+    /// As [`Machine::probe`] where `runtime` opens the door ([`oci_runtime::start`]). Nothing is noted:
+    /// it may be another program the next time.
+    pub fn probe_with(program: &Path, scratch: &Path, runtime: &Path) -> io::Result<Self> {
+        Self::try_everything(scratch, |directories| {
+            let start = |settings: &Settings| oci_runtime::start(settings, runtime);
+            try_box(program, scratch, directories, start)
+        })
+    }
+
+    fn try_everything(
+        scratch: &Path,
+        try_box: impl Fn(Vec<PathBuf>) -> Result<(), SandboxError>,
+    ) -> io::Result<Self> {
         let directory = tempfile::tempdir_in(scratch)?;
         let layers = ["upper", "lower"].map(|name| directory.path().join(name));
         for layer in &layers {
@@ -89,10 +103,10 @@ impl Machine {
         }
         let [upper, _] = &layers;
         let alone = vec![upper.clone()];
-        let overlay = try_box(program, scratch, layers.to_vec());
+        let overlay = try_box(layers.to_vec());
         let namespaces = match &overlay {
             Ok(()) => Ok(()),
-            Err(_) => try_box(program, scratch, alone),
+            Err(_) => try_box(alone),
         };
         Ok(Self {
             namespaces,
@@ -137,7 +151,12 @@ fn conditions() -> String {
     conditions.join("\n")
 }
 
-fn try_box(program: &Path, scratch: &Path, directories: Vec<PathBuf>) -> Result<(), SandboxError> {
+fn try_box(
+    program: &Path,
+    scratch: &Path,
+    directories: Vec<PathBuf>,
+    start: impl Fn(&Settings) -> Result<Sandbox, SandboxError>,
+) -> Result<(), SandboxError> {
     let settings = Settings {
         root: Arc::new(Root::of(directories)),
         writable_root: false,
@@ -153,7 +172,7 @@ fn try_box(program: &Path, scratch: &Path, directories: Vec<PathBuf>) -> Result<
         scratch: scratch.to_owned(),
         program: program.to_owned(),
     };
-    namespaces::start(&settings).map(drop)
+    start(&settings).map(drop)
 }
 
 impl SandboxError {
