@@ -150,7 +150,14 @@ impl Running {
         let id = self.child.id().to_string();
         let sent = world.sandbox.command("kill").args([signal, &id]).run();
         drop(sent.assert_success());
-        let status = self.child.wait().unwrap();
+        let end = Instant::now() + DEADLINE;
+        let status = loop {
+            if let Some(status) = self.child.try_wait().unwrap() {
+                break status;
+            }
+            assert!(Instant::now() < end, "{signal} does not end it");
+            std::thread::sleep(Duration::from_millis(10));
+        };
         let mut rest = String::new();
         self.stdout.read_to_string(&mut rest).unwrap();
         self.heard.extend(self.log.iter());
@@ -508,6 +515,7 @@ fn a_folder_is_followed() {
 
 #[test]
 fn the_end_leaves_nothing() {
+    tierce_testkit::process::have_programs_end_by_hang_up();
     for (signal, code) in [
         ("-INT", Some(130)),
         ("-TERM", Some(143)),

@@ -65,6 +65,24 @@ fn find(program: &str) -> Option<PathBuf> {
         .find(|candidate| candidate.is_file())
 }
 
+/// Has SIGHUP end the programs that are started from now on, also where the tests are told to ignore
+/// it, as `nohup` does: a signal that is listened to is none that is ignored, and a new program
+/// starts with its default again (`execve(2)`). This process itself no longer ends by it.
+///
+/// # Panics
+/// When the system refuses.
+#[track_caller]
+pub fn have_programs_end_by_hang_up() {
+    let runtime = tokio::runtime::Builder::new_current_thread()
+        .enable_io()
+        .build()
+        .expect("a runtime can be made");
+    let listening = runtime
+        .block_on(async { tokio::signal::unix::signal(tokio::signal::unix::SignalKind::hangup()) });
+    // What listens stays when this is dropped.
+    drop(listening.expect("a signal can be listened to"));
+}
+
 /// A child that ends when this is dropped: asked first, then killed.
 #[derive(Debug)]
 pub struct Guard {

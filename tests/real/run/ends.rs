@@ -5,6 +5,7 @@ use std::time::{Duration, Instant};
 
 use rustix::process::Signal;
 use serde_json::{Value, json};
+use tierce_testkit::process::have_programs_end_by_hang_up;
 
 use super::running::{EVERYBODY, PATIENCE, Person, Place, Running, prepared};
 
@@ -55,6 +56,7 @@ fn assert_nothing_left(place: &Place, mark: &str) {
 
 #[test]
 fn nothing_is_left_however_it_ends() {
+    have_programs_end_by_hang_up();
     for person in EVERYBODY {
         let place = Place::of(person);
         let image = place.build(&["python", "4.2.2"]);
