@@ -28,13 +28,6 @@ pub(super) enum Seen {
     File(FileAt),
 }
 
-impl Seen {
-    /// Whether it is a symlink.
-    pub(super) fn is_symlink(&self) -> bool {
-        matches!(self, Self::File(file) if file.kind == FileType::Symlink)
-    }
-}
-
 /// A file, symlink or other of a layer.
 #[derive(Debug, Clone, Copy, PartialEq, Eq)]
 pub(super) struct FileAt {
@@ -53,6 +46,27 @@ pub(super) enum Resolved {
     NotADirectory(Vec<u8>),
     /// Nowhere: symlinks lead to each other.
     Loop,
+}
+
+/// What a path leads to or through.
+#[derive(Debug, Clone, Copy, PartialEq, Eq)]
+pub(super) enum Way {
+    /// Directories as far as there is anything.
+    Free,
+    /// Something that is no directory.
+    Ends(FileAt),
+}
+
+impl Way {
+    /// Whether a symlink has to be followed.
+    pub(super) fn is_symlink(self) -> bool {
+        matches!(self, Self::Ends(file) if file.kind == FileType::Symlink)
+    }
+
+    /// Whether this layer has something there that is no directory.
+    pub(super) fn is_file_of(self, layer: usize) -> bool {
+        matches!(self, Self::Ends(file) if file.layer == layer)
+    }
 }
 
 impl Merged {
@@ -107,21 +121,19 @@ impl Merged {
         Ok((!seen.is_empty()).then_some(Seen::Directory(seen)))
     }
 
-    /// What is seen at `path`, on which no symlink is followed.
-    pub(super) fn seen_at(&mut self, path: &[u8]) -> Result<Option<Seen>, FileError> {
-        let mut seen = self.root();
+    /// What comes first on the way to `path`, or at it, that is no directory.
+    pub(super) fn way_to(&mut self, path: &[u8]) -> Result<Way, FileError> {
+        let mut layers: Vec<usize> = (0..self.height()).collect();
         let mut at = Vec::new();
         for name in components(path) {
-            let Seen::Directory(layers) = seen else {
-                return Ok(None);
-            };
             at = join(&at, name);
             match self.see(&layers, &at)? {
-                Some(below) => seen = below,
-                None => return Ok(None),
+                Some(Seen::Directory(below)) => layers = below,
+                Some(Seen::File(file)) => return Ok(Way::Ends(file)),
+                None => return Ok(Way::Free),
             }
         }
-        Ok(Some(seen))
+        Ok(Way::Free)
     }
 
     /// Whether one layer has a directory at `path`.

@@ -112,6 +112,12 @@ pub(super) fn split(path: &[u8]) -> (&[u8], &[u8]) {
     }
 }
 
+/// The directories that a path lies in, the nearest first, the root apart.
+pub(super) fn ancestors(path: &[u8]) -> impl Iterator<Item = &[u8]> {
+    std::iter::successors(Some(split(path).0), |path| Some(split(path).0))
+        .take_while(|path| !path.is_empty())
+}
+
 /// `name` in `directory`.
 pub(super) fn join(directory: &[u8], name: &[u8]) -> Vec<u8> {
     if directory.is_empty() {

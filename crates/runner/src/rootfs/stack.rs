@@ -27,7 +27,7 @@ use super::cache::Kept;
 use super::id::{Id, Kind};
 use super::merged::{FileAt, Merged, Resolved, Seen};
 use super::note::{Note, NotePath};
-use super::places::{Places, beneath, components, join, modified_at, open_root, split};
+use super::places::{Places, ancestors, beneath, components, join, modified_at, open_root, split};
 use super::tree::{Attributes, readable};
 use super::{CacheError, FileError, Form, RootfsCache};
 
@@ -530,11 +530,7 @@ fn delete_into(
             }
         }
     }
-    let hidden = |path: &NotePath| {
-        let ancestors = std::iter::successors(Some(split(&path.0).0), |path| Some(split(path).0));
-        let mut ancestors = ancestors.take_while(|ancestor| !ancestor.is_empty());
-        ancestors.any(|ancestor| deleted.contains(ancestor))
-    };
+    let hidden = |path: &NotePath| ancestors(&path.0).any(|ancestor| deleted.contains(ancestor));
     let deleted: BTreeSet<_> = deleted
         .iter()
         .filter(|path| !hidden(path))
@@ -586,11 +582,9 @@ fn lies_behind_symlinks(note: &Note, below: &mut Merged) -> Result<bool, FileErr
         let Some(layers) = directory_layers(below, &mut seen, split(path).0)? else {
             continue;
         };
-        if below
-            .see(&layers, path)?
-            .is_some_and(|seen| seen.is_symlink())
-        {
-            return Ok(true);
+        match below.see(&layers, path)? {
+            Some(Seen::File(file)) if file.kind == FileType::Symlink => return Ok(true),
+            _ => {}
         }
     }
     Ok(false)
@@ -599,7 +593,8 @@ fn lies_behind_symlinks(note: &Note, below: &mut Merged) -> Result<bool, FileErr
 /// Puts the members of a layer where they would be had the layer been unpacked over those below.
 ///
 /// The order that they had in the archive is no longer known. Symlinks come first, so that what the
-/// layer has behind its own is led by them, then directories, then files.
+/// layer has behind its own is led by them, then directories, then files; of each the order is that
+/// of their paths.
 fn fit_into(
     files: &Path,
     below: Vec<Arc<Kept>>,
@@ -618,49 +613,58 @@ fn fit_into(
     for turn in [Turn::Symlinks, Turn::Directories, Turn::Files] {
         // What came in the last turn may lead elsewhere.
         places = BTreeMap::from([(Vec::new(), Vec::new())]);
-        let mut left = vec![Vec::new()];
-        while let Some(directory) = left.pop() {
-            for name in own.all_names(&[0], &directory)? {
-                let path = join(&directory, &name);
-                let at = join(&places[&directory], &name);
-                match own.see(&[0], &path)? {
-                    Some(Seen::Directory(_)) => {
-                        let attributes = own.attributes(&[0], &path)?;
-                        let at = match attributes {
-                            Some(_) => at,
-                            None => behind_symlinks(&mut over, at)?,
-                        };
-                        if let Some(Seen::File(FileAt { layer: 0, .. })) = over.seen_at(&at)? {
-                            return Err(collision(diff_id, &at));
-                        }
-                        if let (Turn::Directories, Some(attributes)) = (turn, attributes) {
-                            tree.undescribed(split(&at).0, default, &mut note)?;
-                            tree.directory(&at, attributes)?;
-                            described.insert(NotePath(at.clone()));
-                            if let Some(closed) = layer.note.closed.get(&*path) {
-                                note.closed.insert(NotePath(at.clone()), *closed);
-                            }
-                        }
-                        places.insert(path.clone(), at);
-                        left.push(path);
+        let mut left: Vec<Vec<u8>> = own_names(&mut own, b"")?;
+        while let Some(path) = left.pop() {
+            let (directory, name) = split(&path);
+            let directory = behind_symlinks(&mut over, &places[directory])?;
+            match own.see(&[0], &path)? {
+                Some(Seen::Directory(_)) => {
+                    let attributes = own.attributes(&[0], &path)?;
+                    let at = match attributes {
+                        Some(_) => join(&directory, name),
+                        None => behind_symlinks(&mut over, &join(&directory, name))?,
+                    };
+                    if over.way_to(&at)?.is_file_of(0) {
+                        return Err(collision(diff_id, &at));
                     }
-                    Some(Seen::File(file)) if turn == Turn::of(file) => {
+                    if let (Turn::Directories, Some(attributes)) = (turn, attributes) {
                         tree.undescribed(split(&at).0, default, &mut note)?;
-                        if over.is_directory_of(0, &at)? {
-                            return Err(collision(diff_id, &at));
+                        tree.directory(&at, attributes)?;
+                        described.insert(NotePath(at.clone()));
+                        if let Some(closed) = layer.note.closed.get(&*path) {
+                            note.closed.insert(NotePath(at.clone()), *closed);
                         }
-                        tree.link(&at, &mut own, file, &path)?;
                     }
-                    Some(Seen::File(_)) | None => {}
+                    left.extend(own_names(&mut own, &path)?);
+                    places.insert(path, at);
                 }
+                Some(Seen::File(file)) if turn == Turn::of(file) => {
+                    let at = join(&directory, name);
+                    if over.way_to(&directory)?.is_file_of(0) || over.is_directory_of(0, &at)? {
+                        return Err(collision(diff_id, &at));
+                    }
+                    tree.undescribed(&directory, default, &mut note)?;
+                    tree.link(&at, &mut own, file, &path)?;
+                }
+                Some(Seen::File(_)) | None => {}
             }
         }
     }
     for (NotePath(path), target) in &layer.note.links {
         let (directory, name) = split(path);
-        if let Some(place) = places.get(directory) {
-            note.links
-                .insert(NotePath(join(place, name)), target.clone());
+        let Some(directory) = places.get(directory) else {
+            continue;
+        };
+        let directory = behind_symlinks(&mut over, directory)?;
+        let at = join(&directory, name);
+        if over.way_to(&directory)?.is_file_of(0) || over.is_directory_of(0, &at)? {
+            return Err(collision(diff_id, &at));
+        }
+        note.links.insert(NotePath(at), target.clone());
+    }
+    for NotePath(path) in note.links.keys() {
+        if let Some(link) = ancestors(path).find(|path| note.links.contains_key(*path)) {
+            return Err(collision(diff_id, link));
         }
     }
     note.undescribed.retain(|path| !described.contains(path));
@@ -685,18 +689,28 @@ impl Turn {
     }
 }
 
-/// Where a directory is that no member describes and that is at `path` unless a symlink is there.
-fn behind_symlinks(over: &mut Merged, path: Vec<u8>) -> Result<Vec<u8>, FileError> {
-    if !over.seen_at(&path)?.is_some_and(|seen| seen.is_symlink()) {
-        return Ok(path);
+/// What is in a directory of a layer, so that what is taken from the end comes in order.
+fn own_names(own: &mut Merged, directory: &[u8]) -> Result<Vec<Vec<u8>>, FileError> {
+    let names = own.all_names(&[0], directory)?;
+    Ok(names
+        .iter()
+        .rev()
+        .map(|name| join(directory, name))
+        .collect())
+}
+
+/// Where the directory `path` is once symlinks on the way, itself included, are followed.
+fn behind_symlinks(over: &mut Merged, path: &[u8]) -> Result<Vec<u8>, FileError> {
+    if !over.way_to(path)?.is_symlink() {
+        return Ok(path.to_vec());
     }
-    Ok(match over.resolve(&path, true)? {
+    Ok(match over.resolve(path, true)? {
         Resolved::There(found, Seen::Directory(_)) => found,
         Resolved::Missing(found, missing) => {
             missing.iter().fold(found, |found, name| join(&found, name))
         }
         // It leads to no directory: the layer's takes its place.
-        _ => path,
+        _ => path.to_vec(),
     })
 }
 
