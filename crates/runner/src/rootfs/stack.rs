@@ -17,7 +17,7 @@ use std::sync::Arc;
 
 use rustix::fs::{
     AtFlags, FileType, Mode, OFlags, fchmod, fstat, futimens, linkat, makedev, mkdirat, mknodat,
-    openat, readlinkat, symlinkat,
+    openat, readlinkat, symlinkat, unlinkat,
 };
 use rustix::io::Errno;
 use serde::Serialize;
@@ -592,9 +592,8 @@ fn lies_behind_symlinks(note: &Note, below: &mut Merged) -> Result<bool, FileErr
 
 /// Puts the members of a layer where they would be had the layer been unpacked over those below.
 ///
-/// The order that they had in the archive is no longer known. Symlinks come first, so that what the
-/// layer has behind its own is led by them, then directories, then files; of each the order is that
-/// of their paths.
+/// The order that they had in the archive is no longer known. It is taken to be that of their paths,
+/// in which most tools write layers.
 fn fit_into(
     files: &Path,
     below: Vec<Arc<Kept>>,
@@ -609,55 +608,56 @@ fn fit_into(
     let mut over = Merged::new(std::iter::once(made).chain(below))?;
     let mut note = Note::default();
     let mut described = BTreeSet::new();
-    let mut places = BTreeMap::new();
-    for turn in [Turn::Symlinks, Turn::Directories, Turn::Files] {
-        // What came in the last turn may lead elsewhere.
-        places = BTreeMap::from([(Vec::new(), Vec::new())]);
-        let mut left: Vec<Vec<u8>> = own_names(&mut own, b"")?;
-        while let Some(path) = left.pop() {
-            let (directory, name) = split(&path);
-            let directory = behind_symlinks(&mut over, &places[directory])?;
-            match own.see(&[0], &path)? {
-                Some(Seen::Directory(_)) => {
-                    let attributes = own.attributes(&[0], &path)?;
-                    let at = match attributes {
-                        Some(_) => join(&directory, name),
-                        None => behind_symlinks(&mut over, &join(&directory, name))?,
-                    };
-                    if over.way_to(&at)?.is_file_of(0) {
-                        return Err(collision(diff_id, &at));
-                    }
-                    if let (Turn::Directories, Some(attributes)) = (turn, attributes) {
-                        tree.undescribed(split(&at).0, default, &mut note)?;
+    // Where each directory went. All of them are there, so nothing that comes later leads elsewhere.
+    let mut places = BTreeMap::from([(Vec::new(), Vec::new())]);
+    let mut left: Vec<Vec<u8>> = own_names(&mut own, b"")?;
+    while let Some(path) = left.pop() {
+        let (directory, name) = split(&path);
+        let at = join(&places[directory], name);
+        match own.see(&[0], &path)? {
+            Some(Seen::Directory(_)) => {
+                let attributes = own.attributes(&[0], &path)?;
+                let at = match attributes {
+                    Some(_) => at,
+                    None => behind_symlinks(&mut over, at)?,
+                };
+                if over.way_to(&at)?.is_file_of(0) {
+                    return Err(collision(diff_id, &at));
+                }
+                match attributes {
+                    Some(attributes) => {
                         tree.directory(&at, attributes)?;
                         described.insert(NotePath(at.clone()));
-                        if let Some(closed) = layer.note.closed.get(&*path) {
-                            note.closed.insert(NotePath(at.clone()), *closed);
-                        }
+                        match layer.note.closed.get(&*path) {
+                            Some(closed) => note.closed.insert(NotePath(at.clone()), *closed),
+                            None => note.closed.remove(&*at),
+                        };
                     }
-                    left.extend(own_names(&mut own, &path)?);
-                    places.insert(path, at);
+                    None => tree.undescribed(&at, default, &mut note)?,
                 }
-                Some(Seen::File(file)) if turn == Turn::of(file) => {
-                    let at = join(&directory, name);
-                    if over.way_to(&directory)?.is_file_of(0) || over.is_directory_of(0, &at)? {
-                        return Err(collision(diff_id, &at));
-                    }
-                    tree.undescribed(&directory, default, &mut note)?;
-                    tree.link(&at, &mut own, file, &path)?;
-                }
-                Some(Seen::File(_)) | None => {}
+                left.extend(own_names(&mut own, &path)?);
+                places.insert(path, at);
             }
+            Some(Seen::File(file)) => {
+                if over.is_directory_of(0, &at)? {
+                    return Err(collision(diff_id, &at));
+                }
+                tree.link(&at, &mut own, file, &path)?;
+            }
+            None => {}
         }
     }
     for (NotePath(path), target) in &layer.note.links {
         let (directory, name) = split(path);
-        let Some(directory) = places.get(directory) else {
-            continue;
+        let Some(place) = places.get(directory) else {
+            return Err(StackError::Hardlink {
+                layer: diff_id,
+                path: readable(path),
+                target: readable(&target.0),
+            });
         };
-        let directory = behind_symlinks(&mut over, directory)?;
-        let at = join(&directory, name);
-        if over.way_to(&directory)?.is_file_of(0) || over.is_directory_of(0, &at)? {
+        let at = join(place, name);
+        if over.is_directory_of(0, &at)? {
             return Err(collision(diff_id, &at));
         }
         note.links.insert(NotePath(at), target.clone());
@@ -672,23 +672,6 @@ fn fit_into(
     Ok(note)
 }
 
-/// When a member comes to its place.
-#[derive(Debug, Clone, Copy, PartialEq, Eq)]
-enum Turn {
-    Symlinks,
-    Directories,
-    Files,
-}
-
-impl Turn {
-    fn of(file: FileAt) -> Self {
-        match file.kind {
-            FileType::Symlink => Self::Symlinks,
-            _ => Self::Files,
-        }
-    }
-}
-
 /// What is in a directory of a layer, so that what is taken from the end comes in order.
 fn own_names(own: &mut Merged, directory: &[u8]) -> Result<Vec<Vec<u8>>, FileError> {
     let names = own.all_names(&[0], directory)?;
@@ -699,18 +682,18 @@ fn own_names(own: &mut Merged, directory: &[u8]) -> Result<Vec<Vec<u8>>, FileErr
         .collect())
 }
 
-/// Where the directory `path` is once symlinks on the way, itself included, are followed.
-fn behind_symlinks(over: &mut Merged, path: &[u8]) -> Result<Vec<u8>, FileError> {
-    if !over.way_to(path)?.is_symlink() {
-        return Ok(path.to_vec());
+/// Where the directory `path` is if there is a symlink, followed to its end.
+fn behind_symlinks(over: &mut Merged, path: Vec<u8>) -> Result<Vec<u8>, FileError> {
+    if !over.way_to(&path)?.is_symlink() {
+        return Ok(path);
     }
-    Ok(match over.resolve(path, true)? {
+    Ok(match over.resolve(&path, true)? {
         Resolved::There(found, Seen::Directory(_)) => found,
         Resolved::Missing(found, missing) => {
             missing.iter().fold(found, |found, name| join(&found, name))
         }
         // It leads to no directory: the layer's takes its place.
-        _ => path.to_vec(),
+        _ => path,
     })
 }
 
@@ -725,7 +708,7 @@ fn collision(layer: DiffId, path: &[u8]) -> StackError {
 /// that has a file there has.
 fn link_into(
     files: &Path,
-    views: &mut [Merged],
+    views: &mut [Merged; 2],
     layer: &Note,
     form: Form,
     diff_id: DiffId,
@@ -735,9 +718,10 @@ fn link_into(
     let attributes = undescribed(form);
     for (NotePath(path), NotePath(target)) in &layer.links {
         tree.undescribed(split(path).0, attributes, &mut note)?;
+        let end = end_of_links(&mut views[0], &layer.links, target)?;
         let mut linked = false;
         for view in &mut *views {
-            if let Resolved::There(found, Seen::File(file)) = view.resolve(target, false)? {
+            if let Resolved::There(found, Seen::File(file)) = view.resolve(end, false)? {
                 tree.link(path, view, file, &found)?;
                 linked = true;
                 break;
@@ -754,6 +738,31 @@ fn link_into(
     }
     tree.finish(attributes)?;
     Ok(note)
+}
+
+/// What a hardlink to `target` comes to when that is a hardlink itself, behind symlinks of the layers
+/// below.
+fn end_of_links<'l>(
+    view: &mut Merged,
+    links: &'l BTreeMap<NotePath, NotePath>,
+    target: &'l [u8],
+) -> Result<&'l [u8], FileError> {
+    let mut end = target;
+    // Links that lead to each other are found out where there is no file.
+    for _ in 0..links.len() {
+        let place = match view.resolve(end, false)? {
+            Resolved::There(place, _) => place,
+            Resolved::Missing(place, missing) => {
+                missing.iter().fold(place, |place, name| join(&place, name))
+            }
+            Resolved::NotADirectory(_) | Resolved::Loop => break,
+        };
+        match links.get(&*place) {
+            Some(NotePath(next)) => end = next,
+            None => break,
+        }
+    }
+    Ok(end)
 }
 
 /// Puts all that is seen, and the plan, into `files`.
@@ -905,8 +914,11 @@ impl NewTree {
                         copy(from, openat(to, name, NEW_FILE, Mode::RUSR)?)
                     }
                 }
-                // Two members of a layer that came to one place: one of them is there.
-                Err(Errno::EXIST) => Ok(()),
+                // Two members of a layer that came to one place: the later is there.
+                Err(Errno::EXIST) => {
+                    unlinkat(to, name, AtFlags::empty())?;
+                    linkat(from, old_name, to, name, AtFlags::empty())
+                }
                 linked => linked,
             }
         };

@@ -514,6 +514,7 @@ fn a_layer_may_be_there_twice() {
 }
 
 #[test]
+#[expect(clippy::too_many_lines, reason = "a table")]
 fn symlinks_of_lower_layers_may_lead_back_into_the_layer() {
     let directory = "755 directory";
     for (name, layers, expected) in [
@@ -543,6 +544,61 @@ fn symlinks_of_lower_layers_may_lead_back_into_the_layer() {
                 ("b/a", directory),
                 ("b/a/a", directory),
                 ("b/c", "-> a"),
+            ]),
+        ),
+        (
+            "and not into a directory that replaces one of them",
+            [
+                vec![Symlink("c", "b"), Symlink("d", "z"), Directory("z", 0o755)],
+                vec![
+                    Directory("d", 0o755),
+                    Symlink("d/s", "t"),
+                    File("d/f", 0o644, ""),
+                    File("c/f", 0o644, ""),
+                ],
+            ],
+            lines(&[
+                ("b", directory),
+                ("b/f", "644 "),
+                ("c", "-> b"),
+                ("d", directory),
+                ("d/f", "644 "),
+                ("d/s", "-> t"),
+                ("z", directory),
+            ]),
+        ),
+        (
+            "to a directory that is described twice",
+            [
+                vec![Symlink("c", "b")],
+                vec![Directory("b/x", 0o000), Directory("c/x", 0o755)],
+            ],
+            lines(&[("b", directory), ("b/x", directory), ("c", "-> b")]),
+        ),
+        (
+            "to a file that is there twice",
+            [
+                vec![Symlink("c", "b")],
+                vec![File("b/x", 0o644, "first"), File("c/x", 0o600, "second")],
+            ],
+            lines(&[("b", directory), ("b/x", "600 second"), ("c", "-> b")]),
+        ),
+        (
+            "to a hardlink, which a hardlink names",
+            [
+                vec![
+                    Symlink("c", "b"),
+                    File("b/x", 0o644, "old"),
+                    File("t", 0o600, "t"),
+                ],
+                vec![Link("c/x", "t"), Link("a", "b/x")],
+            ],
+            lines(&[
+                ("a", "600 t"),
+                ("b", directory),
+                ("b/x", "600 t"),
+                ("c", "-> b"),
+                ("t", "600 t"),
             ]),
         ),
         (

@@ -90,7 +90,21 @@ fn apply(tree: &mut Tree, layer: &[Member]) -> Result<(), Unclear> {
         }
     }
     delete(tree, layer, &own)?;
-    place(tree, layer)
+    let placed = place(tree, layer)?;
+    // The same of what comes there through symlinks of its own.
+    for (path, kind) in layer {
+        let deleted_in = match kind {
+            Kind::Whiteout => parent(path),
+            Kind::Opaque => path,
+            _ => continue,
+        };
+        let way = std::iter::successors(Some(deleted_in), |path| Some(parent(path)));
+        let mut way = way.take_while(|path| !path.is_empty());
+        if way.any(|path| placed.contains(path) && !matches!(tree[path], Kind::Directory(_))) {
+            return Err(Unclear);
+        }
+    }
+    Ok(())
 }
 
 /// Applies the deletions of a layer which also has `own`.
@@ -135,8 +149,8 @@ fn delete(tree: &mut Tree, layer: &[Member], own: &BTreeMap<&str, &Kind>) -> Res
     Ok(())
 }
 
-/// Puts the members of a layer into the tree.
-fn place(tree: &mut Tree, layer: &[Member]) -> Result<(), Unclear> {
+/// Puts the members of a layer into the tree; says what is there by it.
+fn place(tree: &mut Tree, layer: &[Member]) -> Result<BTreeSet<String>, Unclear> {
     let mut placed: BTreeSet<String> = BTreeSet::new();
     let mut described: BTreeSet<String> = BTreeSet::new();
     let mut through: BTreeSet<String> = BTreeSet::new();
@@ -208,7 +222,7 @@ fn place(tree: &mut Tree, layer: &[Member]) -> Result<(), Unclear> {
         }
         tree.insert(path, kind);
     }
-    Ok(())
+    Ok(placed)
 }
 
 fn join(directory: &str, name: &str) -> String {
@@ -273,11 +287,11 @@ fn layer() -> impl Strategy<Value = Vec<Member>> {
                 deletes || taken.insert(path.clone())
             })
             .collect();
+        // By components, as they come when directories are walked; but nothing is linked before it is
+        // there.
         members.sort_by_key(|(path, kind)| match kind {
-            Kind::Symlink(_) => (0, path.clone()),
-            Kind::Directory(_) => (1, path.clone()),
-            Kind::Link(_) => (3, String::new()),
-            _ => (2, String::new()),
+            Kind::Link(_) => (true, Vec::new()),
+            _ => (false, path.split('/').map(str::to_owned).collect()),
         });
         members
     })
