@@ -37,6 +37,23 @@ impl Kind {
         };
         own.unwrap_or_else(|| PathBuf::from(PROGRAM))
     }
+
+    /// Tries what it can do on this machine.
+    async fn probe(&self, scratch: &Path) -> Result<Machine> {
+        let (stages, at) = (self.stages(), scratch.to_owned());
+        let runtime = match self {
+            Self::OciRuntime(program) => Some(program.clone()),
+            Self::Namespaces | Self::Plain => None,
+        };
+        in_background(move |_| {
+            let machine = match runtime {
+                Some(runtime) => Machine::probe_with(&stages, &at, &runtime),
+                None => Machine::probe(&stages, &at),
+            };
+            machine.with_context(|| format!("could not try a sandbox in {}", at.display()))
+        })
+        .await
+    }
 }
 
 /// What runs the processes, and what it needs.
@@ -77,6 +94,10 @@ impl Runtime {
                     memory: None,
                 })
             }
+            // Root may always make namespaces.
+            RuntimeArgument::Auto if rustix::process::geteuid().is_root() => {
+                Self::of_namespaces(scratch, Vec::new(), output).await
+            }
             RuntimeArgument::Auto => {
                 let installed = OCI_RUNTIMES
                     .iter()
@@ -100,38 +121,28 @@ impl Runtime {
                 "install it, or leave --runtime out: where namespaces can be made none is needed",
             );
         };
-        let able = Self::of_runtime(program, scratch, output).await?;
+        let kind = Kind::OciRuntime(program);
+        let machine = kind.probe(&scratch).await?;
+        let able = Self::able(kind, scratch, machine, output);
         able.with_context(|| format!("`{name}` cannot box the function in here"))
-            .hint("leave --runtime out, and what works on this machine is taken")
-    }
-
-    /// Boxes whose first namespace an OCI runtime makes, if it can.
-    async fn of_runtime(
-        program: PathBuf,
-        scratch: PathBuf,
-        output: Output,
-    ) -> Result<Result<Self, SandboxError>> {
-        let kind = Kind::OciRuntime(program.clone());
-        let machine = probe(kind.stages(), &scratch, Some(program)).await?;
-        Ok(match machine.namespaces {
-            Ok(()) => Ok(Self::able(kind, scratch, machine, output)),
-            Err(error) => Err(error),
-        })
+            .hint("leave --runtime out, and the first way that works on this machine is taken")
     }
 
     /// Boxes of namespaces; one of `others` opens the door where this machine lets us make none.
     async fn of_namespaces(scratch: PathBuf, others: Vec<PathBuf>, output: Output) -> Result<Self> {
         let kind = Kind::Namespaces;
-        let machine = probe(kind.stages(), &scratch, None).await?;
-        let error = match machine.namespaces {
-            Ok(()) => return Ok(Self::able(kind, scratch, machine, output)),
+        let machine = kind.probe(&scratch).await?;
+        let error = match Self::able(kind, scratch.clone(), machine, output) {
+            Ok(able) => return Ok(able),
             Err(error) => error,
         };
         let missing = error.missing();
         if let Some(missing) = &missing {
             for program in others {
                 let shown = program.display().to_string();
-                match Self::of_runtime(program, scratch.clone(), output).await? {
+                let kind = Kind::OciRuntime(program);
+                let machine = kind.probe(&scratch).await?;
+                match Self::able(kind, scratch.clone(), machine, output) {
                     Ok(able) => {
                         output.note(&format!("tierce: {missing}: {shown} makes them"));
                         return Ok(able);
@@ -154,8 +165,14 @@ impl Runtime {
         })
     }
 
-    /// What `kind` can do on this machine, which is said where it is not all.
-    fn able(kind: Kind, scratch: PathBuf, machine: Machine, output: Output) -> Self {
+    /// `kind`, which can do on this machine what was found out; what it cannot is said.
+    fn able(
+        kind: Kind,
+        scratch: PathBuf,
+        machine: Machine,
+        output: Output,
+    ) -> Result<Self, SandboxError> {
+        machine.namespaces?;
         if let Err(error) = &machine.overlay {
             let reason = error
                 .missing()
@@ -164,12 +181,12 @@ impl Runtime {
                 "tierce: {reason}: the layers of an image are put together in one directory"
             ));
         }
-        Self {
+        Ok(Self {
             kind,
             scratch,
             wants_one_directory: machine.overlay.is_err(),
             memory: Some(machine.memory),
-        }
+        })
     }
 
     /// The program that has the stages of a sandbox in it: tierce itself.
@@ -185,19 +202,6 @@ impl Runtime {
             Kind::Plain => sandbox::plain::start(settings),
         }
     }
-}
-
-/// Tries what this machine can do, alone or by an OCI runtime.
-async fn probe(stages: PathBuf, scratch: &Path, runtime: Option<PathBuf>) -> Result<Machine> {
-    let at = scratch.to_owned();
-    in_background(move |_| {
-        let machine = match runtime {
-            Some(runtime) => Machine::probe_with(&stages, &at, &runtime),
-            None => Machine::probe(&stages, &at),
-        };
-        machine.with_context(|| format!("could not try a sandbox in {}", at.display()))
-    })
-    .await
 }
 
 /// A directory for what boxes need while they live.

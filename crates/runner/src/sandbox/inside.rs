@@ -157,7 +157,10 @@ fn try_open_container(setup: &RuntimeSetup) -> Result<(), Refused> {
         return Ok(());
     }
     let log = fs::read_to_string(setup.bundle.join("log")).unwrap_or_default();
-    let reason = log.lines().last().unwrap_or_default();
+    let reason = log
+        .lines()
+        .last()
+        .map_or_else(|| status.to_string(), str::to_owned);
     Err(Errno::CANCELED).step(format!("{step} ({reason})"))
 }
 

@@ -8,10 +8,11 @@ use std::path::{Path, PathBuf};
 use std::process::ExitStatus;
 use std::sync::Arc;
 use std::sync::atomic::{AtomicBool, Ordering};
+use std::time::Duration;
 
 use bytes::BytesMut;
 use rustix::pipe::PipeFlags;
-use rustix::process::{Pid, Signal};
+use rustix::process::{Pid, Signal, kill_process_group};
 use tokio::io::AsyncWriteExt as _;
 use tokio::net::unix::pipe;
 use tokio::net::unix::{OwnedReadHalf, OwnedWriteHalf};
@@ -35,6 +36,9 @@ pub(super) fn listen() -> Result<TcpListener, SandboxError> {
     TcpListener::bind((Ipv4Addr::LOCALHOST, 0)).map_err(SandboxError::Listen)
 }
 
+/// How long a stage may take for a step; it takes some milliseconds, but an OCI runtime may hang.
+const PATIENCE: Duration = Duration::from_mins(1);
+
 /// A stage that was started and not told yet what it is to become. When it is dropped it ends.
 pub(super) struct Keeper {
     program: PathBuf,
@@ -51,6 +55,9 @@ impl Keeper {
                 .map_err(|errno| SandboxError::Channels(errno.into()))
         };
         let (control, its_control) = UnixStream::pair().map_err(SandboxError::Channels)?;
+        control
+            .set_read_timeout(Some(PATIENCE))
+            .map_err(SandboxError::Channels)?;
         let (function, its_function) = pipe()?;
         let (extension, its_extension) = pipe()?;
         let child = Command::new(program)
@@ -100,6 +107,13 @@ impl Keeper {
             Err(error) => Err(match error.kind() {
                 io::ErrorKind::UnexpectedEof | io::ErrorKind::ConnectionReset => {
                     self.no_stage("it ended without a word")
+                }
+                io::ErrorKind::WouldBlock => {
+                    // It, and an OCI runtime that it waits for.
+                    if let Some(group) = self.pid().and_then(|id| Pid::from_raw(id.cast_signed())) {
+                        let _ = kill_process_group(group, Signal::KILL);
+                    }
+                    self.no_stage("it said nothing for a minute")
                 }
                 _ => self.no_stage(&error.to_string()),
             }),

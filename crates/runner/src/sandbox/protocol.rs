@@ -215,12 +215,11 @@ pub(super) fn receive_with<T: DeserializeOwned>(
     let mut space = [MaybeUninit::uninit(); rustix::cmsg_space!(ScmRights(1))];
     let mut ancillary = RecvAncillaryBuffer::new(&mut space);
     let mut first = [0];
-    let received = rustix::net::recvmsg(
-        from,
-        &mut [IoSliceMut::new(&mut first)],
-        &mut ancillary,
-        RecvFlags::CMSG_CLOEXEC,
-    )?;
+    // With a time limit the system does not begin again by itself after a signal.
+    let received = rustix::io::retry_on_intr(|| {
+        let parts = &mut [IoSliceMut::new(&mut first)];
+        rustix::net::recvmsg(from, parts, &mut ancillary, RecvFlags::CMSG_CLOEXEC)
+    })?;
     if received.bytes == 0 {
         return Err(io::ErrorKind::UnexpectedEof.into());
     }
