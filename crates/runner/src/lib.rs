@@ -16,6 +16,5 @@
 pub mod environment;
 pub mod function;
 pub mod invoke;
-pub mod payload;
 pub mod rootfs;
 pub mod sandbox;

@@ -17,7 +17,7 @@ use crate::diagnostic::{FunctionFailed, Hinted as _, UsageError};
 use crate::environment::Environment;
 use crate::interrupt::Interrupt;
 use crate::output::{LogStyle, Output};
-use crate::run::arguments::{EventArgument, InvokeArguments, PORT, RunSource};
+use crate::run::arguments::{EventArgument, InvokeArguments, PORT, RunSource, payloads};
 use crate::run::prepare::{Preparation, Subject};
 use crate::run::session::{Session, SessionSettings, endpoint, listen, settle};
 
@@ -66,10 +66,14 @@ impl InvokeArguments {
                 .await?
             }
         };
-        if let Err(error) = serde_json::from_slice::<serde::de::IgnoredAny>(&payload) {
-            return Err(UsageError(format!("the event is not JSON: {error}")))
-                .hint("Lambda takes nothing else; a text is JSON in quotes: `'\"text\"'`");
-        }
+        let content_type = match serde_json::from_slice::<serde::de::IgnoredAny>(&payload) {
+            Ok(_) => "application/json",
+            Err(_) if self.any_payload => "application/octet-stream",
+            Err(error) => {
+                return Err(UsageError(format!("the event is not JSON: {error}")))
+                    .hint("Lambda takes nothing else; a text is JSON in quotes: `'\"text\"'`");
+            }
+        };
         if let Some(context) = &self.client_context
             && serde_json::from_str::<serde_json::Map<String, Value>>(context).is_err()
         {
@@ -81,6 +85,7 @@ impl InvokeArguments {
                 None => self.function_name.to_string(),
             },
             payload,
+            content_type,
             invocation_type: match (self.is_async, self.dry_run) {
                 (true, _) => InvocationType::Event,
                 (_, true) => InvocationType::DryRun,
@@ -107,6 +112,7 @@ async fn invoke_once(
     let prepared = async {
         let (boxes, surroundings) = settle(
             &arguments.function_name,
+            payloads(arguments.any_payload),
             &arguments.function,
             &arguments.registry,
             environment,

@@ -14,7 +14,7 @@ use crate::diagnostic::{Diagnostic, Hinted as _, UsageError};
 use crate::environment::Environment;
 use crate::interrupt::Interrupt;
 use crate::output::Output;
-use crate::run::arguments::RunArguments;
+use crate::run::arguments::{RunArguments, payloads};
 use crate::run::prepare::{Preparation, Prepared, Subject};
 use crate::run::session::{Session, SessionSettings, endpoint, listen, settle};
 use crate::run::watch::Watch;
@@ -40,6 +40,7 @@ pub(crate) async fn run(
     let listener = listen(arguments.listen, arguments.port)?;
     let settled = settle(
         &arguments.name,
+        payloads(arguments.any_payload),
         &arguments.function,
         &arguments.registry,
         environment,

@@ -9,6 +9,7 @@ use std::time::Duration;
 
 use clap::{Args, ValueEnum};
 use tierce_oci::Platform;
+use tierce_runner::function::Payloads;
 use tierce_runner::invoke::client::Endpoint;
 
 use crate::arguments::RegistryArguments;
@@ -71,6 +72,11 @@ pub(crate) struct RunArguments {
     #[arg(long)]
     pub(crate) throttle: bool,
 
+    /// Take events that are no JSON too, and events and answers of up to 256 MiB; on Lambda they have
+    /// 6 MiB
+    #[arg(long)]
+    pub(crate) any_payload: bool,
+
     /// A name by which clients may call this machine, beside localhost and addresses; repeat for
     /// several. Others are refused: a web page can lead a name of its own here
     #[arg(long, value_name = "NAME")]
@@ -98,6 +104,15 @@ pub(crate) const PORT: u16 = 9000;
 
 /// What a function is called unless something else is said: the only name that AWS's emulator knows.
 pub(crate) const FUNCTION_NAME: &str = "function";
+
+/// What `--any-payload` says.
+pub(crate) fn payloads(any: bool) -> Payloads {
+    if any {
+        Payloads::Any
+    } else {
+        Payloads::AsOnLambda
+    }
+}
 
 /// How an image is run.
 // clap leaves the group empty where more is flattened in.
@@ -128,11 +143,6 @@ pub(crate) struct FunctionArguments {
     /// How long the function may take to start: 10 s on Lambda
     #[arg(long, value_name = "TIME", default_value = "10s", help_heading = FUNCTION)]
     pub(crate) init_timeout: TimeLimit,
-
-    /// Take events that are no JSON, and events and answers of any size up to 1 GiB; on Lambda most
-    /// have 6 MiB
-    #[arg(long, help_heading = FUNCTION)]
-    pub(crate) any_payload: bool,
 
     /// Set an environment variable; without VALUE to what it is here
     #[arg(short, long, value_name = "NAME[=VALUE]", help_heading = FUNCTION)]
@@ -273,6 +283,11 @@ pub(crate) struct InvokeArguments {
     /// Give the function this client context: JSON
     #[arg(long, value_name = "JSON")]
     pub(crate) client_context: Option<String>,
+
+    /// Send an event that is no JSON, to a function that runs with `--any-payload`; with --image, run
+    /// it so
+    #[arg(long)]
+    pub(crate) any_payload: bool,
 
     /// Do not wait for the answer (the invocation type `Event`)
     #[arg(long = "async", conflicts_with_all = ["dry_run", "stream", "log", "image"])]

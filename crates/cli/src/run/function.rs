@@ -5,8 +5,7 @@ use std::time::Duration;
 use anyhow::{Context as _, Result};
 use tierce_aws::{AwsError, Caller};
 use tierce_oci::ImageConfig;
-use tierce_runner::function::{Credentials, Function};
-use tierce_runner::payload::Payloads;
+use tierce_runner::function::{Credentials, Function, Payloads};
 
 use crate::arguments::{AwsArguments, RegistryArguments};
 use crate::environment::Environment;
@@ -34,6 +33,7 @@ const VARIABLES_LIMIT: usize = 4096;
 #[derive(Debug, Clone)]
 pub(crate) struct Surroundings {
     name: FunctionName,
+    payloads: Payloads,
     environment: std::collections::BTreeMap<String, String>,
     region: String,
     credentials: Option<Credentials>,
@@ -43,6 +43,7 @@ impl Surroundings {
     /// Reads the files and asks for the credentials that `arguments` name.
     pub(crate) async fn settle(
         name: &FunctionName,
+        payloads: Payloads,
         arguments: &FunctionArguments,
         registry: &RegistryArguments,
         environment: &Environment,
@@ -74,6 +75,7 @@ impl Surroundings {
         let region = here.into_iter().fold(region, Option::or);
         Ok(Self {
             name: name.clone(),
+            payloads,
             environment: variables,
             region: region.unwrap_or_else(|| REGION.to_owned()),
             credentials: caller.map(|caller| Credentials {
@@ -108,11 +110,7 @@ impl Surroundings {
             memory: arguments.memory,
             timeout: limit(arguments.timeout),
             init_limit: limit(arguments.init_timeout),
-            payloads: if arguments.any_payload {
-                Payloads::Any
-            } else {
-                Payloads::AsOnLambda
-            },
+            payloads: self.payloads,
             command: start.command,
             handler: start.handler,
             extensions,

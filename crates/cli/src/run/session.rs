@@ -7,6 +7,7 @@ use std::time::Duration;
 use anyhow::{Context as _, Result};
 use tierce_runner::environment::{Environment as Running, Patience, SharedSink, State};
 use tierce_runner::function::Function;
+use tierce_runner::function::Payloads;
 use tierce_runner::invoke::{CannotStart, Door, DoorSettings, MakeEnvironment, Pool, PoolSettings};
 use tierce_runner::sandbox::{Network, Settings, Volume};
 
@@ -115,13 +116,15 @@ pub(crate) fn endpoint(address: SocketAddr) -> String {
 /// Settles what boxes are like, and what the function named `name` is told of where it is.
 pub(crate) async fn settle(
     name: &FunctionName,
+    payloads: Payloads,
     arguments: &FunctionArguments,
     registry: &RegistryArguments,
     environment: &Environment,
     output: Output,
 ) -> Result<(Boxes, Surroundings)> {
     let boxes = Boxes::new(arguments, environment, output).await?;
-    let surroundings = Surroundings::settle(name, arguments, registry, environment, output).await?;
+    let surroundings =
+        Surroundings::settle(name, payloads, arguments, registry, environment, output).await?;
     Ok((boxes, surroundings))
 }
 

@@ -55,7 +55,7 @@ pub(super) enum Response {
     /// A streamed one whose trailers tell an error.
     StreamedError { error_type: String, payload: Bytes },
     /// More than may be; the most that may be.
-    TooLarge(u64),
+    TooLarge(usize),
     /// The connection ended before the body.
     Truncated,
     /// `Lambda-Runtime-Function-Response-Mode` had another value than `streaming`.
@@ -100,7 +100,7 @@ pub(super) enum Refusal {
     #[error("Invalid request ID")]
     RequestId,
     #[error("Exceeded maximum allowed payload size ({0} bytes).")]
-    TooLarge(u64),
+    TooLarge(usize),
     #[error("HTTP request detected as truncated")]
     Truncated,
     #[error("Invalid function response mode")]

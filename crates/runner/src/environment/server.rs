@@ -31,7 +31,7 @@ use super::failure::sanitise;
 use super::relay::Relay;
 use super::telemetry::Subscription;
 use super::{Progress, extensions::Registered};
-use crate::payload::Payloads;
+use crate::function::Payloads;
 
 /// Whom requests are told to, and what they may bring.
 #[derive(Debug, Clone)]
@@ -57,7 +57,7 @@ const PAUSE: Duration = Duration::from_millis(50);
 
 /// The most bytes of a body that is not a response: nothing that a registration or subscription says
 /// is nearly as long.
-const SMALL_BODY: u64 = 1024 * 1024;
+const SMALL_BODY: usize = 1024 * 1024;
 
 /// Makes a listener one of tokio's. Needs to be called within a runtime.
 pub(super) fn listen(listener: std::net::TcpListener) -> io::Result<TcpListener> {
@@ -266,7 +266,7 @@ impl Drop for Responding<'_> {
     }
 }
 
-async fn read_buffered(body: Incoming, content_type: Option<String>, limit: u64) -> Answer {
+async fn read_buffered(body: Incoming, content_type: Option<String>, limit: usize) -> Answer {
     match read(body, limit).await {
         Ok(payload) => Answer::Buffered {
             payload,
@@ -280,20 +280,20 @@ async fn read_buffered(body: Incoming, content_type: Option<String>, limit: u64)
 async fn read_streamed(
     mut body: Incoming,
     content_type: Option<String>,
-    limit: u64,
+    limit: usize,
     relay: &Relay,
 ) -> Answer {
     relay
         .send(Progress::Streaming(StreamingHead { content_type }))
         .await;
-    let mut length = 0_u64;
+    let mut length = 0_usize;
     while let Some(frame) = body.frame().await {
         let Ok(frame) = frame else {
             return Answer::Truncated;
         };
         match frame.into_data() {
             Ok(piece) => {
-                length = length.saturating_add(piece.len() as u64);
+                length = length.saturating_add(piece.len());
                 if length > limit {
                     discard(body).await;
                     return Answer::TooLarge(limit);
@@ -492,7 +492,7 @@ enum Unread {
 }
 
 impl Unread {
-    fn refusal(&self, limit: u64) -> Refusal {
+    fn refusal(&self, limit: usize) -> Refusal {
         match self {
             Self::TooLarge => Refusal::TooLarge(limit),
             Self::Truncated => Refusal::Truncated,
@@ -502,7 +502,7 @@ impl Unread {
 
 /// Reads a body of at most `limit` bytes. Of a longer one the rest is read and forgotten, so that
 /// its sender sees the answer in place of a reset.
-async fn read(mut body: Incoming, limit: u64) -> Result<Bytes, Unread> {
+async fn read(mut body: Incoming, limit: usize) -> Result<Bytes, Unread> {
     let mut whole = BytesMut::new();
     let mut first: Option<Bytes> = None;
     while let Some(frame) = body.frame().await {
@@ -512,7 +512,7 @@ async fn read(mut body: Incoming, limit: u64) -> Result<Bytes, Unread> {
             Err(_) => return Err(Unread::Truncated),
         };
         let length = whole.len() + first.as_ref().map_or(0, Bytes::len);
-        if (length + piece.len()) as u64 > limit {
+        if length + piece.len() > limit {
             discard(body).await;
             return Err(Unread::TooLarge);
         }

@@ -118,8 +118,7 @@ mod tests {
     use std::time::Duration;
 
     use super::*;
-    use crate::function::Credentials;
-    use crate::payload::Payloads;
+    use crate::function::{Credentials, Payloads};
 
     fn function(image: &[(&str, &str)], own: &[(&str, &str)]) -> Function {
         let map = |pairs: &[(&str, &str)]| {

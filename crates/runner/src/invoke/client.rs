@@ -22,6 +22,8 @@ use hyper_util::rt::TokioIo;
 use serde::Deserialize;
 use tokio::net::TcpStream;
 
+use crate::function::Payloads;
+
 /// Where functions are invoked: `http://HOST[:PORT]`.
 #[derive(Debug, Clone, PartialEq, Eq)]
 pub struct Endpoint {
@@ -77,6 +79,8 @@ pub struct Event {
     pub function: String,
     /// The event.
     pub payload: Bytes,
+    /// What it is: `application/json`, or something that only a local function may take.
+    pub content_type: &'static str,
     /// Whether its answer is waited for.
     pub invocation_type: InvocationType,
     /// Whether the end of the log is wanted.
@@ -209,8 +213,8 @@ pub enum PostError {
 
 /// A server that is there answers its TCP port sooner.
 const CONNECT_PATIENCE: Duration = Duration::from_secs(10);
-/// More than a whole answer can have; Lambda's have 6 MiB.
-const ANSWER_LIMIT: usize = 64 * 1024 * 1024;
+/// More than a whole answer of Lambda's can have, which is 6 MiB.
+const ANSWER_LIMIT: usize = Payloads::LONGEST;
 /// An error's words are cut here.
 const MESSAGE_LIMIT: usize = 4 * 1024;
 
@@ -417,7 +421,7 @@ fn request(
         Ok::<(), PostError>(())
     };
     set(HOST.as_str(), "host", endpoint.authority.as_str())?;
-    set(CONTENT_TYPE.as_str(), "content type", "application/json")?;
+    set(CONTENT_TYPE.as_str(), "content type", event.content_type)?;
     match event.invocation_type {
         InvocationType::RequestResponse => {}
         InvocationType::Event => set("x-amz-invocation-type", "invocation type", "Event")?,

@@ -264,7 +264,7 @@ async fn invoke<E: Invocable>(
     };
     let invocation = Invocation {
         request_id: request_id.to_owned(),
-        payload: event.payload,
+        payload: event.bytes,
         content_type: event.content_type,
         // "For synchronous invocations only", says the API's description.
         client_context: asked

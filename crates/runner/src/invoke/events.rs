@@ -9,8 +9,8 @@ use super::fault::InvokeFault;
 use super::pool::{Invocable, Pool};
 use crate::environment::{Invocation, Outcome, Progress};
 
-/// So many events are kept, each up to 1 MiB where they are as on Lambda; the service
-/// keeps many more, but this is one machine's memory.
+/// So many events are kept, each up to 1 MiB; the service keeps many more, but this is one machine's
+/// memory.
 const KEPT: usize = 1_000;
 
 /// The events that were taken and are not done.

@@ -4,12 +4,12 @@ use bytes::Bytes;
 use serde::de::IgnoredAny;
 
 use super::fault::InvokeFault;
-use crate::payload::Payloads;
+use crate::function::Payloads;
 
 /// An event and what it is said to be.
 #[derive(Debug, PartialEq, Eq)]
-pub(crate) struct Event {
-    pub(crate) payload: Bytes,
+pub(crate) struct Payload {
+    pub(crate) bytes: Bytes,
     pub(crate) content_type: String,
 }
 
@@ -20,15 +20,15 @@ pub(crate) fn event(
     body: Bytes,
     content_type: String,
     payloads: Payloads,
-) -> Result<Event, InvokeFault> {
+) -> Result<Payload, InvokeFault> {
     match json(body.clone()) {
-        Ok(payload) => Ok(Event {
-            payload,
+        Ok(bytes) => Ok(Payload {
+            bytes,
             content_type: "application/json".to_owned(),
         }),
         Err(fault) if payloads.are_json() => Err(fault),
-        Err(_) => Ok(Event {
-            payload: body,
+        Err(_) => Ok(Payload {
+            bytes: body,
             content_type,
         }),
     }
@@ -94,7 +94,7 @@ mod tests {
     fn anything_goes_if_told_so() {
         let told = |body: &'static [u8], payloads| {
             let event = event(Bytes::from_static(body), "text/plain".to_owned(), payloads)?;
-            Ok::<_, InvokeFault>((event.payload, event.content_type))
+            Ok::<_, InvokeFault>((event.bytes, event.content_type))
         };
         let json = (Bytes::from_static(b"7"), "application/json".to_owned());
         assert_eq!(told(b"7", Payloads::AsOnLambda).unwrap(), json);

@@ -219,7 +219,7 @@ impl<E: Invocable> Pool<E> {
 const PIECES: usize = 16;
 
 /// So many invocations may wait, of clients that wait and of those that have gone; each has an event of
-/// up to 6 MiB.
+/// up to 6 MiB, unless any payload is taken.
 const WAITING: usize = 1_000;
 
 /// How long who waits counts on an environment that has answered, before another is started: about

@@ -27,7 +27,7 @@ pub(crate) struct Head {
     /// Whether the end of the log is wanted.
     pub(crate) log_tail: bool,
     /// The most bytes of an answer that comes as a whole.
-    pub(crate) answer_limit: u64,
+    pub(crate) answer_limit: usize,
 }
 
 const REQUEST_ID: HeaderName = HeaderName::from_static("x-amzn-requestid");
@@ -103,7 +103,7 @@ pub(crate) async fn buffered(
         match progress.recv().await {
             Some(Progress::Streaming(_)) => {}
             Some(Progress::Piece(piece)) => {
-                too_large |= (streamed.len() + piece.len()) as u64 > head.answer_limit;
+                too_large |= streamed.len() + piece.len() > head.answer_limit;
                 if !too_large {
                     streamed.extend_from_slice(&piece);
                 }
@@ -213,7 +213,7 @@ fn ended() -> InvokeFault {
 }
 
 /// What the service answers in place of an answer that is too large.
-fn response_too_large(limit: u64) -> Bytes {
+fn response_too_large(limit: usize) -> Bytes {
     format!(
         r#"{{"errorMessage":"Response payload size exceeded maximum allowed payload size ({limit} bytes).","errorType":"Function.ResponseSizeTooLarge"}}"#
     )

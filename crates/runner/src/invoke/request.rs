@@ -10,7 +10,7 @@ use hyper::http::uri::Authority;
 use hyper::{Method, Uri};
 
 use super::fault::InvokeFault;
-use crate::payload::Payloads;
+use crate::function::Payloads;
 
 /// What a client asks for.
 #[derive(Debug, PartialEq, Eq)]
@@ -40,7 +40,7 @@ impl InvokeRequest {
     /// How many bytes the event may have.
     pub(crate) fn payload_limit(&self, payloads: Payloads) -> usize {
         match self.invocation_type {
-            InvocationType::Event => payloads.asynchronous(),
+            InvocationType::Event => Payloads::ASYNCHRONOUS,
             InvocationType::RequestResponse | InvocationType::DryRun => payloads.synchronous(),
         }
     }

@@ -14,8 +14,7 @@ use serde_json::{Value, json};
 use tierce_runner::environment::{
     Done, Environment, Invocation, LogLine, LogSink, LogSource, Outcome, Patience, Progress, State,
 };
-use tierce_runner::function::Function;
-use tierce_runner::payload::Payloads;
+use tierce_runner::function::{Function, Payloads};
 use tierce_runner::sandbox::{
     Doorkeeper, Event, Exit, Log, Network, NotStarted, Order, Process, ProcessNumber, Sandbox,
     Written,

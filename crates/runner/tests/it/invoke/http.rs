@@ -6,12 +6,11 @@ use std::time::Duration;
 
 use aws_smithy_eventstream::frame::read_message_from;
 use bytes::Bytes;
-use tierce_runner::function::Function;
+use tierce_runner::function::{Function, Payloads};
 use tierce_runner::invoke::client::{
     Endpoint, Event, InvocationType, Piece, PostError, invoke, invoke_streaming,
 };
 use tierce_runner::invoke::{Door, DoorSettings, Pool, PoolSettings};
-use tierce_runner::payload::Payloads;
 use tokio::io::{AsyncReadExt, AsyncWriteExt};
 use tokio::net::TcpStream;
 
@@ -85,6 +84,7 @@ fn event(payload: &str) -> Event {
     Event {
         function: "function".to_owned(),
         payload: Bytes::copy_from_slice(payload.as_bytes()),
+        content_type: "application/json",
         invocation_type: InvocationType::RequestResponse,
         log_tail: false,
         client_context: None,
