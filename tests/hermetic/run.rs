@@ -591,6 +591,23 @@ fn a_log_that_nobody_reads_does_not_hold_up_the_end() {
 }
 
 #[test]
+fn what_is_no_json_is_taken_where_it_is_allowed() {
+    let mut world = world();
+    let text = "a text with \"do\": \"echo\"";
+    world.sandbox.write("event.txt", text);
+    let once = ["invoke", "--any-payload", "--image", "app", "event.txt"];
+    assert_eq!(world.ok(&once).stdout().trim_end(), text);
+    let invoke = |endpoint| ["invoke", "--any-payload", "--url", endpoint, "event.txt"];
+    let running = Running::start(&world, &["--any-payload", "app"]);
+    let output = world.ok(&invoke(running.endpoint()));
+    assert_eq!(output.stdout().trim_end(), text);
+    let running = Running::start(&world, &["app"]);
+    let endpoint = running.endpoint().to_owned();
+    world.call(&endpoint, "URL");
+    insta::assert_snapshot!(world.fails(1, &invoke(&endpoint)), @"error: [URL] answered 400 InvalidRequestContentException: Could not parse request body into json: Could not parse payload into json: expected value at line 1 column 1");
+}
+
+#[test]
 fn what_cannot_run_is_told_before_it_starts() {
     let mut world = world();
     world.sandbox.write("empty/file", "");
