@@ -16,7 +16,7 @@ use rustix::event::{PollFd, PollFlags, Timespec};
 use rustix::io::{Errno, FdFlags};
 use rustix::process::{Pid, Signal, WaitId, WaitIdOptions, WaitOptions, WaitStatus};
 
-use super::memory::WayOut;
+use super::memory::{Enclosure, WayOut};
 use super::namespaces::{entrance, room};
 use super::protocol::{self, Beginning, Command, PlainSetup, Report, RuntimeSetup, Setup};
 use super::{Exit, Feature, Log, NotStarted, Process, ProcessNumber};
@@ -105,11 +105,13 @@ impl<T, E: Into<io::Error>> Step<T> for Result<T, E> {
 }
 
 fn plain(control: &UnixStream, setup: PlainSetup) -> io::Result<()> {
-    let adopted = rustix::process::set_child_subreaper(Some(rustix::process::getpid()));
-    if let Err(refused) = adopted.step("become the parent of orphans") {
+    let adopted = rustix::process::set_child_subreaper(Some(rustix::process::getpid()))
+        .step("become the parent of orphans");
+    let entered = setup.wall.as_ref().map_or(Ok(()), Enclosure::enter);
+    if let Err(refused) = adopted.and(entered.step("enter the cgroup of the box")) {
         return refuse(control, &refused);
     }
-    let way_out = setup.wall.as_deref().and_then(WayOut::of);
+    let way_out = setup.wall.as_ref().and_then(WayOut::of);
     let served = serve(control, &Kind::Plain(setup.directories), None, Score::own());
     if let Some(way_out) = way_out.filter(|_| is_alone(control)) {
         way_out.take();

@@ -20,6 +20,7 @@ use std::sync::{Arc, Mutex, MutexGuard, PoisonError};
 use std::time::{Duration, Instant};
 
 use rustix::process::Pid;
+use serde::{Deserialize, Serialize};
 use tokio::io::Interest;
 use tokio::io::unix::AsyncFd;
 use tokio::sync::mpsc;
@@ -138,6 +139,30 @@ pub(super) struct Wall {
     hierarchy: Hierarchy,
 }
 
+/// A wall as the keeper of its box is told of it.
+#[derive(Debug, Clone, PartialEq, Eq, Serialize, Deserialize)]
+pub(super) struct Enclosure {
+    /// The cgroup.
+    pub(super) directory: PathBuf,
+    /// Whether the keeper has yet to go in.
+    pub(super) enters: bool,
+}
+
+impl Enclosure {
+    /// Goes in, with what this process starts from now on. It has one thread.
+    pub(super) fn enter(&self) -> io::Result<()> {
+        if self.enters {
+            fs::write(self.directory.join(OWN_THREAD), "0")?;
+        }
+        Ok(())
+    }
+}
+
+/// The file by which a thread puts itself into a cgroup of version 1. Whoever moves another, or a
+/// process, waits until no processor is in the middle of a fork: some 9 ms
+/// (`cgroup_procs_write_start` of the kernel). The unified hierarchy has no such file for memory.
+const OWN_THREAD: &str = "tasks";
+
 /// How often it is tried to remove a wall: what was killed with the keeper of a box takes some
 /// milliseconds to be gone.
 const PULLS: u32 = 200;
@@ -183,6 +208,13 @@ impl Wall {
         // Not where the kernel has no swap for cgroups.
         let _ = fs::write(wall.directory.join(swap.0), swap.1);
         Ok(wall)
+    }
+
+    /// Whether a keeper can go in by itself. Others than root might be allowed to move it alone.
+    fn can_be_entered(&self) -> bool {
+        self.hierarchy == Hierarchy::Memory
+            && rustix::process::geteuid().is_root()
+            && self.directory.join(OWN_THREAD).exists()
     }
 
     fn enclose(&self, process: u32) -> io::Result<()> {
@@ -257,10 +289,10 @@ pub(super) struct WayOut {
 
 impl WayOut {
     /// Finds it; nothing where processes may not be moved.
-    pub(super) fn of(wall: &Path) -> Option<Self> {
-        let outside = wall.parent()?.join("cgroup.procs");
+    pub(super) fn of(wall: &Enclosure) -> Option<Self> {
+        let outside = wall.directory.parent()?.join("cgroup.procs");
         Some(Self {
-            wall: wall.to_owned(),
+            wall: wall.directory.clone(),
             outside: File::options().write(true).open(outside).ok()?,
         })
     }
@@ -331,14 +363,16 @@ struct Known {
 }
 
 impl Memory {
-    /// Puts a wall round the process `keeper` and what it will start, where that is possible.
+    /// Puts a wall round the process `keeper` and what it will start, where that is possible; or
+    /// has it go in by itself, as [`Memory::wall`] says.
     /// `files` are the bytes that file systems of the box may have in memory.
     pub(super) fn enclose(limit: Option<u64>, files: u64, keeper: Option<u32>) -> Self {
         let raised = limit.zip(keeper).and_then(|(limit, keeper)| {
             let bytes = limit.saturating_add(files);
             candidates().into_iter().find_map(|candidate| {
                 let wall = Wall::raise(&candidate, bytes).ok()?;
-                wall.enclose(keeper).is_ok().then_some(wall)
+                let done = wall.can_be_entered() || wall.enclose(keeper).is_ok();
+                done.then_some(wall)
             })
         });
         Self {
@@ -350,8 +384,11 @@ impl Memory {
     }
 
     /// The cgroup of the box, if it has one.
-    pub(super) fn wall(&self) -> Option<PathBuf> {
-        self.wall.as_ref().map(|wall| wall.directory.clone())
+    pub(super) fn wall(&self) -> Option<Enclosure> {
+        self.wall.as_ref().map(|wall| Enclosure {
+            directory: wall.directory.clone(),
+            enters: wall.can_be_entered(),
+        })
     }
 
     /// Removes what was made for a box whose keeper is gone.

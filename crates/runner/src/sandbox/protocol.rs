@@ -18,6 +18,7 @@ use serde::de::DeserializeOwned;
 use serde::{Deserialize, Serialize};
 use tokio::io::{AsyncRead, AsyncReadExt as _};
 
+use super::memory::Enclosure;
 use super::{Exit, Feature, NotStarted, Process, ProcessNumber};
 
 /// Longer than any environment that a kernel takes, and short enough to be held.
@@ -62,8 +63,9 @@ pub(super) struct Entrance {
     pub privileged: bool,
     /// Whether the box is to have a namespace of users.
     pub own_users: bool,
-    /// The cgroup of the box, for its first stage to remove if tierce is killed.
-    pub wall: Option<PathBuf>,
+    /// The cgroup of the box, for its first stage to enter if it must, and to remove if tierce is
+    /// killed.
+    pub wall: Option<Enclosure>,
 }
 
 /// See [`super::namespaces::room`].
@@ -108,7 +110,7 @@ pub(super) struct PlainSetup {
     #[serde(with = "any_paths")]
     pub directories: Vec<PathBuf>,
     /// As [`Entrance::wall`].
-    pub wall: Option<PathBuf>,
+    pub wall: Option<Enclosure>,
 }
 
 /// What a stage says before there is a box.

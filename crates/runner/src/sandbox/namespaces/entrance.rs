@@ -28,7 +28,7 @@ const FOR_THE_ROOM: [CapabilitySet; 8] = [
 
 /// The life of the first stage.
 pub(in crate::sandbox) fn enter(control: &UnixStream, entrance: &Entrance) -> io::Result<()> {
-    let way_out = entrance.wall.as_deref().and_then(WayOut::of);
+    let way_out = entrance.wall.as_ref().and_then(WayOut::of);
     match try_enter(control, entrance) {
         Ok(mut room) => {
             let ended = room.wait();
@@ -42,6 +42,9 @@ pub(in crate::sandbox) fn enter(control: &UnixStream, entrance: &Entrance) -> io
 }
 
 fn try_enter(control: &UnixStream, entrance: &Entrance) -> Result<process::Child, Refused> {
+    if let Some(wall) = &entrance.wall {
+        wall.enter().step("enter the cgroup of the box")?;
+    }
     if entrance.privileged {
         enter_as_root(control, entrance)?;
     } else {
