@@ -249,9 +249,9 @@ async fn invoke<E: Invocable>(
     request_id: &str,
     body: &mut Incoming,
 ) -> Result<Response<Body>, InvokeFault> {
-    // All of it is here before an environment is asked for, so that slow clients hold none.
     let function = &hall.settings.function;
     let payloads = function.payloads;
+    // All of it is here before an environment is asked for, so that slow clients hold none.
     let body = read_body(body, asked.payload_limit(payloads)).await?;
     let event = payload::event(body, asked.content_type, payloads)?;
     let trace_id = asked.trace_id.unwrap_or_else(made_up_trace_id);
