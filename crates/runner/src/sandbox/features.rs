@@ -70,9 +70,7 @@ impl Machine {
                 memory: MemoryKeeper::of_this_machine(),
             });
         }
-        let machine = Self::try_everything(scratch, |directories| {
-            try_box(program, scratch, directories, namespaces::start)
-        })?;
+        let machine = Self::try_everything(program, scratch, namespaces::start)?;
         if machine.overlay.is_ok() {
             let mut file = tempfile::NamedTempFile::new_in(scratch)?;
             file.write_all(conditions.as_bytes())?;
@@ -84,15 +82,14 @@ impl Machine {
     /// As [`Machine::probe`] where `runtime` opens the door ([`oci_runtime::start`]). Nothing is noted:
     /// it may be another program the next time.
     pub fn probe_with(program: &Path, scratch: &Path, runtime: &Path) -> io::Result<Self> {
-        Self::try_everything(scratch, |directories| {
-            let start = |settings: &Settings| oci_runtime::start(settings, runtime);
-            try_box(program, scratch, directories, start)
-        })
+        let start = |settings: &Settings| oci_runtime::start(settings, runtime);
+        Self::try_everything(program, scratch, start)
     }
 
     fn try_everything(
+        program: &Path,
         scratch: &Path,
-        try_box: impl Fn(Vec<PathBuf>) -> Result<(), SandboxError>,
+        start: impl Fn(&Settings) -> Result<Sandbox, SandboxError>,
     ) -> io::Result<Self> {
         let directory = tempfile::tempdir_in(scratch)?;
         let layers = ["upper", "lower"].map(|name| directory.path().join(name));
@@ -103,10 +100,10 @@ impl Machine {
         }
         let [upper, _] = &layers;
         let alone = vec![upper.clone()];
-        let overlay = try_box(layers.to_vec());
+        let overlay = start(&of_nothing(program, scratch, layers.to_vec())).map(drop);
         let namespaces = match &overlay {
             Ok(()) => Ok(()),
-            Err(_) => try_box(alone),
+            Err(_) => start(&of_nothing(program, scratch, alone)).map(drop),
         };
         Ok(Self {
             namespaces,
@@ -151,13 +148,9 @@ fn conditions() -> String {
     conditions.join("\n")
 }
 
-fn try_box(
-    program: &Path,
-    scratch: &Path,
-    directories: Vec<PathBuf>,
-    start: impl Fn(&Settings) -> Result<Sandbox, SandboxError>,
-) -> Result<(), SandboxError> {
-    let settings = Settings {
+/// A box with these directories as its root.
+fn of_nothing(program: &Path, scratch: &Path, directories: Vec<PathBuf>) -> Settings {
+    Settings {
         root: Arc::new(Root::of(directories)),
         writable_root: false,
         tmp_size: 1 << 20,
@@ -171,8 +164,7 @@ fn try_box(
         group: 990,
         scratch: scratch.to_owned(),
         program: program.to_owned(),
-    };
-    start(&settings).map(drop)
+    }
 }
 
 impl SandboxError {

@@ -137,6 +137,8 @@ fn own_cgroup(mounts: &str, memberships: &str, hierarchy: Hierarchy) -> Option<P
 pub(super) struct Wall {
     directory: PathBuf,
     hierarchy: Hierarchy,
+    /// As [`Enclosure::enters`].
+    enters: bool,
 }
 
 /// A wall as the keeper of its box is told of it.
@@ -196,9 +198,14 @@ impl Wall {
         let number = WALLS.fetch_add(1, Ordering::Relaxed);
         let directory = at.join(format!("{PREFIX}{}-{number}", std::process::id()));
         fs::create_dir(&directory)?;
+        // Others than root might be allowed to move a process alone.
+        let enters = hierarchy == Hierarchy::Memory
+            && rustix::process::geteuid().is_root()
+            && directory.join(OWN_THREAD).exists();
         let wall = Self {
             directory,
             hierarchy,
+            enters,
         };
         let (limit, swap) = match hierarchy {
             Hierarchy::Unified => ("memory.max", ("memory.swap.max", "0")),
@@ -208,13 +215,6 @@ impl Wall {
         // Not where the kernel has no swap for cgroups.
         let _ = fs::write(wall.directory.join(swap.0), swap.1);
         Ok(wall)
-    }
-
-    /// Whether a keeper can go in by itself. Others than root might be allowed to move it alone.
-    fn can_be_entered(&self) -> bool {
-        self.hierarchy == Hierarchy::Memory
-            && rustix::process::geteuid().is_root()
-            && self.directory.join(OWN_THREAD).exists()
     }
 
     fn enclose(&self, process: u32) -> io::Result<()> {
@@ -371,7 +371,7 @@ impl Memory {
             let bytes = limit.saturating_add(files);
             candidates().into_iter().find_map(|candidate| {
                 let wall = Wall::raise(&candidate, bytes).ok()?;
-                let done = wall.can_be_entered() || wall.enclose(keeper).is_ok();
+                let done = wall.enters || wall.enclose(keeper).is_ok();
                 done.then_some(wall)
             })
         });
@@ -387,7 +387,7 @@ impl Memory {
     pub(super) fn wall(&self) -> Option<Enclosure> {
         self.wall.as_ref().map(|wall| Enclosure {
             directory: wall.directory.clone(),
-            enters: wall.can_be_entered(),
+            enters: wall.enters,
         })
     }
 

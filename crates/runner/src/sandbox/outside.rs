@@ -110,7 +110,7 @@ impl Keeper {
                 }
                 io::ErrorKind::WouldBlock => {
                     // It, and an OCI runtime that it waits for.
-                    if let Some(group) = self.pid().and_then(|id| Pid::from_raw(id.cast_signed())) {
+                    if let Some(group) = process_of(&self.child) {
                         let _ = kill_process_group(group, Signal::KILL);
                     }
                     self.no_stage("it said nothing for a minute")
@@ -160,8 +160,7 @@ impl Keeper {
         let ending = Arc::new(AtomicBool::new(false));
         let memory = Arc::new(memory);
         let memory_peak = memory.peak();
-        let first = self.child.id().and_then(|pid| i32::try_from(pid).ok());
-        let watching = first.and_then(Pid::from_raw).map(|first| {
+        let watching = process_of(&self.child).map(|first| {
             // The stages count for nothing: what the last of them starts is the box's.
             let keeper = processes::descendants(first).pop().unwrap_or(first);
             let watch = Arc::clone(&memory).watch(keeper, kills.clone(), told_events.clone());
@@ -192,6 +191,12 @@ impl Keeper {
             doorkeeper,
         })
     }
+}
+
+/// The process of a child that nobody has waited for.
+fn process_of(child: &Child) -> Option<Pid> {
+    let id = i32::try_from(child.id()?).ok()?;
+    Pid::from_raw(id)
 }
 
 /// Passes orders on until there are no more, and ends the box then.

@@ -31,6 +31,11 @@ fn parent(path: &str) -> &str {
     path.rsplit_once('/').map_or("", |(parent, _)| parent)
 }
 
+/// A path and the directories that it lies in, the nearest first, the root apart.
+fn way(path: &str) -> impl Iterator<Item = &str> {
+    std::iter::successors(Some(path), |path| Some(parent(path))).take_while(|path| !path.is_empty())
+}
+
 /// Follows symlinks, which are added to `through`; what is missing is taken as it is.
 fn follow(tree: &Tree, path: &str, through: &mut BTreeSet<String>) -> Result<String, Unclear> {
     let mut left: Vec<String> = path.split('/').rev().map(str::to_owned).collect();
@@ -83,9 +88,7 @@ fn apply(tree: &mut Tree, layer: &[Member]) -> Result<(), Unclear> {
     // replaced.
     let is_file = |path: &str| matches!(own.get(path), Some(Kind::File(..) | Kind::Link(_)));
     for path in own.keys() {
-        let mut ancestors = std::iter::successors(Some(parent(path)), |path| Some(parent(path)))
-            .take_while(|path| !path.is_empty());
-        if ancestors.any(is_file) {
+        if way(parent(path)).any(is_file) {
             return Err(Unclear);
         }
     }
@@ -98,9 +101,8 @@ fn apply(tree: &mut Tree, layer: &[Member]) -> Result<(), Unclear> {
             Kind::Opaque => path,
             _ => continue,
         };
-        let way = std::iter::successors(Some(deleted_in), |path| Some(parent(path)));
-        let mut way = way.take_while(|path| !path.is_empty());
-        if way.any(|path| placed.contains(path) && !matches!(tree[path], Kind::Directory(_))) {
+        let is_other = |path: &str| !matches!(tree[path], Kind::Directory(_));
+        if way(deleted_in).any(|path| placed.contains(path) && is_other(path)) {
             return Err(Unclear);
         }
     }
@@ -116,8 +118,7 @@ fn delete(tree: &mut Tree, layer: &[Member], own: &BTreeMap<&str, &Kind>) -> Res
         }
         let whole = *kind == Kind::Whiteout || own.contains_key(&**path);
         // How a deletion meets what its own layer puts on the way to it has tests of its own.
-        let ancestors = std::iter::successors(Some(parent(path)), |path| Some(parent(path)));
-        for ancestor in ancestors.take_while(|path| !path.is_empty()) {
+        for ancestor in way(parent(path)) {
             let passable = matches!(
                 (own.get(ancestor), tree.get(ancestor)),
                 (None, _) | (Some(Kind::Directory(_)), Some(Kind::Directory(_)))
