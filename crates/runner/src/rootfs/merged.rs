@@ -35,6 +35,12 @@ pub(super) struct FileAt {
     pub(super) kind: FileType,
 }
 
+impl FileAt {
+    pub(super) fn is_symlink(self) -> bool {
+        self.kind == FileType::Symlink
+    }
+}
+
 /// Where a path leads.
 #[derive(Debug, Clone, PartialEq, Eq)]
 pub(super) enum Resolved {
@@ -46,27 +52,6 @@ pub(super) enum Resolved {
     NotADirectory(Vec<u8>),
     /// Nowhere: symlinks lead to each other.
     Loop,
-}
-
-/// What a path leads to or through.
-#[derive(Debug, Clone, Copy, PartialEq, Eq)]
-pub(super) enum Way {
-    /// Directories as far as there is anything.
-    Free,
-    /// Something that is no directory.
-    Ends(FileAt),
-}
-
-impl Way {
-    /// Whether a symlink has to be followed.
-    pub(super) fn is_symlink(self) -> bool {
-        matches!(self, Self::Ends(file) if file.kind == FileType::Symlink)
-    }
-
-    /// Whether this layer has something there that is no directory.
-    pub(super) fn is_file_of(self, layer: usize) -> bool {
-        matches!(self, Self::Ends(file) if file.layer == layer)
-    }
 }
 
 impl Merged {
@@ -122,18 +107,18 @@ impl Merged {
     }
 
     /// What comes first on the way to `path`, or at it, that is no directory.
-    pub(super) fn way_to(&mut self, path: &[u8]) -> Result<Way, FileError> {
+    pub(super) fn first_file(&mut self, path: &[u8]) -> Result<Option<FileAt>, FileError> {
         let mut layers: Vec<usize> = (0..self.height()).collect();
         let mut at = Vec::new();
         for name in components(path) {
             at = join(&at, name);
             match self.see(&layers, &at)? {
                 Some(Seen::Directory(below)) => layers = below,
-                Some(Seen::File(file)) => return Ok(Way::Ends(file)),
-                None => return Ok(Way::Free),
+                Some(Seen::File(file)) => return Ok(Some(file)),
+                None => return Ok(None),
             }
         }
-        Ok(Way::Free)
+        Ok(None)
     }
 
     /// Whether one layer has a directory at `path`.
@@ -223,9 +208,7 @@ impl Merged {
             let layers = layers.clone();
             match self.see(&layers, &whole)? {
                 Some(Seen::Directory(layers)) => way.push((whole, layers)),
-                Some(Seen::File(file))
-                    if file.kind == FileType::Symlink && (follow || !left.is_empty()) =>
-                {
+                Some(Seen::File(file)) if file.is_symlink() && (follow || !left.is_empty()) => {
                     symlinks += 1;
                     if symlinks > MOST_SYMLINKS {
                         return Ok(Resolved::Loop);

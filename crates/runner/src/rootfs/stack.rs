@@ -243,7 +243,9 @@ impl RootfsCache {
                 .chain(below.iter().rev())
                 .cloned()
                 .collect();
+            // Most layers describe all directories, and have nothing to be looked for.
             let layer = if index > 0
+                && !note.undescribed.is_empty()
                 && lies_behind_symlinks(note, &mut Merged::new(left.iter().cloned())?)?
             {
                 let id = Id::of_top(Kind::Fitted, chain, form);
@@ -583,7 +585,7 @@ fn lies_behind_symlinks(note: &Note, below: &mut Merged) -> Result<bool, FileErr
             continue;
         };
         match below.see(&layers, path)? {
-            Some(Seen::File(file)) if file.kind == FileType::Symlink => return Ok(true),
+            Some(Seen::File(file)) if file.is_symlink() => return Ok(true),
             _ => {}
         }
     }
@@ -621,7 +623,7 @@ fn fit_into(
                     Some(_) => at,
                     None => behind_symlinks(&mut over, at)?,
                 };
-                if over.way_to(&at)?.is_file_of(0) {
+                if matches!(over.first_file(&at)?, Some(FileAt { layer: 0, .. })) {
                     return Err(collision(diff_id, &at));
                 }
                 match attributes {
@@ -684,7 +686,7 @@ fn own_names(own: &mut Merged, directory: &[u8]) -> Result<Vec<Vec<u8>>, FileErr
 
 /// Where the directory `path` is if there is a symlink, followed to its end.
 fn behind_symlinks(over: &mut Merged, path: Vec<u8>) -> Result<Vec<u8>, FileError> {
-    if !over.way_to(&path)?.is_symlink() {
+    if !over.first_file(&path)?.is_some_and(FileAt::is_symlink) {
         return Ok(path);
     }
     Ok(match over.resolve(&path, true)? {
@@ -905,7 +907,7 @@ impl NewTree {
             match linkat(from, old_name, to, name, AtFlags::empty()) {
                 // The file has all the names it can have, or the file system gives it none.
                 Err(Errno::MLINK | Errno::PERM | Errno::NOTSUP | Errno::XDEV) => {
-                    if file.kind == FileType::Symlink {
+                    if file.is_symlink() {
                         let target = readlinkat(from, old_name, Vec::new())?;
                         symlinkat(target, to, name)
                     } else {
